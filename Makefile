@@ -1,0 +1,35 @@
+# make demo · make test · make check · make bench, on a fresh machine with Python >= 3.11.
+PYTHON ?= python3
+PY := .venv/bin/python
+INSTALLED := .venv/.installed
+
+.PHONY: demo test check bench clean
+.DELETE_ON_ERROR:
+
+$(INSTALLED): pyproject.toml integrations/fastapi/pyproject.toml integrations/flask/pyproject.toml
+	@echo "Setting up .venv (about a minute the first time; evidently brings many packages)"
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --upgrade "pip>=25.1"
+	$(PY) -m pip install --quiet --editable '.[drift]' --editable integrations/fastapi --editable integrations/flask --group dev
+	@touch $@
+
+demo: $(INSTALLED)
+	$(PY) -m examples.demo $(ARGS)
+
+test: $(INSTALLED)
+	$(PY) -m pytest $(ARGS)
+
+check: $(INSTALLED)
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	.venv/bin/lint-imports
+	$(PY) -m deptry .
+	cd integrations/fastapi && ../../$(PY) -m deptry . --known-first-party mlguard_fastapi
+	cd integrations/flask && ../../$(PY) -m deptry . --known-first-party mlguard_flask
+
+bench: $(INSTALLED)
+	$(PY) -m benchmarks $(ARGS)
+
+clean:
+	rm -rf .venv
