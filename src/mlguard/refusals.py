@@ -1,0 +1,87 @@
+"""What is a refused client told?"""
+
+from __future__ import annotations
+
+import json
+
+from mlguard.messages import Deny, Headers
+
+CONTENT_TYPE = "application/problem+json"
+
+
+def body(deny: Deny, trace_id: str | None) -> bytes:
+    """Write the problem document (RFC 9457)."""
+    document = {
+        "type": f"urn:mlguard:problem:{deny.code}",
+        "title": deny.title,
+        "status": deny.status,
+        "code": deny.code,
+        **deny.more,
+    }
+    if trace_id:
+        document["trace_id"] = trace_id
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def token_missing() -> Deny:
+    """No credentials: RFC 6750 section 3.1 wants the challenge without an error code."""
+    headers = (("WWW-Authenticate", "Bearer"),)
+    return Deny(401, "token_missing", "A bearer token is required.", headers)
+
+
+def token(code: str, title: str) -> Deny:
+    """Credentials that do not hold; why stays in the log."""
+    challenge = f'Bearer error="invalid_token", error_description="{title}"'
+    return Deny(401, code, title, (("WWW-Authenticate", challenge),))
+
+
+def token_malformed() -> Deny:
+    """Not a JSON Web Token in a single Authorization header."""
+    return token("token_malformed", "The bearer token is malformed.")
+
+
+def token_expired() -> Deny:
+    """The token's time is over."""
+    return token("token_expired", "The bearer token has expired.")
+
+
+def token_not_yet_valid() -> Deny:
+    """The token's time has not begun."""
+    return token("token_not_yet_valid", "The bearer token is not valid yet.")
+
+
+def token_untrusted() -> Deny:
+    """Signature, key, algorithm, issuer, audience or a claim: which one is never said."""
+    return token("token_untrusted", "The bearer token is not trusted.")
+
+
+def scope_missing(needed: frozenset[str]) -> Deny:
+    """The token is good but does not grant this (RFC 6750 section 3.1)."""
+    scope = " ".join(sorted(needed))
+    challenge = f'Bearer error="insufficient_scope", scope="{scope}"'
+    title = "The bearer token does not grant what this route needs."
+    return Deny(403, "scope_missing", title, (("WWW-Authenticate", challenge),))
+
+
+def body_too_large(limit: int) -> Deny:
+    """The body is larger than the service reads."""
+    title = f"The request body is larger than {limit} bytes."
+    return Deny(413, "body_too_large", title, more={"limit": limit})
+
+
+def batch_exceeds_quota(largest: int) -> Deny:
+    """The batch would never fit: retrying does not help, splitting does."""
+    title = f"The batch is larger than the whole quota; send at most {largest} rows."
+    return Deny(422, "batch_exceeds_quota", title, more={"largest_batch": largest})
+
+
+def rate_exceeded(retry_after: int, headers: Headers) -> Deny:
+    """Too many requests."""
+    title = "Too many requests; retry later."
+    return Deny(429, "rate_exceeded", title, (("Retry-After", str(retry_after)), *headers))
+
+
+def quota_exceeded(retry_after: int, headers: Headers) -> Deny:
+    """Too many predicted rows."""
+    title = "The quota of predicted rows is spent; retry later."
+    return Deny(429, "quota_exceeded", title, (("Retry-After", str(retry_after)), *headers))
