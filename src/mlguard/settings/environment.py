@@ -1,0 +1,69 @@
+"""How does the environment override the settings?"""
+
+from __future__ import annotations
+
+import tomllib
+import typing
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from mlguard.settings.mistakes import nearest, table_of
+from mlguard.settings.tables import Settings
+
+PREFIX = "MLGUARD_"
+
+
+def override(data: dict[str, Any], environ: Mapping[str, str]) -> Iterator[str]:
+    """Write `MLGUARD_TABLE__KEY` variables into the data; yield what is wrong with their names.
+
+    An entry of a list is named: `MLGUARD_MODELS__IRIS__VERSION`.
+    """
+    for variable, raw in sorted(environ.items()):
+        if variable.startswith(PREFIX) and "__" in variable:
+            path = [p.lower() for p in variable.removeprefix(PREFIX).split("__")]
+            problem = _put(data, Settings, path, raw)
+            if problem:
+                yield f"{variable}: {problem}"
+
+
+def _put(data: dict[str, Any], table: type[BaseModel], path: list[str], raw: str) -> str | None:
+    """Set one overridden key; say what is wrong with its name, if anything is."""
+    key, *rest = path
+    if key not in table.model_fields:
+        return f"unknown key {key!r}; {nearest(key, table.model_fields)}"
+    annotation = table.model_fields[key].annotation
+    inner = table_of(annotation)
+    if inner is None or not rest:
+        if rest or inner is not None:
+            return f"{'.'.join(path)!r} is not one key of a table"
+        data[key] = _convert(raw, annotation)
+        return None
+    if typing.get_origin(annotation) is not tuple:
+        entry = data.get(key, {})
+        problem = _put(entry, inner, rest, raw)
+        data.update({} if problem else {key: entry})
+        return problem
+    entries = data.setdefault(key, [])
+    name, *rest = rest
+    named = {str(e.get("name", "")).lower().replace("-", "_").replace(".", "_"): e for e in entries}
+    if name not in named:
+        return f"no entry of {key} is named {name!r}; {nearest(name, named)}"
+    return _put(named[name], inner, rest, raw) if rest else "names no key of that entry"
+
+
+def _convert(raw: str, annotation: Any) -> Any:
+    """Read an environment value as the type of its key: as TOML, as it stands, as a comma list."""
+    candidates: list[Any] = [raw, [part.strip() for part in raw.split(",") if part.strip()]]
+    with suppress(tomllib.TOMLDecodeError):
+        candidates.insert(0, tomllib.loads(f"v = {raw}")["v"])
+    adapter: TypeAdapter[Any] = TypeAdapter(annotation)
+    for candidate in candidates:
+        try:
+            adapter.validate_python(candidate)
+        except ValidationError:
+            continue
+        return candidate
+    return raw
