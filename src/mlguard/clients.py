@@ -1,0 +1,58 @@
+"""Which address does a request come from?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+Network = IPv4Network | IPv6Network
+Address = IPv4Address | IPv6Address
+
+
+class Proxies:
+    """The proxies that are believed about whom they speak for.
+
+    Args:
+        trusted: Their networks; nobody is trusted by default.
+    """
+
+    def __init__(self, trusted: Sequence[Network] = ()) -> None:
+        self._trusted = tuple(trusted)
+
+    def trusts(self, address: str) -> bool:
+        """Say whether this address belongs to a trusted proxy."""
+        return bool(self._trusted) and self._within(_parse(address))
+
+    def client(self, peer: str, forwarded: Sequence[str]) -> str:
+        """Find the client: X-Forwarded-For walked right to left through trusted proxies.
+
+        Returns:
+            The address, an IPv6 one as its /64 network; "" where the server does not say.
+        """
+        address = _parse(peer)
+        if self._trusted and address is not None:
+            hops = [hop for header in forwarded for hop in header.split(",")]
+            while hops and self._within(address):
+                before = _parse(hops.pop().strip())
+                if before is None:
+                    break
+                address = before
+        return _name(address)
+
+    def _within(self, address: Address | None) -> bool:
+        return address is not None and any(address in network for network in self._trusted)
+
+
+def _parse(text: str) -> Address | None:
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    mapped = getattr(address, "ipv4_mapped", None)
+    return mapped or address
+
+
+def _name(address: Address | None) -> str:
+    if isinstance(address, IPv6Address):
+        return str(ip_network((address.packed[:8] + bytes(8), 64)))
+    return "" if address is None else str(address)
