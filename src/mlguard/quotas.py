@@ -1,0 +1,230 @@
+"""How much may they still ask? Windows of requests and of predicted rows."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+from mlguard import refusals
+from mlguard.messages import Allow, Deny, Headers
+from mlguard.settings import Quotas, Rate
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What one request costs one counter.
+
+    Attributes:
+        key: Whose counter.
+        unit: What is counted: "requests" or "rows".
+        rates: The windows that must all admit the cost.
+        cost: Units.
+    """
+
+    key: Hashable
+    unit: str
+    rates: tuple[Rate, ...]
+    cost: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One window after a debit was tried.
+
+    Attributes:
+        unit: What it counts.
+        rate: The window.
+        remaining: Units it would still admit, had this debit been admitted where it fits.
+        reset: Seconds until its current bucket ends.
+        wait: Seconds until it admits the cost; 0 where it did.
+    """
+
+    unit: str
+    rate: Rate
+    remaining: int
+    reset: float
+    wait: float
+
+
+class _Counter:
+    """A sliding-window counter, as in `limits`: the bucket before weighs less and less."""
+
+    __slots__ = ("bucket", "current", "previous")
+
+    def __init__(self) -> None:
+        self.bucket = 0
+        self.current = 0
+        self.previous = 0
+
+    def turn(self, bucket: int) -> None:
+        if bucket != self.bucket:
+            self.previous = self.current if bucket == self.bucket + 1 else 0
+            self.current = 0
+            self.bucket = bucket
+
+    def read(self, unit: str, rate: Rate, cost: int, now: float) -> Reading:
+        self.turn(int(now // rate.seconds))
+        elapsed = now % rate.seconds
+        used = self.previous * (1 - elapsed / rate.seconds) + self.current
+        fits = used + cost <= rate.limit
+        remaining = max(0, math.floor(rate.limit - used - (cost if fits else 0)))
+        wait = 0.0 if fits else self._wait(rate, cost, elapsed)
+        return Reading(unit, rate, remaining, rate.seconds - elapsed, wait)
+
+    def settle(self, rate: Rate, extra: int, since: float, now: float) -> None:
+        """Add debt, at most a whole window of it, or give back where it was charged."""
+        self.turn(int(now // rate.seconds))
+        age = self.bucket - int(since // rate.seconds)
+        if extra > 0:
+            self.current = max(self.current, min(self.current + extra, 2 * rate.limit))
+        elif age == 0:
+            self.current = max(0, self.current + extra)
+        elif age == 1:
+            self.previous = max(0, self.previous + extra)
+
+    def _wait(self, rate: Rate, cost: int, elapsed: float) -> float:
+        """Compute when old buckets weigh little enough, for a cost that fits at all."""
+        room = rate.limit - cost
+        if self.current <= room:
+            return rate.seconds * (1 - (room - self.current) / self.previous) - elapsed
+        return rate.seconds - elapsed + rate.seconds * (1 - room / self.current)
+
+
+class MemoryLedger:
+    """Counters of one process; a debit is all or nothing.
+
+    A counter that nobody touched for two of its longest windows leaves.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._young: dict[Hashable, tuple[_Counter, ...]] = {}
+        self._old: dict[Hashable, tuple[_Counter, ...]] = {}
+        self._longest = 1
+        self._born = 0.0
+
+    def debit(self, charges: Sequence[Charge], now: float) -> list[Reading]:
+        """Charge every window of every counter, or none where one does not admit its cost.
+
+        Args:
+            charges: Each of another counter.
+            now: Seconds since 1970.
+
+        Returns:
+            A reading per window; the debit was refused where one of them has to wait.
+        """
+        with self._lock:
+            self._age(charges, now)
+            touched = [(charge, self._counters(charge)) for charge in charges]
+            readings = [
+                counter.read(charge.unit, rate, charge.cost, now)
+                for charge, counters in touched
+                for counter, rate in zip(counters, charge.rates, strict=True)
+            ]
+            if all(r.wait == 0 for r in readings):
+                for charge, counters in touched:
+                    for counter in counters:
+                        counter.current += charge.cost
+        return readings
+
+    def settle(self, charge: Charge, cost: int, since: float, now: float) -> None:
+        """Make an admitted charge cost something else.
+
+        Args:
+            charge: As it was admitted.
+            cost: Units it turned out to cost; 0 refunds it.
+            since: When it was admitted, seconds since 1970.
+            now: Seconds since 1970.
+        """
+        with self._lock:
+            for counter, rate in zip(self._counters(charge), charge.rates, strict=True):
+                counter.settle(rate, cost - charge.cost, since, now)
+
+    def _counters(self, charge: Charge) -> tuple[_Counter, ...]:
+        counters = self._young.get(charge.key)
+        if counters is None:
+            counters = self._old.pop(charge.key, None) or tuple(_Counter() for _ in charge.rates)
+            self._young[charge.key] = counters
+        return counters
+
+    def _age(self, charges: Sequence[Charge], now: float) -> None:
+        self._longest = max(self._longest, *(r.seconds for c in charges for r in c.rates))
+        if now - self._born > 2 * self._longest:
+            self._old = self._young if now - self._born <= 4 * self._longest else {}
+            self._young = {}
+            self._born = now
+
+
+class Quota:
+    """Decide whether a principal may go on, and say in headers what is left.
+
+    Args:
+        settings: The windows.
+        ledger: Where counts are kept.
+    """
+
+    def __init__(self, settings: Quotas, ledger: MemoryLedger) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._largest = min((r.limit for r in settings.rows), default=None)
+        policies = [("requests", r) for r in settings.requests] + [
+            ("rows", r) for r in settings.rows
+        ]
+        self._policy = _policies(policies)
+        self._requests_policy = _policies(policies[: len(settings.requests)])
+
+    def charges(
+        self, principal: tuple[str, str, str], model: str | None, rows: int, *, request: bool = True
+    ) -> list[Charge]:
+        """List what a call costs.
+
+        Args:
+            principal: The principal's key.
+            model: The model asked, None where none is.
+            rows: Predicted rows asked.
+            request: Whether the request itself counts too.
+        """
+        charges = []
+        if request and self._settings.requests:
+            charges.append(Charge(principal, "requests", self._settings.requests, 1))
+        if model is not None and self._settings.rows:
+            charges.append(Charge((principal, model), "rows", self._settings.rows, rows))
+        return charges
+
+    def admit(self, charges: Sequence[Charge], now: float) -> Allow | Deny:
+        """Debit every charge, or refuse and debit none."""
+        if not charges:
+            return Allow()
+        for charge in charges:
+            if charge.unit == "rows" and self._largest is not None and charge.cost > self._largest:
+                return refusals.batch_exceeds_quota(self._largest)
+        readings = self._ledger.debit(charges, now)
+        headers = self._headers(readings)
+        wait, unit = max((r.wait, r.unit) for r in readings)
+        if wait == 0:
+            return Allow(headers)
+        refusal = refusals.quota_exceeded if unit == "rows" else refusals.rate_exceeded
+        return refusal(math.ceil(wait), headers)
+
+    def settle(self, charges: Sequence[Charge], rows: int, since: float, now: float) -> None:
+        """Make the rows of an admitted call cost what they turned out to be; 0 refunds them."""
+        for charge in charges:
+            if charge.unit == "rows" and charge.cost != rows:
+                self._ledger.settle(charge, rows, since, now)
+
+    def _headers(self, readings: Sequence[Reading]) -> Headers:
+        """Write draft-ietf-httpapi-ratelimit-headers: what the policy is and what is left of it."""
+        left = ", ".join(
+            f'"{r.unit}-{r.rate.seconds}";r={r.remaining};t={math.ceil(r.reset)}' for r in readings
+        )
+        rows = any(r.unit == "rows" for r in readings)
+        return (
+            ("RateLimit-Policy", self._policy if rows else self._requests_policy),
+            ("RateLimit", left),
+        )
+
+
+def _policies(policies: Sequence[tuple[str, Rate]]) -> str:
+    return ", ".join(f'"{unit}-{r.seconds}";q={r.limit};w={r.seconds}' for unit, r in policies)
