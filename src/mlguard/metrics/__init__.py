@@ -1,0 +1,16 @@
+"""How long, how many, how bad?"""
+
+from mlguard.metrics.cells import Counters, Gauges, Latencies
+from mlguard.metrics.families import Family, expose, families, merge
+from mlguard.metrics.service import Metrics
+
+__all__ = [
+    "Counters",
+    "Family",
+    "Gauges",
+    "Latencies",
+    "Metrics",
+    "expose",
+    "families",
+    "merge",
+]

@@ -1,0 +1,203 @@
+"""What does one worker measure?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from prometheus_client import CollectorRegistry
+
+from mlguard.metrics.cells import Counters, Gauges, Latencies, Latency, Number
+from mlguard.metrics.families import Family, families
+
+OTHER = "_OTHER"
+# OpenTelemetry: the methods of RFC 9110, and PATCH; any other is _OTHER.
+METHODS = frozenset(
+    ("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE")
+)
+MAX_ERROR_TYPES = 50
+_VERSIONED = ("model", "version")
+
+
+class _Inference(NamedTuple):
+    seconds: Latency
+    rows: Number
+
+
+class Metrics:
+    """Count what a worker does; every label is bounded, whatever clients send.
+
+    Attributes:
+        registry: Holds this service's metrics and no one else's; what a user registers here is
+            added up over the workers and exposed with the rest.
+    """
+
+    def __init__(
+        self,
+        models: Iterable[tuple[str, str]] = (),
+        *,
+        max_versions: int = 20,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Begin at zero for the `models`, pairs of name and version."""
+        self.registry = CollectorRegistry()
+        self._max_versions = max_versions
+        self._versions: dict[str, set[str]] = {}
+        self._error_types: set[str] = set()
+        self._declare(clock)
+        self._active = self._active_requests.cell()
+        self._requests: dict[tuple[str, str, int], Latency] = {}
+        self._inferences: dict[tuple[str, str], _Inference] = {}
+        pairs = tuple(models)
+        for name, _ in pairs:
+            self._versions[name] = set()
+        for name, version in pairs:
+            self._begin(name, version)
+
+    def _declare(self, clock: Callable[[], float]) -> None:
+        self._http = Latencies(
+            "http_server_request_duration_seconds",
+            "Time from the first byte of a request to the last of its response, in seconds.",
+            ("http_request_method", "http_route", "http_response_status_code"),
+            clock=clock,
+        )
+        self._active_requests = Gauges("http_server_active_requests", "Requests in flight.")
+        self._seconds = Latencies(
+            "mlguard_inference_duration_seconds",
+            "Time that the model took, in seconds.",
+            _VERSIONED,
+            clock=clock,
+        )
+        self._rows = Counters(
+            "mlguard_inference_rows_total", "Rows that the model answered.", _VERSIONED
+        )
+        self._errors = Counters(
+            "mlguard_inference_errors_total",
+            "Inferences that failed.",
+            (*_VERSIONED, "error_type"),
+        )
+        self._auth = Counters(
+            "mlguard_auth_total", "Requests by the outcome of authentication.", ("outcome",)
+        )
+        self._refused = Counters(
+            "mlguard_quota_refused_total", "Requests that a quota refused.", ("model", "code")
+        )
+        self._degraded = Gauges(
+            "mlguard_degraded", "1 while a part works less well than configured.", ("part",)
+        )
+        self._observed = Counters(
+            "mlguard_drift_rows_observed_total", "Rows that the model was asked.", _VERSIONED
+        )
+        self._sampled = Counters(
+            "mlguard_drift_rows_sampled_total", "Rows handed to the drift check.", _VERSIONED
+        )
+        self._dropped = Counters(
+            "mlguard_drift_rows_dropped_total",
+            "Sampled rows that never reached a drift check.",
+            (*_VERSIONED, "reason"),
+        )
+        self._worker_up = Gauges(
+            "mlguard_drift_worker_up", "1 while drift checks are ready to run."
+        )
+        for collector in (
+            *(self._http, self._active_requests, self._seconds, self._rows, self._errors),
+            *(self._auth, self._refused, self._degraded),
+            *(self._observed, self._sampled, self._dropped, self._worker_up),
+        ):
+            self.registry.register(collector)
+
+    # ---- what happened
+
+    def request_started(self) -> None:
+        """Count a request that is in flight."""
+        self._active.add(1)
+
+    def request_ended(
+        self, method: str, route: str, status: int, seconds: float, trace_id: str | None = None
+    ) -> None:
+        """Count a request that was in flight; `route` is the template, "" where none matched."""
+        self._active.add(-1)
+        if method not in METHODS:
+            method = OTHER
+        latency = self._requests.get((method, route, status))
+        if latency is None:
+            latency = self._http.cell(method, route, str(status))
+            self._requests[method, route, status] = latency
+        latency.observe(seconds, trace_id)
+
+    def inference_ended(
+        self,
+        model: str,
+        version: str,
+        seconds: float,
+        rows: int,
+        error_type: str | None = None,
+        trace_id: str | None = None,
+    ) -> None:
+        """Count an inference: its rows where it answered, else the class name of its error."""
+        inference = self._inferences.get((model, version)) or self._begin(model, version)
+        inference.seconds.observe(seconds, trace_id)
+        if error_type is None:
+            inference.rows.add(rows)
+        else:
+            self._errors.cell(*self._known(model, version), self._error(error_type)).add()
+
+    def authenticated(self, outcome: str) -> None:
+        """Count an authentication by its outcome: a code of ours, never a client's word."""
+        self._auth.cell(outcome).add()
+
+    def refused(self, model: str, code: str) -> None:
+        """Count a refusal by a quota; `model` is "" where the route has none."""
+        self._refused.cell(self._model(model), code).add()
+
+    def set_degraded(self, part: str, on: bool) -> None:
+        """Say whether a part works less well than configured."""
+        self._degraded.cell(part).set(on)
+
+    def set_drift_worker_up(self, on: bool) -> None:
+        """Say what this worker knows: where drift is checked, False until a companion knows."""
+        self._worker_up.cell().set(on)
+
+    def rows_observed(self, model: str, version: str, rows: int) -> None:
+        """Count rows that the model was asked."""
+        self._observed.cell(*self._known(model, version)).add(rows)
+
+    def rows_sampled(self, model: str, version: str, rows: int) -> None:
+        """Count rows that were handed to the drift check."""
+        self._sampled.cell(*self._known(model, version)).add(rows)
+
+    def rows_dropped(self, model: str, version: str, reason: str, rows: int = 1) -> None:
+        """Count sampled rows that never reached a drift check."""
+        self._dropped.cell(*self._known(model, version), reason).add(rows)
+
+    def snapshot(self) -> list[Family]:
+        """Write down all numbers, ready for JSON, `merge` and `expose`."""
+        return families(self.registry)
+
+    # ---- the bounds of labels
+
+    def _begin(self, model: str, version: str) -> _Inference:
+        known = self._known(model, version)
+        inference = _Inference(self._seconds.cell(*known), self._rows.cell(*known))
+        return self._inferences.setdefault(known, inference)
+
+    def _model(self, name: str) -> str:
+        return name if name in self._versions or not name else OTHER
+
+    def _known(self, model: str, version: str) -> tuple[str, str]:
+        versions = self._versions.get(model)
+        if versions is None:
+            return self._model(model), OTHER
+        if version not in versions:
+            if len(versions) >= self._max_versions:
+                return model, OTHER
+            versions.add(version)
+        return model, version
+
+    def _error(self, error_type: str) -> str:
+        if error_type not in self._error_types:
+            if len(self._error_types) >= MAX_ERROR_TYPES:
+                return OTHER
+            self._error_types.add(error_type)
+        return error_type
