@@ -1,0 +1,8 @@
+"""In which order? The only package that knows all parts."""
+
+from mlguard.guard.exchange import Exchange, Steps
+from mlguard.guard.guard import Guard
+from mlguard.guard.plan import Offer
+from mlguard.guard.run import Run, reset
+
+__all__ = ["Exchange", "Guard", "Offer", "Run", "Steps", "reset"]

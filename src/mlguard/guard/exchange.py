@@ -1,0 +1,229 @@
+"""What happens around one request?"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextvars import Token
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import trace
+from opentelemetry.trace import Span
+
+from mlguard import refusals
+from mlguard.bodies import Rows
+from mlguard.guard.run import Run, reset
+from mlguard.messages import Allow, Body, Call, Deny, Headers, Principal, ReadBody
+from mlguard.quotas import Charge
+from mlguard.tracing import redacted, trace_id
+
+if TYPE_CHECKING:
+    from mlguard.guard.guard import Guard
+
+Steps = Generator[ReadBody, Body, Deny | None]
+"""A decision in the making: yields what it needs of the outside, returns the refusal, if any."""
+
+
+class Exchange:
+    """One request and its answer.
+
+    Attributes:
+        principal: Who calls, once decided.
+        deny: The refusal, where there is one.
+        decided: Whether `decide` has been asked.
+        run: The inference that the settings place on this route, while it lasts.
+        headers: What an admitted answer says of the quota.
+        route: The framework's template, "" where nothing matched.
+    """
+
+    __slots__ = (
+        "_began",
+        "_call",
+        "_closed",
+        "_guard",
+        "_tokens",
+        "decided",
+        "deny",
+        "headers",
+        "principal",
+        "route",
+        "run",
+        "span",
+    )
+
+    def __init__(self, guard: Guard, call: Call) -> None:
+        self._guard = guard
+        self._call = call
+        self._began = guard.timer()
+        self._closed = False
+        self._tokens: list[Token[Any]] = []
+        self.decided = False
+        self.deny: Deny | None = None
+        self.headers: Headers = ()
+        self.principal: Principal | None = None
+        self.route = ""
+        self.run: Run | None = None
+        self.span: Span = trace.INVALID_SPAN
+        guard.metrics.request_started()
+
+    def adopt(self, span: Span) -> None:
+        """Take the server span that the framework's instrumentation opened.
+
+        The query's values leave the span: they may hold secrets.
+        """
+        self.span = span
+        if self._call.query and span.is_recording():
+            span.set_attribute("url.query", redacted(self._call.query))
+
+    def decide(self, route: str | None) -> Steps:
+        """Decide once, when the framework has matched the route and before its handler runs.
+
+        Args:
+            route: The matched template, None where nothing matched.
+        """
+        self.decided = True
+        self.route = route or ""
+        self.deny = yield from self._decision(route)
+        self._mark()
+        return self.deny
+
+    def _decision(self, route: str | None) -> Steps:
+        guard = self._guard
+        if route in guard.public:
+            return None
+        who = self._authenticate()
+        if isinstance(who, Deny):
+            return who
+        self.principal = who
+        plan = guard.by_route.get(route) if route else None
+        rows: Rows = ()
+        asked = 1
+        if plan is not None:
+            limit = guard.settings.service.max_body
+            if (self._call.content_length or 0) > limit:
+                return refusals.body_too_large(limit)
+            body = yield ReadBody(limit)
+            if body.too_large:
+                return refusals.body_too_large(limit)
+            found = plan.layout.rows(body.value)
+            if found is not None:
+                rows, asked = found, len(found)
+        charges, verdict = self.charge(plan.name if plan else None, asked)
+        if isinstance(verdict, Deny):
+            return verdict
+        if plan is not None:
+            self.run = Run(guard, plan, self, rows, charged=charges, asked=asked)
+            self.run.begin()
+        return None
+
+    def _authenticate(self) -> Principal | Deny:
+        guard = self._guard
+        if guard.authenticator is not None:
+            who = guard.authenticator.authenticate(self._call.authorization, guard.clock())
+            guard.metrics.authenticated(who.code if isinstance(who, Deny) else "ok")
+            return who
+        client = guard.proxies.client(self._call.peer, self._call.forwarded)
+        return Principal("", client, pseudonym=guard.pseudonym(("", "", client)))
+
+    def charge(
+        self, model: str | None, rows: int, *, request: bool = True
+    ) -> tuple[list[Charge], Allow | Deny]:
+        """Debit what a call costs, all or nothing; keeps the headers for the answer."""
+        guard = self._guard
+        if guard.quota is None or self.principal is None:
+            return [], Allow()
+        charges = guard.quota.charges(self.principal.key, model, rows, request=request)
+        verdict = guard.quota.admit(charges, guard.clock())
+        if isinstance(verdict, Deny):
+            guard.metrics.refused(model or "", verdict.code)
+        elif verdict.headers:
+            self.headers = _both(self.headers, verdict.headers)
+        return charges, verdict
+
+    def _mark(self) -> None:
+        """Write on the server span who asked and what was decided."""
+        span = self.span
+        if not span.is_recording():
+            return
+        span.set_attribute("mlguard.decision", "deny" if self.deny else "allow")
+        if self.deny:
+            span.set_attribute("mlguard.deny.code", self.deny.code)
+        if self.principal:
+            span.set_attribute("enduser.pseudo.id", self.principal.pseudonym)
+
+    def skip(self, route: str) -> None:
+        """Leave a request undecided that the framework answers without the app's code.
+
+        Args:
+            route: The matched template.
+        """
+        self.decided = True
+        self.route = route
+
+    def enter(self) -> None:
+        """Make this the current request, and its inference the current span, for the handler."""
+        self._tokens.append(self._guard.current.set(self))
+        if self.run is not None:
+            self._tokens.append(self.run.attach())
+
+    def leave(self) -> None:
+        """Undo `enter`, in the same context."""
+        while self._tokens:
+            reset(self._tokens.pop())
+
+    def refuse(self, deny: Deny) -> None:
+        """Turn an admitted request into a refused one, out of its handler."""
+        self.deny = deny
+        self._mark()
+
+    def answer(self) -> tuple[int, Headers, bytes]:
+        """Write the refusal: status, headers and body, the same on every framework."""
+        deny = self.deny
+        if deny is None:
+            raise AssertionError("only a refused request has an answer of ours")
+        body = refusals.body(deny, trace_id(self.span))
+        fixed = (("Content-Type", refusals.CONTENT_TYPE), ("Content-Length", str(len(body))))
+        return deny.status, (*fixed, *deny.headers), body
+
+    @property
+    def reads_answer(self) -> bool:
+        """Whether predictions are looked for in this answer."""
+        return self.run is not None and self.run.plan.layout.reads_answers
+
+    @property
+    def answer_limit(self) -> int:
+        """Bytes of an answer that are kept for that at most."""
+        return self._guard.settings.service.max_body
+
+    def answered(self, status: int, answer: Any = None, error: BaseException | None = None) -> None:
+        """End the route's inference, when its handler's answer is complete.
+
+        Args:
+            status: The handler's HTTP status.
+            answer: The parsed JSON answer, None where it was not read.
+            error: What the handler raised.
+        """
+        run, self.run = self.run, None
+        if run is not None:
+            run.end(status, run.plan.layout.predictions(answer), error)
+
+    def close(self, status: int) -> None:
+        """End the request, at its last byte; more calls do nothing.
+
+        Args:
+            status: The HTTP status sent; 499 where the client left before the end.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        self.leave()
+        guard = self._guard
+        context_ = self.span.get_span_context()
+        sampled = trace_id(self.span) if context_.trace_flags.sampled else None
+        seconds = guard.timer() - self._began
+        guard.metrics.request_ended(self._call.method, self.route, status, seconds, sampled)
+
+
+def _both(earlier: Headers, later: Headers) -> Headers:
+    """Say what is left after two debits of one request, in one list a header."""
+    left = [v for n, v in (*earlier, *later) if n == "RateLimit"]
+    return tuple((n, ", ".join(left) if n == "RateLimit" else v) for n, v in later)

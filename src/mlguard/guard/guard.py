@@ -1,0 +1,125 @@
+"""Which parts does a request meet?"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
+from typing import Any
+
+from opentelemetry import trace
+
+from mlguard.auth import Authenticator, KeySet
+from mlguard.clients import Proxies
+from mlguard.errors import InvalidSettings, UnknownModel
+from mlguard.guard.exchange import Exchange
+from mlguard.guard.plan import Offer, Plan
+from mlguard.guard.run import Joined, Run
+from mlguard.messages import Call, Principal
+from mlguard.metrics import Metrics
+from mlguard.quotas import Quota
+from mlguard.settings import Settings, nearest
+
+
+class Guard:
+    """Order the parts around each request.
+
+    Args:
+        settings: What the operator decided.
+        authenticator: Who is calling; None where authentication is off.
+        quota: How much they may ask; None where quotas are off.
+        metrics: Observes.
+        tracer: Observes; None where tracing is off.
+        offer: Takes sampled rows; None where drift checks are off.
+        pseudonym: Makes the keyed hash of a principal's key.
+        clock: Seconds since 1970.
+        timer: A monotonic clock in seconds.
+        chance: A random number in [0, 1).
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        authenticator: Authenticator | None,
+        quota: Quota | None,
+        metrics: Metrics,
+        tracer: trace.Tracer | None,
+        offer: Offer | None,
+        pseudonym: Callable[[tuple[str, str, str]], str],
+        clock: Callable[[], float] = time.time,
+        timer: Callable[[], float] = time.perf_counter,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.settings = settings
+        self.metrics = metrics
+        self.proxies = Proxies(settings.service.trusted_proxies)
+        self.authenticator = authenticator
+        self.quota = quota
+        self.tracer = tracer or trace.NoOpTracer()
+        self.pseudonym = pseudonym
+        self.clock = clock
+        self.timer = timer
+        self.models = {
+            m.name: Plan(m, settings.drift, metrics, offer, chance) for m in settings.models
+        }
+        self.by_route = {m.route: self.models[m.name] for m in settings.models if m.route}
+        self.public = frozenset(settings.auth.public if settings.auth else ())
+        self.current: ContextVar[Exchange | None] = ContextVar("mlguard_exchange", default=None)
+
+    def open(self, call: Call) -> Exchange:
+        """Begin to watch a request, at its first byte."""
+        return Exchange(self, call)
+
+    def caller(self) -> Principal | None:
+        """Say who sent the request that is being handled; None on a public route."""
+        exchange = self.current.get()
+        return exchange.principal if exchange else None
+
+    def inference(self, model: str, rows: Any) -> Run:
+        """Spend the quota, open the span and start the clock around one run of a model.
+
+        Args:
+            model: A model of the settings.
+            rows: The rows, or how many they are.
+
+        Raises:
+            UnknownModel: The settings have no such model.
+            Refused: On entering, where the quota does not admit it.
+            BlockingCall: On entering with `with` where an event loop runs.
+        """
+        if model not in self.models:
+            raise UnknownModel(f"no model is named {model!r}; {nearest(model, self.models)}")
+        exchange = self.current.get()
+        if exchange and exchange.run and exchange.run.inference.model == model:
+            return Joined(exchange.run)
+        return Run(self, self.models[model], exchange, rows)
+
+    def rehearse(self, keys: KeySet, offer: Offer) -> None:
+        """Verify with other keys and offer rows elsewhere, for tests."""
+        if self.authenticator is not None:
+            self.authenticator.trust(keys)
+        for plan in self.models.values():
+            plan.offer = offer if plan.checks_drift else None
+
+    def check_routes(self, templates: Iterable[str]) -> None:
+        """Hold the settings against the routes that the app has.
+
+        Raises:
+            InvalidSettings: A model's route is not there, or the path of the metrics is taken.
+        """
+        known = set(templates)
+        problems = [
+            f"models[{m.name}].route = {m.route!r}: "
+            f"the app has no such route; {nearest(m.route, known)}"
+            for m in self.settings.models
+            if m.route and m.route not in known
+        ]
+        if self.settings.metrics.path in known:
+            path = self.settings.metrics.path
+            problems.append(
+                f"metrics.path = {path!r}: is already a route of the app; choose another"
+            )
+        if problems:
+            raise InvalidSettings(*problems, source=self.settings.source)
