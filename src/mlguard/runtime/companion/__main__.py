@@ -1,0 +1,51 @@
+"""The companion process: `python -m mlguard.runtime.companion`, its orders on standard input."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from threading import Event
+
+from mlguard.logs import LOGGER
+from mlguard.runtime.companion.config import CompanionConfig
+from mlguard.runtime.companion.folder import Folder
+from mlguard.runtime.companion.processes import Process
+from mlguard.runtime.companion.server import serve
+
+_NICE = 10
+
+
+def main() -> None:
+    """Serve the workers that the orders on standard input name."""
+    stop = Event()
+    # Ctrl-C reaches every process of a terminal; this one ends after the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    if hasattr(os, "nice"):
+        os.nice(_NICE)
+    logging.basicConfig(
+        level=logging.WARNING, format="%(levelname)s mlguard companion[%(process)d] %(message)s"
+    )
+    LOGGER.setLevel(logging.INFO)
+    order = json.load(sys.stdin)
+    try:
+        serve(
+            CompanionConfig.from_json(order["config"]),
+            Folder(Path(order["folder"])),
+            Process(**order["supervisor"]),
+            stop,
+        )
+    except OSError as error:
+        LOGGER.error("the companion cannot go on: %s", error)
+    logging.shutdown()
+    # Not by the interpreter's own way out: a check may be in the middle of native code.
+    # And never with 3 or 4, which to a gunicorn that adopted us mean that a worker cannot boot.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""What is known of all workers, at this moment?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
+from threading import Condition, Lock, Thread
+from typing import Any
+
+from mlguard.logs import Seldom
+from mlguard.metrics import Family, merge
+from mlguard.runtime.companion.drift_metrics import DriftMetrics
+from mlguard.runtime.companion.frames import Junk, Message, receive, send
+from mlguard.runtime.companion.processes import Process
+from mlguard.runtime.companion.totals import Totals
+from mlguard.runtime.companion.windows import Windows
+
+DEPARTED = "departed.json"
+WORKERS = "workers.json"
+MAX_CONNECTIONS = 256
+_POLL_WAIT = 0.5  # seconds
+_SEND_WAIT = 0.1
+_RETURN_WAIT = 3.0
+
+
+class Link:
+    """One worker's connection.
+
+    Attributes:
+        polled: The number of the last poll that was sent.
+        answered: The number of the last poll that was answered.
+        asked: The number of the worker's last question for everybody's numbers.
+        is_told: Whether no thread is at answering it.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.process = Process(0, "")
+        self.name = ""
+        self.polled = 0
+        self.answered = 0
+        self.asked = 0
+        self.is_told = True
+        self._sending = Lock()
+
+    def send(self, message: Message) -> None:
+        """Send, however long the worker takes to read."""
+        with self._sending:
+            send(self.connection, message)
+
+    def poll(self, number: int) -> bool:
+        """Ask for a snapshot; False where the worker does not even read."""
+        # Another thread may be about to end its sending, or be stuck in it for ever.
+        if self.polled != self.answered or not self._sending.acquire(timeout=_SEND_WAIT):
+            return False
+        try:
+            send(self.connection, {"poll": number})
+        except OSError:
+            return False
+        finally:
+            self._sending.release()
+        self.polled = number
+        return True
+
+
+class Hub:
+    """All workers' connections, a thread for each.
+
+    What a companion that follows must know is saved at once, by name: it may have to soon.
+    """
+
+    def __init__(
+        self,
+        authkey: bytes,
+        totals: Totals,
+        windows: Windows,
+        metrics: DriftMetrics,
+        save: Callable[[str, bytes], None],
+    ) -> None:
+        self._authkey = authkey
+        self._save = save
+        self._totals = totals
+        self._windows = windows
+        self._metrics = metrics
+        self._log = Seldom()
+        self._connections = 0
+        self._links: set[Link] = set()
+        self._changed = Condition()
+        self._collecting = Lock()
+        self._polls = 0
+        self._last_company = time.monotonic()
+        self._patient_until = time.monotonic() + _RETURN_WAIT
+        self.farewells: set[Process] = set()
+
+    def welcome(self, connection: Connection) -> None:
+        """Serve a new connection in a thread of its own."""
+        with self._changed:
+            is_full = self._connections >= MAX_CONNECTIONS
+            self._connections += not is_full
+        if is_full:
+            self._log.warning("full", "more than %d workers: one is sent away", MAX_CONNECTIONS)
+            connection.close()
+            return
+        Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def loneliness(self) -> float:
+        """Return for how many seconds no worker has been connected; 0 while one is."""
+        with self._changed:
+            # A worker's child may hold its connection open when the worker is dead.
+            if any(link.process.runs() for link in self._links):
+                self._last_company = time.monotonic()
+                return 0.0
+            return time.monotonic() - self._last_company
+
+    def sweep(self) -> None:
+        """Add up the workers that are gone."""
+        with self._changed:
+            if self._totals.sweep():
+                self._save(DEPARTED, self._totals.dump())
+                self._save(WORKERS, self._totals.roster())
+
+    def collect(self) -> list[Family]:
+        """Ask every worker, and return the sum; one that does not answer counts as last seen.
+
+        After a restart the workers are waited for: a total that falls would pass for a reset.
+        """
+        with self._collecting:
+            with self._changed:
+                patience = self._patient_until - time.monotonic()
+                self._changed.wait_for(self._totals.are_complete, max(0.0, patience))
+            self._polls += 1
+            number = self._polls
+            with self._changed:
+                links = list(self._links)
+            polled = [link for link in links if link.poll(number)]
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: all(k.answered == number or k not in self._links for k in polled),
+                    _POLL_WAIT,
+                )
+                return merge([self._totals.families(), self._metrics.families()])
+
+    def _serve(self, connection: Connection) -> None:
+        link = Link(connection)
+        try:
+            with connection:
+                # As multiprocessing's own Listener does, but here, where it keeps no one waiting.
+                deliver_challenge(connection, self._authkey)
+                answer_challenge(connection, self._authkey)
+                self._greet(link, receive(connection))
+                while True:
+                    self._hear(link, receive(connection))
+        except (OSError, EOFError):
+            pass
+        except Exception as error:  # noqa: BLE001 - one worker must not stop the others
+            self._log.warning("junk", "a connection was closed: %r", error)
+        finally:
+            with self._changed:
+                self._links.discard(link)
+                self._connections -= 1
+                self._last_company = time.monotonic()
+                self._changed.notify_all()
+
+    def _greet(self, link: Link, message: Message) -> None:
+        hello = message["hello"]
+        link.process = Process(int(hello["process"]["pid"]), str(hello["process"]["started"]))
+        link.name = str(hello["name"])
+        with self._changed:
+            self._links.add(link)
+
+    def _hear(self, link: Link, message: Message) -> None:
+        if "rows" in message:
+            self._take_rows(message["rows"])
+        elif "snapshot" in message:
+            self._take_snapshot(link, message["snapshot"], message["poll"])
+        elif "ask" in message:
+            self._take_ask(link, int(message["ask"]))
+        elif "bye" in message:
+            self.farewells.add(link.process)
+        else:
+            raise Junk(f"a message of no known kind: {sorted(message)[:3]}")
+
+    def _take_rows(self, rows: list[Any]) -> None:
+        for name, version, row in rows:
+            model = self._windows.model(name, version)
+            if model is not None and not self._windows.add(model, row):
+                self._metrics.dropped(model, "busy")
+
+    def _take_snapshot(self, link: Link, snapshot: list[Family] | None, poll: int | None) -> None:
+        if snapshot is not None:
+            _verify(snapshot)
+        with self._changed:
+            if snapshot is not None and self._totals.put(link.process, link.name, snapshot):
+                self._save(WORKERS, self._totals.roster())
+            if poll is not None:
+                link.answered = poll
+            self._changed.notify_all()
+
+    def _take_ask(self, link: Link, number: int) -> None:
+        with self._changed:
+            link.asked = number
+            if not link.is_told:
+                return
+            link.is_told = False
+        Thread(target=self._tell, args=(link,), daemon=True).start()
+
+    def _tell(self, link: Link) -> None:
+        number = 0
+        try:
+            while True:
+                with self._changed:
+                    link.is_told = number == link.asked
+                    number = link.asked
+                    if link.is_told:
+                        return
+                link.send({"families": self.collect(), "ask": number})
+        except OSError:
+            pass
+        except Exception as error:  # noqa: BLE001 - one worker must not stop the others
+            self._log.warning("collect", "the workers' numbers cannot be told: %r", error)
+
+
+def _verify(snapshot: list[Family]) -> None:
+    """Stop what would spoil everybody's sum."""
+    for family in snapshot:
+        for sample in family["samples"]:
+            if not isinstance(sample["value"], int | float):
+                raise Junk("a sample without a number")
+    merge([snapshot, snapshot])
