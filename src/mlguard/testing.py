@@ -1,0 +1,109 @@
+"""How does a user's own test suite run guarded? Tokens on demand, no servers, no waiting."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from jose import jwt
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from mlguard.auth import KeySet
+from mlguard.errors import InvalidSettings
+from mlguard.runtime.service import Service
+
+
+class Guarded(Protocol):
+    """What both adapters' MLGuard has."""
+
+    service: Service
+
+
+class Rehearsal:
+    """Cut a guard off from everything outside, before its app's first request.
+
+    Real decisions, real metrics, real spans; but no companion, no exporter, and tokens signed here.
+
+    Args:
+        guard: The MLGuard of the app under test.
+
+    Example:
+        guard = MLGuard(app, "mlguard.toml")
+        rehearsal = Rehearsal(guard)
+        client.post("/predict", json=..., headers=rehearsal.headers(subject="alice"))
+    """
+
+    def __init__(self, guard: Guarded) -> None:
+        self._service = guard.service
+        self._secret = secrets.token_bytes(32)
+        self._exporter = InMemorySpanExporter()
+        self._rows: list[tuple[str, str, list[Any]]] = []
+        self._service.rehearse(
+            keys=KeySet.from_secret(self._secret, algorithms=("HS256",)),
+            spans=SimpleSpanProcessor(self._exporter),
+            offer=self._offer,
+        )
+
+    def token(
+        self,
+        subject: str = "tester",
+        *,
+        scopes: Sequence[str] | None = None,
+        seconds: float = 300,
+        **claims: Any,
+    ) -> str:
+        """Sign a token that the guard accepts.
+
+        Args:
+            subject: Who calls.
+            scopes: What the token grants; default: all that the settings demand.
+            seconds: How long it is valid; negative for an expired one.
+            **claims: Further claims, or others in place of the usual; None leaves one out.
+
+        Raises:
+            InvalidSettings: Authentication is off.
+        """
+        auth = self._service.settings.auth
+        if auth is None:
+            raise InvalidSettings("a token needs [auth]", source=self._service.settings.source)
+        now = int(time.time())
+        usual = {
+            "iss": auth.issuer,
+            "aud": min(auth.audiences),
+            "sub": subject,
+            "scope": " ".join(auth.scopes if scopes is None else scopes),
+            "iat": now,
+            "exp": now + seconds,
+        }
+        if auth.tenant_claim:
+            usual[auth.tenant_claim] = "tenant"
+        wanted = {name: value for name, value in (usual | claims).items() if value is not None}
+        return str(jwt.encode(wanted, self._secret, "HS256"))
+
+    def headers(self, subject: str = "tester", **options: Any) -> dict[str, str]:
+        """Write the Authorization header; takes what `token` takes."""
+        return {"Authorization": f"Bearer {self.token(subject, **options)}"}
+
+    @property
+    def spans(self) -> list[ReadableSpan]:
+        """The spans that have ended, oldest first."""
+        return list(self._exporter.get_finished_spans())
+
+    @property
+    def sampled(self) -> list[tuple[str, str, list[Any]]]:
+        """The rows sampled for the drift check: model, version, values."""
+        return list(self._rows)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Read a sample by its full name; 0 where it was never observed."""
+        samples = [s for f in self._service.metrics.snapshot() for s in f["samples"]]
+        found = [s["value"] for s in samples if s["name"] == name and s["labels"] == labels]
+        return float(found[0]) if found else 0.0
+
+    def _offer(self, model: str, version: str, row: list[Any]) -> bool:
+        self._rows.append((model, version, row))
+        return True
