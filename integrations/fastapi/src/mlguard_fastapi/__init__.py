@@ -1,0 +1,7 @@
+"""mlguard for FastAPI."""
+
+from mlguard.errors import InvalidSettings, MLGuardError, Refused
+from mlguard.messages import Inference, Principal
+from mlguard_fastapi.guard import MLGuard
+
+__all__ = ["Inference", "InvalidSettings", "MLGuard", "MLGuardError", "Principal", "Refused"]

@@ -1,0 +1,232 @@
+"""Where does the router hand over to a handler, and what is decided there?
+
+FastAPI's own router matches; the decision stands at the end of its dispatch, inside all of the
+app's middleware, so that no second matcher can disagree with it. What the router answers without a
+handler (404, 405, redirects, files of a frontend) is decided at the first byte of that answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from fastapi import routing as fastapi_routing
+from opentelemetry import trace
+from starlette.routing import BaseRoute, Mount, Router
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mlguard.errors import Refused
+from mlguard.guard import Exchange
+from mlguard.runtime.drivers import adrive, aparse
+from mlguard_fastapi.translate import EXCHANGE, Replay, to_response
+
+_PREFIX = "mlguard.prefix"
+
+
+class RouterGate:
+    """Keeps a gate at each route of a router, and decides what matched none.
+
+    Args:
+        router: Whose routes are guarded; mounted apps are followed.
+    """
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self._inner = router.middleware_stack
+        self._stamp: object = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the router dispatch, and decide late where no route's gate has decided."""
+        exchange = scope.get(EXCHANGE)
+        if exchange is None:
+            await self._inner(scope, receive, send)
+            return
+        # Inside all middleware, so that whoever opens the server span has opened it.
+        exchange.adopt(trace.get_current_span())
+        self.arm()
+        late = _Late(exchange, scope, send)
+        try:
+            await self._inner(scope, receive, late.send)
+        except Exception:
+            # The router says 404 and 405 by raising.
+            if not await late.refused():
+                raise
+
+    def arm(self) -> None:
+        """Put a gate at each route that came since the last time."""
+        stamp = _stamp(self._router)
+        if stamp == self._stamp:
+            return
+        for route in leaves(self._router.routes):
+            if isinstance(getattr(route, "handle", None), _RouteGate):
+                continue
+            inner = _router_of(route)
+            if inner is not None and not isinstance(inner.middleware_stack, RouterGate):
+                inner.middleware_stack = RouterGate(inner)
+            route.handle = _RouteGate(route, passes=inner is not None)  # type: ignore[method-assign]
+        self._stamp = stamp
+
+
+class _Late:
+    """Decides at the first byte of an answer that no handler gave."""
+
+    def __init__(self, exchange: Exchange, scope: Scope, send: Send) -> None:
+        self._exchange = exchange
+        self._scope = scope
+        self._send = send
+        self._swallow = False
+
+    async def send(self, message: Message) -> None:
+        if self._scope["type"] == "http" and await self.refused():
+            return
+        await self._send(message)
+
+    async def refused(self) -> bool:
+        """Refuse what is undecided and may not go on; say whether that has happened."""
+        if not self._exchange.decided:
+            deny = await adrive(self._exchange.decide(None), _no_body)
+            if deny is not None:
+                self._swallow = True
+                await to_response(self._exchange, self._scope, self._send)
+        return self._swallow
+
+
+class _RouteGate:
+    """Decides before a route's handler runs, and watches its answer."""
+
+    def __init__(self, route: BaseRoute, *, passes: bool) -> None:
+        self._route = route
+        self._handle = route.handle
+        self._passes = passes  # on to a router with gates of its own
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange: Exchange | None = scope.get(EXCHANGE)
+        if exchange is None or exchange.decided:
+            await self._handle(scope, receive, send)
+            return
+        if self._passes:
+            scope[_PREFIX] = template(self._route, scope).removesuffix("/{path:path}")
+            await self._handle(scope, receive, send)
+            return
+        body = Replay(receive)
+        matched = template(self._route, scope) if _serves(self._route, scope) else None
+        if await adrive(exchange.decide(matched), body.read):
+            await to_response(exchange, scope, send)
+            return
+        answer = _Answer(exchange, send)
+        exchange.enter()
+        try:
+            await self._handle(scope, body.receive, answer.send)
+        except Refused as refused:
+            if answer.begun or exchange.deny is not refused.deny:
+                raise
+            await to_response(exchange, scope, send)
+        except BaseException as error:
+            exchange.answered(500, error=error)
+            raise
+        finally:
+            exchange.answered(answer.status)
+            exchange.leave()
+
+
+class _Answer:
+    """What a handler answers, on its way out."""
+
+    def __init__(self, exchange: Exchange, send: Send) -> None:
+        self._exchange = exchange
+        self._send = send
+        self.status = 200
+        self._kept: list[bytes] | None = None
+        self._room = exchange.answer_limit
+        self.begun = False
+
+    async def send(self, message: Message) -> None:
+        """Pass a message on; the last one ends the route's inference."""
+        kind = message["type"]
+        if kind == "http.response.start":
+            self.begun = True
+            self.status = message["status"]
+            if self._exchange.reads_answer and _is_json(message.get("headers", ())):
+                self._kept = []
+        elif kind == "http.response.body":
+            self._keep(message.get("body", b""))
+            if not message.get("more_body", False):
+                # Settled before the client can have the whole answer and ask again.
+                answer = await aparse(b"".join(self._kept)) if self._kept else None
+                self._exchange.answered(self.status, answer)
+        await self._send(message)
+
+    def _keep(self, chunk: bytes) -> None:
+        if self._kept is None:
+            return
+        self._room -= len(chunk)
+        if self._room < 0:
+            self._kept = None
+        else:
+            self._kept.append(chunk)
+
+
+def leaves(routes: list[BaseRoute]) -> Iterator[BaseRoute]:
+    """List the objects at which the router's dispatch ends."""
+    contexts = getattr(fastapi_routing, "iter_route_contexts", None)
+    if contexts is None:  # before FastAPI 0.137 include_router flattened
+        yield from routes
+        return
+    for found in contexts(routes):
+        effective = getattr(found, "_route_context", None)
+        yield getattr(effective, "starlette_route", None) or found.original_route
+
+
+def templates(router: Router, prefix: str = "") -> Iterator[str]:
+    """List the routes of an app as the framework spells them, mounted apps included."""
+    contexts = getattr(fastapi_routing, "iter_route_contexts", iter)
+    for found in contexts(router.routes):
+        path = getattr(found, "path", None)
+        if path is None:
+            continue
+        inner = _router_of(getattr(found, "original_route", found))
+        if inner is not None:
+            yield from templates(inner, prefix + path)
+        else:
+            yield prefix + path
+
+
+def template(route: BaseRoute, scope: Scope) -> str:
+    """Spell a matched route as the framework does, with the prefixes of routers and mounts."""
+    path: str = getattr(_effective(route, scope), "path", None) or ""
+    return str(scope.get(_PREFIX, "")) + path
+
+
+def _serves(route: BaseRoute, scope: Scope) -> bool:
+    """Tell a match from one that the route will answer with 405."""
+    methods = getattr(_effective(route, scope), "methods", None)
+    return scope["type"] != "http" or not methods or scope["method"] in methods
+
+
+def _effective(route: BaseRoute, scope: Scope) -> Any:
+    """Find what an included router made of its route: the prefix is known there only."""
+    effective = scope.get("fastapi", {}).get("effective_route_context")
+    return effective if getattr(effective, "original_route", None) is route else route
+
+
+def _router_of(route: Any) -> Router | None:
+    """Find the router of a mounted app, under its own middleware; None where it has none."""
+    if not isinstance(route, Mount):
+        return None
+    app: ASGIApp | None = getattr(route, "_base_app", route.app)
+    inner = getattr(app, "router", app)
+    return inner if isinstance(inner, Router) else None
+
+
+def _stamp(router: Router) -> object:
+    version = getattr(router, "_get_routes_version", None)
+    return len(router.routes), version() if version else None
+
+
+def _is_json(headers: Any) -> bool:
+    kind = next((v for n, v in headers if n.lower() == b"content-type"), b"")
+    return bytes(kind).split(b";")[0].strip() == b"application/json"
+
+
+async def _no_body(limit: int) -> bytes | None:
+    return b""

@@ -1,0 +1,80 @@
+"""How do ASGI's words and the core's correspond?"""
+
+from __future__ import annotations
+
+from starlette.types import Message, Receive, Scope, Send
+
+from mlguard.guard import Exchange
+from mlguard.messages import Call
+
+EXCHANGE = "mlguard.exchange"
+"""Where a request's exchange stands in its scope."""
+
+
+def to_call(scope: Scope) -> Call:
+    """Read a request or handshake; headers may be missing, doubled or no UTF-8."""
+    found: dict[bytes, list[str]] = {b"authorization": [], b"x-forwarded-for": []}
+    single: dict[bytes, str] = {}
+    for name, value in scope["headers"]:
+        if name in found:
+            found[name].append(value.decode("latin-1"))
+        elif name == b"content-length":
+            single[name] = value.decode("latin-1")
+    length = single.get(b"content-length", "")
+    peer = scope.get("client")
+    return Call(
+        method=scope.get("method", "GET"),
+        peer=peer[0] if peer else "",
+        forwarded=tuple(found[b"x-forwarded-for"]),
+        authorization=tuple(found[b"authorization"]),
+        content_length=int(length) if length.isascii() and length.isdigit() else None,
+        query=scope.get("query_string", b"").decode("latin-1"),
+    )
+
+
+async def to_response(exchange: Exchange, scope: Scope, send: Send) -> None:
+    """Send the refusal; a WebSocket gets it in the handshake, else close code 1008."""
+    status, headers, body = exchange.answer()
+    raw = [(n.lower().encode("latin-1"), v.encode("latin-1")) for n, v in headers]
+    kind = "http.response"
+    if scope["type"] == "websocket":
+        kind = "websocket.http.response"
+        if kind not in scope.get("extensions", {}):
+            reason = exchange.deny.code if exchange.deny else ""
+            await send({"type": "websocket.close", "code": 1008, "reason": reason})
+            return
+    if scope.get("method") == "HEAD":
+        body = b""
+    await send({"type": f"{kind}.start", "status": status, "headers": raw})
+    await send({"type": f"{kind}.body", "body": body})
+
+
+class Replay:
+    """A request's body, read once for the decision and again by the handler.
+
+    Args:
+        receive: The server's.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._kept: list[Message] = []
+
+    async def read(self, limit: int) -> bytes | None:
+        """Read the whole body; None where it is larger than so many bytes."""
+        chunks: list[bytes] = []
+        size = 0
+        more = True
+        while more:
+            message = await self._receive()
+            self._kept.append(message)
+            more = message["type"] == "http.request" and message.get("more_body", False)
+            chunks.append(message.get("body", b""))
+            size += len(chunks[-1])
+            if size > limit:
+                return None
+        return b"".join(chunks)
+
+    async def receive(self) -> Message:
+        """Give the handler what was read, then what comes."""
+        return self._kept.pop(0) if self._kept else await self._receive()

@@ -1,0 +1,7 @@
+"""mlguard for Flask."""
+
+from mlguard.errors import InvalidSettings, MLGuardError, Refused
+from mlguard.messages import Inference, Principal
+from mlguard_flask.guard import MLGuard
+
+__all__ = ["Inference", "InvalidSettings", "MLGuard", "MLGuardError", "Principal", "Refused"]

@@ -1,0 +1,77 @@
+"""Who opens the server span, and when does it end?
+
+opentelemetry-instrumentation-flask opens it in `before_request` and would end it before a streamed
+answer's first byte; the kit takes the end over.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Flask
+from opentelemetry import trace
+from opentelemetry.instrumentation import flask as contrib
+from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.trace import Status, StatusCode
+
+from mlguard.guard import reset
+from mlguard.runtime.service import Service, stable_conventions
+from mlguard_flask.translate import Environ
+
+_ACTIVATION = getattr(contrib, "_ENVIRON_ACTIVATION_KEY", "opentelemetry-flask.activation_key")
+_TOKEN = getattr(contrib, "_ENVIRON_TOKEN", "opentelemetry-flask.token")
+_OURS = "mlguard.activation"
+
+
+def instrument(app: Flask, service: Service) -> None:
+    """Have one server span a request; an app that is instrumented already is left as it is."""
+    if service.tracer_provider is None or getattr(app, "_is_instrumented_by_opentelemetry", False):
+        return
+    stable_conventions()
+    contrib.FlaskInstrumentor.instrument_app(  # type: ignore[no-untyped-call]
+        app,
+        tracer_provider=service.tracer_provider,
+        meter_provider=NoOpMeterProvider(),
+        excluded_urls="",  # anything else is matched against what clients send
+        enable_commenter=False,
+    )
+
+
+def opens_span(function: Any) -> bool:
+    """Tell the function that opens the server span from others."""
+    return getattr(function, "__module__", None) == contrib.__name__
+
+
+def take_over(environ: Environ, *, matched: bool) -> None:
+    """Keep the span open beyond the view, and its name free of what clients send.
+
+    Args:
+        environ: The request's.
+        matched: Whether a route matched.
+    """
+    if not matched:
+        method = environ["REQUEST_METHOD"]
+        trace.get_current_span().update_name(method if method in _METHODS else "HTTP")
+    activation = environ.pop(_ACTIVATION, None)
+    if activation is not None:
+        environ[_OURS] = activation, environ.pop(_TOKEN, None)
+
+
+def end(environ: Environ, error: BaseException | None) -> None:
+    """End the server span at the last byte."""
+    activation, token = environ.pop(_OURS, (None, None))
+    if activation is None:
+        return
+    if error is not None:
+        # The exception's message may quote the input: only its type is told.
+        span = trace.get_current_span()
+        span.set_attribute("error.type", type(error).__name__)
+        span.set_status(Status(StatusCode.ERROR))
+    activation.__exit__(None, None, None)
+    if token is not None:
+        reset(token)
+
+
+_METHODS = frozenset(
+    ("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE")
+)

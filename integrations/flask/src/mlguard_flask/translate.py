@@ -1,0 +1,63 @@
+"""How do WSGI's words and the core's correspond?"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any
+
+from flask import Response
+from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
+from werkzeug.wsgi import get_input_stream
+
+from mlguard.guard import Exchange
+from mlguard.messages import Call
+
+Environ = dict[str, Any]
+
+EXCHANGE = "mlguard.exchange"
+"""Where a request's exchange stands in its environ."""
+
+STREAMED = "mlguard.streamed"
+"""Whether the answer's bytes come while the server sends them."""
+
+
+def to_call(environ: Environ) -> Call:
+    """Read a request; WSGI has joined doubled headers with commas."""
+    authorization = environ.get("HTTP_AUTHORIZATION")
+    forwarded = environ.get("HTTP_X_FORWARDED_FOR")
+    length = environ.get("CONTENT_LENGTH") or ""
+    return Call(
+        method=environ["REQUEST_METHOD"],
+        peer=environ.get("REMOTE_ADDR") or "",
+        forwarded=(forwarded,) if forwarded else (),
+        authorization=(authorization,) if authorization is not None else (),
+        content_length=int(length) if length.isascii() and length.isdigit() else None,
+        query=environ.get("QUERY_STRING", ""),
+    )
+
+
+def to_response(exchange: Exchange) -> Response:
+    """Write the refusal."""
+    status, headers, body = exchange.answer()
+    return Response(body, status=status, headers=list(headers))
+
+
+def read_body(environ: Environ, limit: int) -> bytes | None:
+    """Read the whole body and leave it to the handler; None where it is larger than the limit."""
+    stream = get_input_stream(environ, max_content_length=limit + 1)
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        while chunk := stream.read(65536):
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > limit:
+                return None
+    except RequestEntityTooLarge:
+        return None
+    except ClientDisconnected:
+        pass
+    body = b"".join(chunks)
+    environ["wsgi.input"] = BytesIO(body)
+    environ["wsgi.input_terminated"] = True
+    return body

@@ -1,0 +1,426 @@
+"""Does the FastAPI adapter find its place, whatever the app is made of?"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, WebSocket
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.middleware.gzip import GZipMiddleware
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from starlette.routing import Mount, Route
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
+
+from mlguard.errors import InvalidSettings
+from mlguard.testing import Rehearsal
+from mlguard_fastapi import MLGuard
+from tests.contract.client import SETTINGS
+
+ROWS = {"instances": [[1.0, 2.0]] * 3}
+
+
+@pytest.fixture(autouse=True)
+def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TWIN_SECRET", "x" * 32)
+
+
+def settings(route: str | None = "/predict", **tables: Any) -> dict[str, Any]:
+    model: dict[str, Any] = {"name": "sum", "inputs": "instances", "outputs": "predictions"}
+    model |= {"route": route} if route else {}
+    return {**SETTINGS, "models": [model], **tables}
+
+
+def predict(body: dict[str, Any]) -> dict[str, Any]:
+    return {"predictions": [sum(row) for row in body["instances"]]}
+
+
+def guarded(app: FastAPI, chosen: Any = None) -> tuple[TestClient, Rehearsal]:
+    rehearsal = Rehearsal(MLGuard(app, chosen or settings()))
+    return TestClient(app, raise_server_exceptions=False), rehearsal
+
+
+def existing_app() -> FastAPI:
+    """An app as people write them: routers in routers, a mounted sub-app, a stream."""
+    app, outer, inner = FastAPI(), APIRouter(prefix="/api"), APIRouter(prefix="/v2")
+    sub = FastAPI()
+    inner.post("/predict/{variant}")(lambda variant, body: None)
+    inner.routes.clear()
+
+    @inner.post("/predict/{variant}")
+    def variant_predict(variant: str, body: dict[str, Any]) -> dict[str, Any]:
+        return predict(body)
+
+    @sub.post("/predict")
+    async def sub_predict(body: dict[str, Any]) -> dict[str, Any]:
+        return predict(body)
+
+    @sub.get("/things/{thing}")
+    async def thing(thing: str) -> dict[str, str]:
+        return {"thing": thing}
+
+    @app.get("/stream")
+    async def stream() -> StreamingResponse:
+        async def chunks() -> AsyncIterator[bytes]:
+            yield b"a"
+            yield b"b"
+
+        return StreamingResponse(chunks())
+
+    app.mount("/sub/{tenant}", sub)
+    app.mount("/plain", Mount("/", routes=[Route("/x", lambda r: PlainTextResponse("x"))]))
+    outer.include_router(inner)
+    app.include_router(outer)
+    return app
+
+
+EXISTING = [
+    ("/api/v2/predict/{variant}", "/api/v2/predict/a"),
+    ("/sub/{tenant}/predict", "/sub/acme/predict"),
+]
+
+
+@pytest.mark.parametrize(("route", "path"), EXISTING)
+def test_routers_and_mounts_are_guarded(route: str, path: str) -> None:
+    """A model route behind routers or mounts is guarded, and labelled by its template."""
+    app = existing_app()
+    client, rehearsal = guarded(app, settings(route))
+    with client:
+        refused = client.post(path, json=ROWS)
+        answered = client.post(path, json=ROWS, headers=rehearsal.headers())
+
+    assert (refused.status_code, refused.json()["code"]) == (401, "token_missing")
+    assert answered.json() == {"predictions": [3.0, 3.0, 3.0]}
+    assert rehearsal.metric("mlguard_inference_rows_total", model="sum", version="1") == 3
+    labels = {"http_request_method": "POST", "http_response_status_code": "200"}
+    name = "http_server_request_duration_seconds_count"
+    assert rehearsal.metric(name, http_route=route, **labels) == 1
+
+
+@pytest.mark.parametrize(("route", "path"), EXISTING)
+def test_the_server_span_has_the_whole_template(route: str, path: str) -> None:
+    """The span's route is the template with every prefix, its child is the inference."""
+    client, rehearsal = guarded(existing_app(), settings(route))
+    with client:
+        client.post(path, json=ROWS, headers=rehearsal.headers())
+    child, server = rehearsal.spans
+
+    assert (server.name, server.attributes["http.route"]) == (f"POST {route}", route)
+    assert child.name == "inference sum"
+    assert child.parent.span_id == server.context.span_id
+
+
+@pytest.mark.parametrize(
+    "path", ["/sub/acme/things/1", "/sub/acme/none", "/plain/x", "/plain/none", "/stream", "/docs"]
+)
+def test_nothing_passes_without_a_token(path: str) -> None:
+    """Every path of every mounted app needs a token, whether or not it exists."""
+    client, rehearsal = guarded(existing_app(), settings("/sub/{tenant}/predict"))
+    with client:
+        assert client.get(path).status_code == 401
+        assert client.get(path, headers=rehearsal.headers()).status_code in (200, 404)
+
+
+def test_slash_redirects_are_denied_first() -> None:
+    """A redirect would tell which routes exist."""
+    app = existing_app()
+    client, rehearsal = guarded(app, settings("/sub/{tenant}/predict"))
+
+    assert client.get("/stream/", follow_redirects=False).status_code == 401
+    known = client.get("/stream/", headers=rehearsal.headers(), follow_redirects=False)
+    assert known.status_code == 307
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["guard last", "guard first"])
+def test_refusals_pass_the_apps_middleware(*, late: bool) -> None:
+    """CORS headers are on refusals, and answers are read before compression, in either order."""
+    app = FastAPI()
+
+    def add_middleware() -> None:
+        app.add_middleware(CORSMiddleware, allow_origins=["https://app.example.com"])
+        app.add_middleware(GZipMiddleware, minimum_size=1)
+        app.post("/predict")(predict)
+
+    if not late:
+        add_middleware()
+    client, rehearsal = guarded(app)
+    if late:
+        add_middleware()
+    origin = {"Origin": "https://app.example.com", "Accept-Encoding": "gzip"}
+    refused = client.post("/predict", json=ROWS, headers=origin)
+    answered = client.post("/predict", json=ROWS, headers=origin | rehearsal.headers())
+
+    assert refused.status_code == 401
+    assert refused.headers["access-control-allow-origin"] == "https://app.example.com"
+    assert answered.headers["content-encoding"] == "gzip"
+    assert rehearsal.metric("mlguard_inference_rows_total", model="sum", version="1") == 3
+
+
+def test_preflights_are_answered_by_the_app() -> None:
+    """A CORS preflight carries no token and needs none."""
+    app = FastAPI()
+    app.add_middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["*"])
+    app.post("/predict")(predict)
+    client, _ = guarded(app)
+    headers = {"Origin": "https://a.example.com", "Access-Control-Request-Method": "POST"}
+
+    assert client.options("/predict", headers=headers).status_code == 200
+
+
+def test_routes_added_while_serving_are_guarded() -> None:
+    """A route that comes after the start is denied before its handler runs."""
+    app, router, ran = FastAPI(), APIRouter(), []
+    app.post("/predict")(predict)
+    app.include_router(router, prefix="/r")
+    client, _ = guarded(app)
+    with client:
+        client.get("/first")
+        app.get("/late")(lambda: ran.append("app"))
+        router.get("/late")(lambda: ran.append("router"))
+        statuses = [client.get(path).status_code for path in ("/late", "/r/late")]
+
+    assert (statuses, ran) == ([401, 401], [])
+
+
+def test_a_router_included_twice_keeps_its_templates_apart() -> None:
+    """One router under two prefixes is two routes."""
+    app, router = FastAPI(), APIRouter()
+    router.post("/predict")(predict)
+    app.include_router(router, prefix="/a")
+    app.include_router(router, prefix="/b")
+    client, rehearsal = guarded(app, settings("/a/predict"))
+    for path in ("/a/predict", "/b/predict"):
+        assert client.post(path, json=ROWS, headers=rehearsal.headers()).status_code == 200
+
+    assert rehearsal.metric("mlguard_inference_rows_total", model="sum", version="1") == 3
+
+
+def test_a_route_that_the_app_lacks_fails_the_start() -> None:
+    """The lifespan fails with one message that names the route and the nearest one."""
+    app = FastAPI()
+    app.post("/predict")(predict)
+    client, _ = guarded(app, settings("/predcit"))
+
+    with pytest.raises(InvalidSettings, match=r"'/predcit'.*did you mean '/predict'\?"):
+        app.state.mlguard.check()
+    with pytest.raises(InvalidSettings, match="did you mean"), client:
+        pass
+
+
+def test_a_taken_metrics_path_fails_the_start() -> None:
+    """A route of the app is never hidden by the scrape."""
+    app = FastAPI()
+    app.post("/predict")(predict)
+    app.get("/metrics")(lambda: "mine")
+    guarded(app)
+
+    with pytest.raises(InvalidSettings, match=r"metrics\.path = '/metrics'"):
+        app.state.mlguard.check()
+
+
+def test_the_apps_lifespan_still_runs() -> None:
+    """Start and stop of the app are its own."""
+    seen = []
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        seen.append("start")
+        yield
+        seen.append("stop")
+
+    app = FastAPI(lifespan=lifespan)
+    app.post("/predict")(predict)
+    client, _ = guarded(app)
+    with client:
+        assert seen == ["start"]
+    assert seen == ["start", "stop"]
+
+
+def test_the_caller_is_a_dependency_in_the_openapi_document() -> None:
+    """Depends(guard.caller) shows as HTTP bearer, which gives Swagger UI its button."""
+    app = FastAPI()
+    guard = MLGuard(app, settings(None))
+
+    @app.get("/me")
+    def me(caller: Any = Depends(guard.caller)) -> dict[str, str]:
+        return {"me": caller.subject}
+
+    rehearsal = Rehearsal(guard)
+    client = TestClient(app)
+    document = app.openapi()
+
+    assert client.get("/me", headers=rehearsal.headers("dora")).json() == {"me": "dora"}
+    assert document["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
+    assert document["paths"]["/me"]["get"]["security"] == [{"HTTPBearer": []}]
+
+
+def test_blocking_inference_on_the_event_loop_is_an_error_that_says_so() -> None:
+    """In async code the blocking form is refused, whatever the store."""
+    app = FastAPI()
+    guard = MLGuard(app, settings(None))
+
+    @app.get("/wrong")
+    async def wrong() -> None:
+        with guard.inference("sum", 1):
+            pass
+
+    rehearsal = Rehearsal(guard)
+
+    with pytest.raises(Exception, match=r"async with guard\.inference"):
+        TestClient(app).get("/wrong", headers=rehearsal.headers())
+
+
+def test_websockets_are_denied_before_they_are_accepted() -> None:
+    """A handshake without a token is refused; with one it is accepted."""
+    app = FastAPI()
+    router = APIRouter(prefix="/ws")
+
+    @router.websocket("/{room}")
+    async def talk(socket: WebSocket, room: str) -> None:
+        await socket.accept()
+        await socket.send_text(room)
+        await socket.close()
+
+    app.include_router(router)
+    client, rehearsal = guarded(app, settings(None))
+
+    with pytest.raises(Exception) as refused, client.websocket_connect("/ws/a"):
+        pass
+    assert "WebSocketD" in type(refused.value).__name__
+    with client.websocket_connect("/ws/a", headers=rehearsal.headers()) as socket:
+        assert socket.receive_text() == "a"
+        with pytest.raises(WebSocketDisconnect):
+            socket.receive_text()
+
+
+def test_background_tasks_do_not_count_as_latency() -> None:
+    """The request ends at its last byte, not after its background tasks."""
+    app, seen = FastAPI(), []
+    app_metric: list[Callable[[], float]] = []
+
+    @app.post("/predict")
+    def predict_and_work(body: dict[str, Any], tasks: BackgroundTasks) -> dict[str, Any]:
+        tasks.add_task(lambda: seen.append(app_metric[0]()))
+        return predict(body)
+
+    client, rehearsal = guarded(app)
+    labels = {"http_request_method": "POST", "http_route": "/predict"}
+    name = "http_server_request_duration_seconds_count"
+    app_metric.append(lambda: rehearsal.metric(name, http_response_status_code="200", **labels))
+    client.post("/predict", json=ROWS, headers=rehearsal.headers())
+
+    assert seen == [1.0]
+
+
+def test_an_instrumented_app_is_joined() -> None:
+    """Where the contrib instrumentation stands already, there is one server span, its own."""
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    app = FastAPI()
+    app.post("/predict")(predict)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        FastAPIInstrumentor.instrument_app(app, tracer_provider=provider)
+    client, rehearsal = guarded(app)
+    client.post("/predict", json=ROWS, headers=rehearsal.headers())
+    servers = [s for s in exporter.get_finished_spans() if s.kind.name == "SERVER"]
+
+    assert len(servers) == 1
+    assert servers[0].attributes["mlguard.decision"] == "allow"
+    assert [s.name for s in rehearsal.spans] == ["inference sum"]
+    assert rehearsal.spans[0].context.trace_id == servers[0].context.trace_id
+
+
+def test_a_provider_given_to_the_app_is_joined() -> None:
+    """FastAPI(telemetry={"tracer_provider": ...}) takes all spans of the request."""
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    app = FastAPI(telemetry={"tracer_provider": provider, "operation_spans": False})
+    app.post("/predict")(predict)
+    client, rehearsal = guarded(app)
+    client.post("/predict", json=ROWS, headers=rehearsal.headers())
+
+    assert [s.name for s in exporter.get_finished_spans()] == ["inference sum", "POST /predict"]
+
+
+def test_two_apps_in_one_process_share_nothing() -> None:
+    """Tokens, quotas, metrics and spans of one guarded app are not the other's."""
+    apps = [FastAPI(), FastAPI()]
+    for app in apps:
+        app.post("/predict")(predict)
+    (one, mine), (two, theirs) = (guarded(app) for app in apps)
+    one.post("/predict", json=ROWS, headers=mine.headers())
+
+    assert two.post("/predict", json=ROWS, headers=mine.headers()).status_code == 401
+    assert theirs.metric("mlguard_inference_rows_total", model="sum", version="1") == 0
+    assert [s.name for s in theirs.spans] == ["POST /predict"]
+
+
+def test_a_guarded_app_mounted_in_a_guarded_app_is_counted_once() -> None:
+    """The outer guard decides; nothing is charged or counted twice."""
+    outer, inner = FastAPI(), FastAPI()
+    inner.post("/predict")(predict)
+    inner_guard = Rehearsal(MLGuard(inner, settings()))
+    outer.mount("/inner", inner)
+    client, rehearsal = guarded(outer, settings("/inner/predict"))
+    answer = client.post("/inner/predict", json=ROWS, headers=rehearsal.headers())
+
+    assert answer.status_code == 200
+    assert rehearsal.metric("mlguard_inference_rows_total", model="sum", version="1") == 3
+    assert inner_guard.metric("mlguard_inference_rows_total", model="sum", version="1") == 0
+
+
+def test_streams_are_not_held_back() -> None:
+    """The first chunk is with the client before the second is made."""
+    app, sent = FastAPI(), []
+    app.post("/predict")(predict)
+
+    @app.get("/stream")
+    def stream() -> StreamingResponse:
+        def chunks() -> Iterator[bytes]:
+            for n in range(3):
+                sent.append(n)
+                yield b"%d" % n
+
+        return StreamingResponse(chunks())
+
+    client, rehearsal = guarded(app)
+    answer = client.get("/stream", headers=rehearsal.headers())
+
+    assert (answer.content, sent) == (b"012", [0, 1, 2])
+
+
+def test_large_bodies_are_parsed_off_the_event_loop() -> None:
+    """JSON beyond some hundred KiB is parsed in another thread, in and out."""
+    app, threads = FastAPI(), set()
+
+    @app.post("/predict")
+    async def answer(body: dict[str, Any]) -> JSONResponse:
+        threads.add(threading.current_thread().name)
+        return JSONResponse(predict(body))
+
+    client, rehearsal = guarded(app, settings(quotas={"rows": ["1000000/hour"]}))
+    rows = {"instances": [[1.5, 2.5]] * 40_000}
+    response = client.post("/predict", json=rows, headers=rehearsal.headers())
+
+    assert response.status_code == 200
+    assert rehearsal.metric("mlguard_inference_rows_total", model="sum", version="1") == 40_000
+
+
+def test_init_app_names_the_app_later() -> None:
+    """MLGuard().init_app(app) is MLGuard(app)."""
+    app = FastAPI()
+    app.post("/predict")(predict)
+    guard = MLGuard(settings=settings())
+    guard.init_app(app)
+
+    assert TestClient(app).post("/predict", json=ROWS).status_code == 401

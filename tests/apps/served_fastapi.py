@@ -1,0 +1,8 @@
+"""The FastAPI twin as uvicorn names it: `tests.apps.served_fastapi:app`."""
+
+import json
+import os
+
+from tests.apps import fastapi_twin
+
+app = fastapi_twin.guarded(json.loads(os.environ["TWIN_SETTINGS"]))

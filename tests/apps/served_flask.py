@@ -1,0 +1,8 @@
+"""The Flask twin as gunicorn names it: `tests.apps.served_flask:app`."""
+
+import json
+import os
+
+from tests.apps import flask_twin
+
+app = flask_twin.guarded(json.loads(os.environ["TWIN_SETTINGS"]))

@@ -1,0 +1,76 @@
+"""Does Flask keep the contract, in process and over gunicorn?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from werkzeug.datastructures import Headers
+
+from tests import servers
+from tests.apps import flask_twin
+from tests.contract.client import SECRET, SETTINGS, Answer, OverSockets
+from tests.contract.contract import Contract
+
+
+class InProcess:
+    """A client of a WSGI app in this process."""
+
+    def __init__(self, app: Flask) -> None:
+        self.app = app
+
+    def ask(self, method: str, path: str, *, headers: Any = (), body: Any = b"") -> Answer:
+        whole = body if isinstance(body, bytes) else b"".join(body)
+        chunked = not isinstance(body, bytes)
+        environ = {"wsgi.input_terminated": True} if chunked else {}
+        with self.app.test_client() as client:
+            answer = client.open(
+                path,
+                method=method,
+                headers=Headers(headers),
+                input_stream=BytesIO(whole),
+                content_length=None if chunked else len(whole),
+                environ_overrides=environ,
+                buffered=True,
+            )
+            found = [(n.lower(), v) for n, v in answer.headers]
+            return Answer(answer.status_code, found, answer.get_data())
+
+
+class FlaskContract(Contract):
+    item_route = "/v1/items/<item>"
+
+
+class TestInProcess(FlaskContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def client(cls) -> Iterator[InProcess]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TWIN_SECRET", SECRET)
+            patch.setenv("MLGUARD_SERVICE__COMPANION", "false")
+            yield InProcess(flask_twin.guarded(SETTINGS))
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def bare(cls) -> InProcess:
+        return InProcess(flask_twin.bare())
+
+
+class TestOverGunicorn(FlaskContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def client(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OverSockets]:
+        env = {"TWIN_SETTINGS": json.dumps(SETTINGS), "TWIN_SECRET": SECRET}
+        folder: Path = tmp_path_factory.mktemp("gunicorn")
+        with servers.gunicorn("tests.apps.served_flask:app", cwd=folder, env=env) as server:
+            yield OverSockets(server.url)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def bare(cls) -> InProcess:
+        return InProcess(flask_twin.bare())
