@@ -1,0 +1,435 @@
+"""Which real servers do the tests run against?
+
+Each server is a context manager: entered, it is ready; left, its whole process group is gone.
+What it wrote is printed on leaving, which pytest shows only where a test fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+LOG_TAIL = 6000  # characters
+# Asking a closed port costs nothing, so readiness is asked often.
+POLL = 0.05
+
+
+def wait_until(probe: Callable[[], Any], what: str, *, within: float = 20) -> Any:
+    """Ask until the answer is true, and return it.
+
+    Raises:
+        AssertionError: Names what did not come true within so many seconds.
+    """
+    deadline = time.monotonic() + within
+    answer = probe()
+    while not answer:
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {within} s: {what}; last answer: {answer!r}")
+        time.sleep(POLL)
+        answer = probe()
+    return answer
+
+
+def free_port() -> int:
+    """Find a port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def find(program: str) -> str:
+    """Find the program, or skip the test; where CI promises it, its absence is a failure."""
+    path = shutil.which(program)
+    if path:
+        return path
+    reason = f"needs {program} on the PATH"
+    if os.environ.get("CI") == "true" and program != "jaeger":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+class Answer(NamedTuple):
+    """What a server answered.
+
+    Attributes:
+        status: The HTTP status, 0 where nobody answered.
+        headers: The headers; their names in lower case.
+        body: The bytes.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        """The body as text."""
+        return self.body.decode()
+
+    def json(self) -> Any:
+        """The body as JSON."""
+        return json.loads(self.body)
+
+
+def ask(
+    url: str, *, body: object = None, headers: Mapping[str, str] | None = None, timeout: float = 10
+) -> Answer:
+    """Send a GET, or the body as a JSON POST; refusals and closed ports are answers too."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, dict(headers or {}))
+    if data is not None:
+        request.add_header("Content-Type", "application/json")
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as answer:
+            return _answer(answer.status, answer)
+    except urllib.error.HTTPError as refusal:
+        with refusal:
+            return _answer(refusal.code, refusal)
+    except OSError:
+        return Answer(0, {}, b"")
+
+
+def _answer(status: int, answer: Any) -> Answer:
+    return Answer(status, {k.lower(): v for k, v in answer.headers.items()}, answer.read())
+
+
+class Server:
+    """A program of its own process group that answers HTTP.
+
+    Attributes:
+        url: Where it answers, without a slash at the end.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        port: int,
+        ready: str,
+        cwd: Path,
+        env: Mapping[str, str] | None = None,
+        within: float = 20,
+    ) -> None:
+        """Describe the server; entering the context starts it.
+
+        Args:
+            command: The program and its arguments.
+            port: The port that the arguments name.
+            ready: The path that answers 200 once it is ready.
+            cwd: Its working directory, where its log goes too.
+            env: Variables beyond those of the tests.
+            within: Seconds that it may take to get ready.
+        """
+        self.url = f"http://127.0.0.1:{port}"
+        self._command = list(command)
+        self._ready, self._within = ready, within
+        self._cwd, self._env = cwd, {**os.environ, **(env or {})}
+        self._log = cwd / f"{Path(command[0]).name}-{port}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                cwd=self._cwd,
+                env=self._env,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            wait_until(self._is_ready, f"{self._command} answers", within=self._within)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        assert self._process is not None
+        self._signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(10)
+        self._signal(signal.SIGKILL)
+        self._process.wait(10)
+        print(f"--- {' '.join(self._command)}\n{self.log()[-LOG_TAIL:]}")
+
+    @property
+    def pid(self) -> int:
+        """The process that was started; its group has the same number."""
+        assert self._process is not None
+        return self._process.pid
+
+    def log(self) -> str:
+        """Everything it wrote so far."""
+        return self._log.read_text(errors="replace")
+
+    def ask(self, path: str, **more: Any) -> Answer:
+        """Ask this server; see `ask`."""
+        return ask(self.url + path, **more)
+
+    def _is_ready(self) -> bool:
+        assert self._process is not None
+        code = self._process.poll()
+        assert code is None, f"{self._command} ended with {code}:\n{self.log()[-LOG_TAIL:]}"
+        return self.ask(self._ready, timeout=2).status == 200
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
+
+
+def uvicorn(
+    app: str,
+    *,
+    cwd: Path,
+    workers: int = 1,
+    env: Mapping[str, str] | None = None,
+    ready: str = "/health",
+) -> Server:
+    """Serve an ASGI app, named module:app."""
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", app, "--host", "127.0.0.1", "--port", str(port)]
+    return Server(
+        [*command, "--workers", str(workers)], port=port, ready=ready, cwd=cwd, env=_importing(env)
+    )
+
+
+def gunicorn(
+    app: str,
+    *,
+    cwd: Path,
+    workers: int = 1,
+    env: Mapping[str, str] | None = None,
+    ready: str = "/health",
+) -> Server:
+    """Serve a WSGI app, named module:app."""
+    port = free_port()
+    command = [sys.executable, "-m", "gunicorn", app, "--bind", f"127.0.0.1:{port}"]
+    # Threads beside the workers: an idle keep-alive connection must not hold a worker.
+    command += ["--workers", str(workers), "--threads", "4", "--graceful-timeout", "5"]
+    # Newer versions keep a control socket at home, which all runs would share.
+    env = {"HOME": str(cwd), **(env or {})}
+    return Server(command, port=port, ready=ready, cwd=cwd, env=_importing(env))
+
+
+def _importing(env: Mapping[str, str] | None) -> dict[str, str]:
+    path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {"PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1", **(env or {})}
+
+
+def prometheus(config: Mapping[str, Any], *, cwd: Path, rules: Sequence[Path] = ()) -> Server:
+    """Run Prometheus with exemplar storage, these rule files instead of the configured ones."""
+    program, port = find("prometheus"), free_port()
+    path = cwd / "prometheus.yml"
+    path.write_text(yaml.safe_dump({**config, "rule_files": [str(rule) for rule in rules]}))
+    command = [program, f"--config.file={path}", f"--storage.tsdb.path={cwd / 'prometheus'}"]
+    command += [f"--web.listen-address=127.0.0.1:{port}", "--enable-feature=exemplar-storage"]
+    return Server(command, port=port, ready="/-/ready", cwd=cwd)
+
+
+def alertmanager(config: Mapping[str, Any], *, cwd: Path) -> Server:
+    """Run Alertmanager alone, without a cluster."""
+    name = "prometheus-alertmanager" if shutil.which("prometheus-alertmanager") else "alertmanager"
+    program, port = find(name), free_port()
+    path = cwd / "alertmanager.yml"
+    path.write_text(yaml.safe_dump(dict(config)))
+    command = [program, f"--config.file={path}", f"--storage.path={cwd / 'alertmanager'}"]
+    command += [f"--web.listen-address=127.0.0.1:{port}", "--cluster.listen-address="]
+    return Server(command, port=port, ready="/-/ready", cwd=cwd)
+
+
+@dataclass(frozen=True)
+class Jaeger:
+    """A running Jaeger.
+
+    Attributes:
+        query: Answers the query API.
+        endpoint: Takes OTLP over HTTP.
+    """
+
+    query: Server
+    endpoint: str
+
+    def __enter__(self) -> Self:
+        self.query.__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.query.__exit__(*exc)
+
+    def trace(self, trace_id: str) -> dict[str, Any] | None:
+        """Fetch a trace as the query API shows it, None where there is none yet."""
+        found = self.query.ask(f"/api/traces/{trace_id}")
+        return found.json()["data"][0] if found.status == 200 and found.json()["data"] else None
+
+
+def jaeger(*, cwd: Path) -> Jaeger:
+    """Run Jaeger v2 in one process that keeps traces in memory."""
+    program, port, otlp = find("jaeger"), free_port(), free_port()
+    config = {
+        "service": {
+            "extensions": ["jaeger_storage", "jaeger_query"],
+            # Its own metrics would take port 8888.
+            "telemetry": {"metrics": {"level": "none"}},
+            "pipelines": {
+                "traces": {"receivers": ["otlp"], "exporters": ["jaeger_storage_exporter"]}
+            },
+        },
+        "extensions": {
+            "jaeger_storage": {"backends": {"kept": {"memory": {"max_traces": 1000}}}},
+            "jaeger_query": {
+                "storage": {"traces": "kept"},
+                "http": {"endpoint": f"127.0.0.1:{port}"},
+                "grpc": {"endpoint": f"127.0.0.1:{free_port()}"},
+            },
+        },
+        "receivers": {"otlp": {"protocols": {"http": {"endpoint": f"127.0.0.1:{otlp}"}}}},
+        "exporters": {"jaeger_storage_exporter": {"trace_storage": "kept"}},
+    }
+    path = cwd / "jaeger.yml"
+    path.write_text(yaml.safe_dump(config))
+    server = Server(
+        [program, "--config", str(path)],
+        port=port,
+        ready="/api/services",
+        cwd=cwd,
+        # It would send traces of its own to port 4317 and wait for an answer when it ends.
+        env={"OTEL_TRACES_SAMPLER": "always_off"},
+    )
+    return Jaeger(server, f"http://127.0.0.1:{otlp}")
+
+
+class _Receiver:
+    """An HTTP server in a thread that keeps what is posted to it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, args=(POLL,), daemon=True).start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def receive(self, path: str, headers: Mapping[str, str], body: bytes) -> None:
+        """Keep one post."""
+        raise NotImplementedError
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        receiver = self
+
+        class Post(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                with receiver._lock:
+                    receiver.receive(self.path, self.headers, body)
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        return Post
+
+
+class Webhook(_Receiver):
+    """Receives Alertmanager's notifications.
+
+    Attributes:
+        url: Where it listens.
+        posts: The JSON of each post, oldest first.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.posts: list[dict[str, Any]] = []
+
+    def receive(self, path: str, headers: Mapping[str, str], body: bytes) -> None:
+        self.posts.append(json.loads(body))
+
+    def alerts(self, name: str) -> list[dict[str, Any]]:
+        """Every delivered alert of that name."""
+        alerts = [alert for post in list(self.posts) for alert in post["alerts"]]
+        return [alert for alert in alerts if alert["labels"]["alertname"] == name]
+
+
+class OTLPReceiver(_Receiver):
+    """Receives spans over OTLP/HTTP, as a collector would.
+
+    Attributes:
+        url: The endpoint, without /v1/traces.
+        spans: Each span: name, kind, trace_id, span_id, parent_id, attributes, resource.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spans: list[dict[str, Any]] = []
+
+    def receive(self, path: str, headers: Mapping[str, str], body: bytes) -> None:
+        from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+            ExportTraceServiceRequest,
+        )
+
+        assert path == "/v1/traces", path
+        if headers.get("Content-Encoding") == "gzip":
+            body = gzip.decompress(body)
+        for traced in ExportTraceServiceRequest.FromString(body).resource_spans:
+            resource = _attributes(traced.resource.attributes)
+            for scope in traced.scope_spans:
+                self.spans += [_span(span, resource) for span in scope.spans]
+
+    def trace(self, trace_id: str) -> list[dict[str, Any]]:
+        """The spans of one trace."""
+        return [span for span in list(self.spans) if span["trace_id"] == trace_id]
+
+
+_KINDS = ("unspecified", "internal", "server", "client", "producer", "consumer")
+
+
+def _span(span: Any, resource: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": span.name,
+        "kind": _KINDS[span.kind],
+        "trace_id": span.trace_id.hex(),
+        "span_id": span.span_id.hex(),
+        "parent_id": span.parent_span_id.hex(),
+        "attributes": _attributes(span.attributes),
+        "resource": resource,
+    }
+
+
+def _attributes(pairs: Any) -> dict[str, Any]:
+    return {pair.key: _value(pair.value) for pair in pairs}
+
+
+def _value(value: Any) -> Any:
+    kind = value.WhichOneof("value")
+    if kind == "array_value":
+        return [_value(item) for item in value.array_value.values]
+    return getattr(value, kind) if kind else None
