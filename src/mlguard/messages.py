@@ -18,8 +18,7 @@ class Call:
         peer: The address that opened the connection, "" where the server does not say.
         forwarded: Each X-Forwarded-For header, in order.
         authorization: Each Authorization header, in order.
-        content_type: The Content-Type header, "" without one.
-        content_encoding: The Content-Encoding header, "" without one.
+        user_agent: The User-Agent header, "" without one.
         content_length: The announced bytes of the body, None without or with a nonsensical one.
         query: The raw query string.
     """
@@ -28,8 +27,7 @@ class Call:
     peer: str = ""
     forwarded: tuple[str, ...] = ()
     authorization: tuple[str, ...] = ()
-    content_type: str = ""
-    content_encoding: str = ""
+    user_agent: str = ""
     content_length: int | None = None
     query: str = ""
 

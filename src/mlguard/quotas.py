@@ -36,7 +36,7 @@ class Reading:
     Attributes:
         unit: What it counts.
         rate: The window.
-        remaining: Units it would still admit, had this debit been admitted where it fits.
+        remaining: Units it would still admit.
         reset: Seconds until its current bucket ends.
         wait: Seconds until it admits the cost; 0 where it did.
     """
@@ -64,14 +64,18 @@ class _Counter:
             self.current = 0
             self.bucket = bucket
 
-    def read(self, unit: str, rate: Rate, cost: int, now: float) -> Reading:
+    def used(self, rate: Rate, now: float) -> float:
         self.turn(int(now // rate.seconds))
-        elapsed = now % rate.seconds
-        used = self.previous * (1 - elapsed / rate.seconds) + self.current
-        fits = used + cost <= rate.limit
-        remaining = max(0, math.floor(rate.limit - used - (cost if fits else 0)))
-        wait = 0.0 if fits else self._wait(rate, cost, elapsed)
-        return Reading(unit, rate, remaining, rate.seconds - elapsed, wait)
+        return self.previous * (1 - now % rate.seconds / rate.seconds) + self.current
+
+    def wait(self, rate: Rate, cost: int, now: float) -> float:
+        """Compute when it admits a cost that fits at all: once old buckets weigh little enough."""
+        if self.used(rate, now) + cost <= rate.limit:
+            return 0.0
+        elapsed, room = now % rate.seconds, rate.limit - cost
+        if self.current <= room:
+            return rate.seconds * (1 - (room - self.current) / self.previous) - elapsed
+        return rate.seconds - elapsed + rate.seconds * (1 - room / self.current)
 
     def settle(self, rate: Rate, extra: int, since: float, now: float) -> None:
         """Add debt, at most a whole window of it, or give back where it was charged."""
@@ -117,17 +121,25 @@ class MemoryLedger:
         """
         with self._lock:
             self._age(charges, now)
-            touched = [(charge, self._counters(charge)) for charge in charges]
-            readings = [
-                counter.read(charge.unit, rate, charge.cost, now)
-                for charge, counters in touched
-                for counter, rate in zip(counters, charge.rates, strict=True)
+            windows = [
+                (charge, rate, counter)
+                for charge in charges
+                for counter, rate in zip(self._counters(charge), charge.rates, strict=True)
             ]
-            if all(r.wait == 0 for r in readings):
-                for charge, counters in touched:
-                    for counter in counters:
-                        counter.current += charge.cost
-        return readings
+            waits = [counter.wait(rate, charge.cost, now) for charge, rate, counter in windows]
+            if not any(waits):
+                for charge, _, counter in windows:
+                    counter.current += charge.cost
+            return [
+                Reading(
+                    unit=charge.unit,
+                    rate=rate,
+                    remaining=max(0, math.floor(rate.limit - counter.used(rate, now))),
+                    reset=rate.seconds - now % rate.seconds,
+                    wait=wait,
+                )
+                for (charge, rate, counter), wait in zip(windows, waits, strict=True)
+            ]
 
     def settle(self, charge: Charge, cost: int, since: float, now: float) -> None:
         """Make an admitted charge cost something else.
@@ -206,7 +218,7 @@ class Quota:
         if wait == 0:
             return Allow(headers)
         refusal = refusals.quota_exceeded if unit == "rows" else refusals.rate_exceeded
-        return refusal(math.ceil(wait), headers)
+        return refusal(max(1, math.ceil(wait)), headers)
 
     def settle(self, charges: Sequence[Charge], rows: int, since: float, now: float) -> None:
         """Make the rows of an admitted call cost what they turned out to be; 0 refunds them."""

@@ -20,7 +20,12 @@ class InProcess:
     """A client of an ASGI app in this process."""
 
     def __init__(self, app: Any) -> None:
-        self.http = TestClient(app, raise_server_exceptions=False, headers={"accept-encoding": ""})
+        self.http = TestClient(
+            app,
+            raise_server_exceptions=False,
+            headers={"accept-encoding": ""},
+            client=("127.0.0.1", 50000),
+        )
 
     def ask(self, method: str, path: str, *, headers: Any = (), body: Any = b"") -> Answer:
         raw = [(n.encode(), v.encode("latin-1")) for n, v in headers]

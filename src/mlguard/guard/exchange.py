@@ -19,6 +19,8 @@ from mlguard.tracing import redacted, trace_id
 if TYPE_CHECKING:
     from mlguard.guard.guard import Guard
 
+LONGEST_ATTRIBUTE = 256  # characters of what a client wrote
+
 Steps = Generator[ReadBody, Body, Deny | None]
 """A decision in the making: yields what it needs of the outside, returns the refusal, if any."""
 
@@ -68,11 +70,22 @@ class Exchange:
     def adopt(self, span: Span) -> None:
         """Take the server span that the framework's instrumentation opened.
 
-        The query's values leave the span: they may hold secrets.
+        What one framework's instrumentation tells and another's does not is told here; the values
+        of the query leave the span, since they may hold secrets.
         """
         self.span = span
-        if self._call.query and span.is_recording():
-            span.set_attribute("url.query", redacted(self._call.query))
+        if not span.is_recording():
+            return
+        call = self._call
+        told: dict[str, str] = {}
+        if call.query:
+            told["url.query"] = redacted(call.query)
+        if call.user_agent:
+            told["user_agent.original"] = call.user_agent[:LONGEST_ATTRIBUTE]
+        client = self._guard.proxies.client(call.peer, call.forwarded)
+        if client:
+            told["client.address"] = client
+        span.set_attributes(told)
 
     def decide(self, route: str | None) -> Steps:
         """Decide once, when the framework has matched the route and before its handler runs.

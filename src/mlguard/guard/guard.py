@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
+from random import Random
 from typing import Any
 
 from opentelemetry import trace
@@ -16,6 +16,7 @@ from mlguard.errors import InvalidSettings, UnknownModel
 from mlguard.guard.exchange import Exchange
 from mlguard.guard.plan import Offer, Plan
 from mlguard.guard.run import Joined, Run
+from mlguard.logs import Seldom
 from mlguard.messages import Call, Principal
 from mlguard.metrics import Metrics
 from mlguard.quotas import Quota
@@ -35,7 +36,7 @@ class Guard:
         pseudonym: Makes the keyed hash of a principal's key.
         clock: Seconds since 1970.
         timer: A monotonic clock in seconds.
-        chance: A random number in [0, 1).
+        rng: Chooses the rows that the drift check gets.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Guard:
         pseudonym: Callable[[tuple[str, str, str]], str],
         clock: Callable[[], float] = time.time,
         timer: Callable[[], float] = time.perf_counter,
-        chance: Callable[[], float] = random.random,
+        rng: Random | None = None,
     ) -> None:
         self.settings = settings
         self.metrics = metrics
@@ -59,10 +60,12 @@ class Guard:
         self.quota = quota
         self.tracer = tracer or trace.NoOpTracer()
         self.pseudonym = pseudonym
+        self._log = Seldom()
         self.clock = clock
         self.timer = timer
+        rng = rng or Random()  # noqa: S311 - it picks samples, no secrets
         self.models = {
-            m.name: Plan(m, settings.drift, metrics, offer, chance) for m in settings.models
+            m.name: Plan(m, settings.drift, metrics, offer, rng) for m in settings.models
         }
         self.by_route = {m.route: self.models[m.name] for m in settings.models if m.route}
         self.public = frozenset(settings.auth.public if settings.auth else ())
@@ -95,6 +98,11 @@ class Guard:
         if exchange and exchange.run and exchange.run.inference.model == model:
             return Joined(exchange.run)
         return Run(self, self.models[model], exchange, rows)
+
+    def observer_failed(self, error: Exception) -> None:
+        """Say in a metric and, seldom, in the log that something was not observed."""
+        self.metrics.set_degraded("observers", True)
+        self._log.warning("observers", "an inference was not observed: %r", error)
 
     def rehearse(self, keys: KeySet, offer: Offer) -> None:
         """Verify with other keys and offer rows elsewhere, for tests."""

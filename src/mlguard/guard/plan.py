@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 from mlguard.bodies import Layout
@@ -23,7 +24,7 @@ class Plan:
         drift: Drift | None,
         metrics: Metrics,
         offer: Offer | None,
-        chance: Callable[[], float],
+        rng: Random,
     ) -> None:
         features = model.features
         if model.reference and not features:
@@ -37,18 +38,19 @@ class Plan:
         self.offer = offer if self.checks_drift else None
         self._drift = drift or Drift()
         self._metrics = metrics
-        self._chance = chance
+        self._rng = rng
 
     def observe(self, inference: Inference) -> None:
         """Offer sampled rows to the drift check; never fails the request."""
         if self.offer is None or not inference.rows:
             return
         self._metrics.rows_observed(self.name, inference.version, inference.rows)
-        if self._chance() >= self._drift.sample:
+        if self._rng.random() >= self._drift.sample:
             return
         present = len(inference.inputs)
-        for _ in range(min(self._drift.rows_per_request, present)):
-            self._sample(inference, int(self._chance() * present))
+        wanted = min(self._drift.rows_per_request, present)
+        for index in self._rng.sample(range(present), wanted):
+            self._sample(inference, index)
 
     def _sample(self, inference: Inference, index: int) -> None:
         row = self.layout.row(inference.inputs, index)

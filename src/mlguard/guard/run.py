@@ -119,7 +119,7 @@ class Run:
         self._end_span(failed)
         if asked or failed:
             sampled = self._span.get_span_context().trace_flags.sampled
-            self._observe(
+            self._tell(
                 Outcome(inference, seconds, failed, trace_id(self._span) if sampled else None)
             )
 
@@ -132,6 +132,13 @@ class Run:
                 span.set_attribute("error.type", failed)
                 span.set_status(Status(StatusCode.ERROR))
         span.end()
+
+    def _tell(self, outcome: Outcome) -> None:
+        """Tell the observers; what fails there never fails the request."""
+        try:
+            self._observe(outcome)
+        except Exception as error:  # noqa: BLE001 - observers fail open
+            self._guard.observer_failed(error)
 
     def _observe(self, outcome: Outcome) -> None:
         inference = outcome.inference

@@ -18,7 +18,7 @@ def to_call(scope: Scope) -> Call:
     for name, value in scope["headers"]:
         if name in found:
             found[name].append(value.decode("latin-1"))
-        elif name == b"content-length":
+        elif name in (b"content-length", b"user-agent"):
             single[name] = value.decode("latin-1")
     length = single.get(b"content-length", "")
     peer = scope.get("client")
@@ -27,6 +27,7 @@ def to_call(scope: Scope) -> Call:
         peer=peer[0] if peer else "",
         forwarded=tuple(found[b"x-forwarded-for"]),
         authorization=tuple(found[b"authorization"]),
+        user_agent=single.get(b"user-agent", ""),
         content_length=int(length) if length.isascii() and length.isdigit() else None,
         query=scope.get("query_string", b"").decode("latin-1"),
     )

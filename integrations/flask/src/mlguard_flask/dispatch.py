@@ -12,13 +12,14 @@ from typing import Any
 
 from flask import Flask, Response, request
 from opentelemetry import trace
+from werkzeug.exceptions import HTTPException
 
 from mlguard import bodies
 from mlguard.errors import Refused
 from mlguard.guard import Exchange
 from mlguard.runtime.drivers import drive
 from mlguard_flask import telemetry
-from mlguard_flask.translate import EXCHANGE, STREAMED, read_body, to_response
+from mlguard_flask.translate import EXCHANGE, FAILED, STREAMED, read_body, to_response
 
 
 class Gate:
@@ -63,9 +64,12 @@ class Gate:
     def process(self, response: Response) -> Response:
         """Read the view's answer, which ends the route's inference; then Flask's own processing."""
         exchange = _exchange()
+        error = sys.exc_info()[1] if response.status_code >= 500 else None
+        if isinstance(error, HTTPException):
+            error = None
+        request.environ[FAILED] = error
         request.environ[STREAMED] = response.is_streamed
         if exchange is not None and exchange.run is not None and not response.is_streamed:
-            error = sys.exc_info()[1] if response.status_code >= 500 else None
             exchange.answered(response.status_code, _answer(exchange, response), error)
         return self._process(response)
 

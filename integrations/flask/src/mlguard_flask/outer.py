@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mlguard.guard import Exchange
 from mlguard.tracing import PEER_TRUSTED
 from mlguard_flask import telemetry
-from mlguard_flask.translate import EXCHANGE, STREAMED, Environ, to_call
+from mlguard_flask.translate import EXCHANGE, FAILED, STREAMED, Environ, to_call
 
 if TYPE_CHECKING:
     from mlguard_flask.guard import MLGuard
@@ -104,4 +104,4 @@ class _Watched:
         """End the exchange, once."""
         self._exchange.answered(self._status, error=error)
         self._exchange.close(self._status)
-        telemetry.end(self._environ, error)
+        telemetry.end(self._environ, error or self._environ.get(FAILED))

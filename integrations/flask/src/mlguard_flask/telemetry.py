@@ -7,6 +7,7 @@ answer's first byte; the kit takes the end over.
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from flask import Flask
 from opentelemetry import trace
@@ -49,12 +50,24 @@ def take_over(environ: Environ, *, matched: bool) -> None:
         environ: The request's.
         matched: Whether a route matched.
     """
+    span = trace.get_current_span()
     if not matched:
         method = environ["REQUEST_METHOD"]
-        trace.get_current_span().update_name(method if method in _METHODS else "HTTP")
+        span.update_name(method if method in _METHODS else "HTTP")
+    span.set_attributes(_server(environ))
     activation = environ.pop(_ACTIVATION, None)
     if activation is not None:
         environ[_OURS] = activation, environ.pop(_TOKEN, None)
+
+
+def _server(environ: Environ) -> dict[str, str | int]:
+    """Split host and port, which the instrumentation leaves in one attribute."""
+    try:
+        host = urlsplit(f"//{environ.get('HTTP_HOST') or environ['SERVER_NAME']}")
+        port = host.port or int(environ["SERVER_PORT"])
+    except ValueError:
+        return {}
+    return {"server.address": host.hostname or "", "server.port": port}
 
 
 def end(environ: Environ, error: BaseException | None) -> None:
@@ -65,11 +78,17 @@ def end(environ: Environ, error: BaseException | None) -> None:
     if error is not None:
         # The exception's message may quote the input: only its type is told.
         span = trace.get_current_span()
-        span.set_attribute("error.type", type(error).__name__)
+        span.set_attribute("error.type", _name(type(error)))
         span.set_status(Status(StatusCode.ERROR))
     activation.__exit__(None, None, None)
     if token is not None:
         reset(token)
+
+
+def _name(kind: type[BaseException]) -> str:
+    """Name a class as OpenTelemetry does: builtins without their module."""
+    module = kind.__module__
+    return kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"
 
 
 _METHODS = frozenset(

@@ -20,6 +20,9 @@ EXCHANGE = "mlguard.exchange"
 STREAMED = "mlguard.streamed"
 """Whether the answer's bytes come while the server sends them."""
 
+FAILED = "mlguard.failed"
+"""The exception that Flask turned into a 500, None where there was none."""
+
 
 def to_call(environ: Environ) -> Call:
     """Read a request; WSGI has joined doubled headers with commas."""
@@ -31,6 +34,7 @@ def to_call(environ: Environ) -> Call:
         peer=environ.get("REMOTE_ADDR") or "",
         forwarded=(forwarded,) if forwarded else (),
         authorization=(authorization,) if authorization is not None else (),
+        user_agent=environ.get("HTTP_USER_AGENT", ""),
         content_length=int(length) if length.isascii() and length.isdigit() else None,
         query=environ.get("QUERY_STRING", ""),
     )
