@@ -1,0 +1,1 @@
+"""What does a guarded inference service look like? Runnable twins, and a demonstration of both."""

@@ -1,0 +1,34 @@
+"""An inference service on FastAPI, guarded: uvicorn examples.fastapi_service:app --workers 2"""
+
+import os
+from pathlib import Path
+
+import joblib
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+from mlguard_fastapi import MLGuard  # guard 1 of 3
+
+HERE = Path(__file__).parent
+model = joblib.load(os.environ.get("MODEL", HERE / "build" / "model.joblib"))
+
+
+class Patients(BaseModel):
+    instances: list[list[float]]
+
+
+app = FastAPI(title="How fast will a patient's diabetes progress?")
+settings = HERE / "mlguard.toml"  # guard 2 of 3
+guard = MLGuard(app, settings)  # guard 3 of 3
+
+
+@app.get("/health")
+def health():
+    return {"status": "ok"}
+
+
+@app.post("/predict")
+def predict(patients: Patients):
+    probabilities = model.predict_proba(patients.instances)
+    predictions = model.classes_[probabilities.argmax(axis=1)]
+    return {"predictions": predictions.tolist(), "probabilities": probabilities.tolist()}

@@ -1,0 +1,209 @@
+"""Does the demonstration run on its own, tell the truth and leave nothing behind?"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from examples.demo.services import Service, ServiceFailed
+from tests.servers import ROOT, free_port, wait_until
+
+FRAMEWORKS = ["FastAPI", "Flask"]
+MISREAD = {"blood_pressure", "glucose"}
+LONGEST = 120  # seconds
+
+
+def start(folder, *options):
+    """Start the demo so that it and its children can be told from everybody else's."""
+    mark = uuid.uuid4().hex
+    demo = subprocess.Popen(
+        [sys.executable, "-m", "examples.demo", "--folder", folder, *options],
+        cwd=ROOT,
+        env={**os.environ, "TEST_MARK": mark},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    return demo, mark
+
+
+def left_over(mark):
+    """List the processes that carry the mark."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"TEST_MARK={mark}" in (process / "environ").read_text(errors="replace").split("\0"):
+                found.append((process / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue
+    return found
+
+
+def is_complete(commands):
+    """Say whether both servers have their companions."""
+    return sum("mlguard.runtime.companion" in command for command in commands) == 2
+
+
+def end(demo):
+    """Stop it where a test failed; it stops what it started."""
+    if demo.poll() is None:
+        demo.terminate()
+        demo.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    began = time.monotonic()
+    demo, mark = start(folder, "--seed", "0")
+    try:
+        screen, _ = demo.communicate(timeout=2 * LONGEST)
+    finally:
+        end(demo)
+    print(screen)
+    for log in folder.glob("*.log"):
+        print(log.name, log.read_text(), sep="\n")
+    return demo.returncode, screen, time.monotonic() - began, folder, mark
+
+
+@pytest.fixture(scope="module")
+def summary(played):
+    return json.loads((played[3] / "summary.json").read_text())["frameworks"]
+
+
+def test_ends_well_and_in_time(played):
+    """The whole play takes less than two minutes."""
+    code, _, seconds, *_ = played
+
+    assert code == 0
+    assert seconds < LONGEST
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc to look around")
+def test_leaves_no_process(played):
+    """Servers, workers and companions are gone."""
+    assert left_over(played[4]) == []
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+class TestBoth:
+    def test_answers_the_well_behaved(self, summary, framework):
+        """Whoever keeps to the rules is never refused."""
+        clients = summary[framework]["clients"]
+        names = [name for name in clients if name.startswith(("clinic", "ward"))]
+
+        assert len(names) == 7
+        assert [clients[name]["refused"] for name in names] == [{}] * 7
+
+    @pytest.mark.parametrize(
+        ("client", "code"),
+        [("passer-by", "401 token_missing"), ("former employee", "401 token_expired")],
+    )
+    def test_answers_no_stranger(self, summary, framework, client, code):
+        """Without a valid token there is one answer, and it says why."""
+        got = summary[framework]["clients"][client]
+
+        assert got["answered"] == 0
+        assert list(got["refused"]) == [code]
+
+    @pytest.mark.parametrize(
+        ("client", "codes"),
+        [
+            ("dashboard", {"429 rate_exceeded"}),
+            ("nightly job", {"422 batch_exceeds_quota", "429 quota_exceeded"}),
+            ("copycat", {"429 quota_exceeded"}),
+        ],
+    )
+    def test_holds_the_quotas(self, summary, framework, client, codes):
+        """Each way to ask too much has its own code."""
+        got = summary[framework]["clients"][client]
+
+        assert set(got["refused"]) == codes
+        assert got["rows"] <= 400
+
+    def test_names_what_drifted(self, summary, framework):
+        """Both misread features are found, and not everything is called drift."""
+        drifted = set(summary[framework]["drifted_after"])
+
+        assert drifted >= MISREAD
+        assert len(drifted - MISREAD) <= 1
+
+    def test_traces_requests(self, summary, framework):
+        """A trace has the server's span and below it the inference's."""
+        assert summary[framework]["trace"] == {
+            "POST /predict": None,
+            "inference diabetes": "POST /predict",
+        }
+
+    def test_measures(self, summary, framework):
+        """Quantiles rise, and are those of real requests."""
+        p50, p95, p99 = summary[framework]["latency_seconds"]["whole request"].values()
+
+        assert 0 < p50 <= p95 <= p99 < 10
+
+
+def test_both_frameworks_decide_alike(summary):
+    """The same clients get the same answers of either framework."""
+    fastapi, flask = (
+        {name: set(client["refused"]) for name, client in summary[f]["clients"].items()}
+        for f in FRAMEWORKS
+    )
+
+    assert fastapi == flask
+
+
+def test_the_quota_keeps_the_copy_worse(played):
+    """The copy that the quota stopped agrees less with the model than the one it did not."""
+    facts = json.loads((played[3] / "summary.json").read_text())
+    stopped = facts["frameworks"]["FastAPI"]["copy"]["agreement"]
+
+    assert facts["copy_without_asking"] < stopped < facts["copy_without_quota"]
+
+
+def test_the_screen_says_it_all(played):
+    """A reader of the log finds each answer without a terminal."""
+    screen = played[1]
+
+    assert "\x1b" not in screen
+    for words in ("5x 401 token_missing", "token_expired", "rate_exceeded", "quota_exceeded"):
+        assert words in screen
+    for feature in MISREAD:
+        assert re.search(rf"{feature} .* drifted", screen)
+    assert "└── inference diabetes" in screen
+    assert "no process is left" in screen
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc to look around")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "kill"])
+def test_interrupted_it_leaves_no_process(tmp_path, number):
+    """Whoever ends the demo early gets the computer back as it was."""
+    demo, mark = start(tmp_path)
+    try:
+        wait_until(lambda: is_complete(left_over(mark)), "all processes run", within=60)
+        demo.send_signal(number)
+        screen, _ = demo.communicate(timeout=60)
+    finally:
+        end(demo)
+
+    assert demo.returncode == 130
+    assert "everything is stopped" in screen
+    assert left_over(mark) == []
+
+
+def test_a_service_that_does_not_start_shows_its_log(tmp_path):
+    """The reason stands on the screen, not in a file somewhere."""
+    program = "print('as broken as can be'); raise SystemExit(3)"
+    command = [sys.executable, "-c", program]
+    service = Service("broken", "Flask", command, {}, free_port(), tmp_path / "log")
+
+    service.start()
+    with pytest.raises(ServiceFailed, match=r"code 3(.|\n)*as broken as can be"):
+        service.wait_until_ready()
+    service.stop()
