@@ -25,8 +25,8 @@ check: $(INSTALLED)
 	$(PY) -m mypy
 	.venv/bin/lint-imports
 	$(PY) -m deptry .
-	cd integrations/fastapi && ../../$(PY) -m deptry . --known-first-party mlguard_fastapi
-	cd integrations/flask && ../../$(PY) -m deptry . --known-first-party mlguard_flask
+	cd integrations/fastapi && ../../$(PY) -m deptry .
+	cd integrations/flask && ../../$(PY) -m deptry .
 
 bench: $(INSTALLED)
 	$(PY) -m benchmarks $(ARGS)

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+from jose import jwk, jwt
 
 from mlguard.messages import Inference
 from mlguard.testing import Rehearsal
 from tests.adapters import test_fastapi, test_flask
 from tests.apps import fastapi_twin, flask_twin
-from tests.contract.client import SECRET, SETTINGS, Client
+from tests.contract import test_fastapi as over_asgi
+from tests.contract import test_flask as over_wsgi
+from tests.contract.client import SECRET, SETTINGS, Client, token
 
 HOST = [
     ("Host", "api.example.com:8443"),
@@ -32,14 +44,11 @@ BEYOND = {"client.port"}
 
 @pytest.fixture
 def twins(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Client, Rehearsal]]:
-    from tests.contract.test_fastapi import InProcess as ASGI
-    from tests.contract.test_flask import InProcess as WSGI
-
     monkeypatch.setenv("TWIN_SECRET", SECRET)
     fastapi_app, flask_app = fastapi_twin.guarded(SETTINGS), flask_twin.guarded(SETTINGS)
     return [
-        (ASGI(fastapi_app), Rehearsal(fastapi_app.state.mlguard)),
-        (WSGI(flask_app), Rehearsal(flask_app.extensions["mlguard"])),
+        (over_asgi.InProcess(fastapi_app), Rehearsal(fastapi_app.state.mlguard)),
+        (over_wsgi.InProcess(flask_app), Rehearsal(flask_app.extensions["mlguard"])),
     ]
 
 
@@ -65,6 +74,37 @@ def _stable(attributes: dict[str, Any]) -> dict[str, Any]:
     for name in ("client.address", "enduser.pseudo.id"):
         values.update({name: "…"} if name in values else {})
     return values
+
+
+@pytest.mark.parametrize("framework", ["FastAPI", "Flask"])
+def test_public_keys_verify_tokens(
+    framework: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RS256 with a key set file: the issuer's token is good, an HMAC with the public key is not."""
+    monkeypatch.setenv("MLGUARD_SERVICE__COMPANION", "false")
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    entry = {"kid": "2026", "use": "sig", "alg": "RS256"} | jwk.construct(public, "RS256").to_dict()
+    (tmp_path / "keys.json").write_text(json.dumps({"keys": [entry]}))
+    auth = {**SETTINGS["auth"], "algorithms": ["RS256"], "jwks_file": str(tmp_path / "keys.json")}
+    del auth["secret_env"]
+    settings = {**SETTINGS, "auth": auth, "tracing": {"endpoint": "console"}}
+    client: Client = (
+        over_asgi.InProcess(fastapi_twin.guarded(settings))
+        if framework == "FastAPI"
+        else over_wsgi.InProcess(flask_twin.guarded(settings))
+    )
+    claims = jwt.get_unverified_claims(token("rsa"))
+    good = jwt.encode(claims, pem, "RS256", headers={"kid": "2026"})
+    other = jwt.encode(claims, pem, "RS256", headers={"kid": "2025"})
+    answers = [
+        client.ask("GET", "/me", headers=[("Authorization", f"Bearer {t}")])
+        for t in (good, other, token("rsa"))
+    ]
+
+    assert [a.status for a in answers] == [200, 401, 401]
+    assert answers[0].json == {"subject": "rsa"}
 
 
 @pytest.mark.parametrize("module", [test_fastapi, test_flask], ids=["FastAPI", "Flask"])

@@ -84,6 +84,7 @@ class OverSockets:
 
     def __init__(self, url: str) -> None:
         self._netloc = urlsplit(url).netloc
+        self.address = (urlsplit(url).hostname, urlsplit(url).port)
 
     def ask(
         self,

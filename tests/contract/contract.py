@@ -5,12 +5,23 @@ from __future__ import annotations
 import gzip
 import hashlib
 import re
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from tests.contract.client import Answer, Client, bearer, metric, post, samples, token
+from tests.contract.client import (
+    Answer,
+    Client,
+    OverSockets,
+    bearer,
+    metric,
+    post,
+    samples,
+    token,
+)
+from tests.servers import wait_until
 
 ROW = [1.0, 2.0]
 JSON = ("Content-Type", "application/json")
@@ -272,6 +283,18 @@ class Contract:
 
         assert (answer.status, answer.code) == (413, "body_too_large")
         assert answer.json["limit"] == 1 << 20
+
+    def test_bodies_cut_off_half_way(self, client: Client) -> None:
+        """A client that leaves within its body costs nothing and leaves nothing behind."""
+        if not isinstance(client, OverSockets):
+            pytest.skip("only a socket can be closed half way")
+        headers = f"Authorization: Bearer {token('cut off')}\r\nContent-Length: 1000\r\n"
+        for _ in range(5):
+            with socket.create_connection(client.address, timeout=10) as sent:
+                sent.sendall(f"POST /predict HTTP/1.1\r\nHost: x\r\n{headers}\r\n[[".encode())
+        wait_until(lambda: metric(client, "http_server_active_requests") == 0, "all have ended")
+
+        assert post(client, "/predict", [ROW] * 100, "cut off").status == 200
 
     def test_nan_is_a_number(self, client: Client) -> None:
         """NaN, which Python's JSON accepts, is counted as a row and never a 500 of ours."""
