@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-LONGEST_STRING = 64  # characters of a category kept
+from mlguard.reference import MAX_CATEGORY_LENGTH
+
 _PROTOCOLS = {"v1": ("instances", "predictions"), "v2": ("inputs", "outputs")}
 
 
@@ -59,7 +60,7 @@ class Layout:
         """Find the rows of a parsed request; None where it holds none: the handler's business."""
         value = _at(body, self._inputs)
         if self._tensors:
-            return _tensor_rows(value)
+            return _tensor_rows(value, len(self.features))
         return self.table(value)
 
     def predictions(self, answer: Any) -> int | None:
@@ -74,23 +75,26 @@ class Layout:
         """See rows in a list of rows, one row, or a mapping of columns."""
         if isinstance(value, list):
             return [value] if self._is_row(value) else value
-        if isinstance(value, dict) and value:
-            columns = list(value.values())
-            if all(isinstance(c, list) for c in columns):
-                return _Columns([value.get(f) for f in self.features] if self.features else columns)
+        if not isinstance(value, dict) or not value:
+            return None
+        # One list among the values makes columns of them: what may be many rows is not one.
+        longest = max((len(v) for v in value.values() if isinstance(v, list)), default=None)
+        if longest is None:
             return [value]
-        return None
+        columns = [value.get(f) for f in self.features] if self.features else list(value.values())
+        return _Columns([c if isinstance(c, list) else None for c in columns], longest)
 
     def _is_row(self, value: list[Any]) -> bool:
-        return (
-            len(self.features) > 1
-            and len(value) == len(self.features)
-            and not isinstance(value[0], list | dict)
-        )
+        known = len(self.features)
+        return known > 1 and len(value) == known and not any(isinstance(v, _NESTED) for v in value)
 
     def row(self, rows: Any, index: int) -> list[Any] | None:
         """Read one row as plain values in the features' order; None where its shape is wrong."""
-        row = rows.iloc[index] if hasattr(rows, "iloc") else rows[index]
+        if hasattr(rows, "iloc"):  # a DataFrame, whose columns may be in another order
+            row = rows.iloc[index].to_dict()
+            row = row if set(self.features) <= set(row) else list(row.values())
+        else:
+            row = rows[index]
         if hasattr(row, "tolist"):
             row = row.tolist()
         if isinstance(row, Mapping):
@@ -104,14 +108,17 @@ class Layout:
 
 
 _JUNK = object()
+_NESTED = (list, dict)
 
 
 def _plain(value: Any) -> Any:
+    if hasattr(value, "item") and not getattr(value, "ndim", 0):
+        value = value.item()  # a NumPy scalar
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, str):
-        return value[:LONGEST_STRING]
-    return _JUNK
+        return value[:MAX_CATEGORY_LENGTH]
+    return None if type(value).__name__ in ("NAType", "NaTType") else _JUNK
 
 
 def _at(value: Any, keys: Sequence[str] | None) -> Any:
@@ -130,40 +137,52 @@ class _Columns:
 
     Attributes:
         columns: One sequence a feature, None where a feature is not given.
+        rows: How many rows the longest column has.
     """
 
     columns: Sequence[Any]
+    rows: int
 
     def __len__(self) -> int:
-        return max((len(c) for c in self.columns if c is not None), default=0)
+        return self.rows
 
     def __getitem__(self, index: int) -> list[Any]:
         return [c[index] if c is not None and index < len(c) else None for c in self.columns]
 
 
-def _tensor_rows(value: Any) -> Rows | None:
-    """See rows in tensors of the Open Inference Protocol: one matrix, or a column a tensor."""
+def _tensor_rows(value: Any, features: int = 0) -> Rows | None:
+    """See rows in tensors of the Open Inference Protocol: one matrix, or a column a tensor.
+
+    Shapes may lie: the largest reading counts.
+    """
     if not isinstance(value, list) or not value:
         return None
     tensors = [_tensor(t) for t in value]
-    if any(t is None for t in tensors):
+    if len(tensors) == 1 and tensors[0] is not None:
+        matrix = tensors[0]
+        width = matrix.width if matrix.width == features or not features else features
+        return _Matrix(matrix.data, width, max(matrix.rows, -(-len(matrix.data) // width)))
+    known = [t for t in tensors if t is not None]
+    if len(known) < len(tensors):
         return None
-    return tensors[0] if len(tensors) == 1 else _Columns([_Flat(t) for t in tensors])
+    return _Columns([_Flat(t) for t in known], max(len(t) for t in known))
 
 
-def _tensor(value: Any) -> Rows | None:
+def _tensor(value: Any) -> _Matrix | None:
     if not isinstance(value, dict) or not isinstance(value.get("data"), list):
         return None
     data, shape = value["data"], value.get("shape")
     if not isinstance(shape, list) or not shape or not all(type(n) is int and n > 0 for n in shape):
         return None
-    if data and isinstance(data[0], list):
-        rows: Rows = data
-        return rows
+    nested = [v for v in data if isinstance(v, list)]
+    if nested:
+        return _Matrix(
+            [v for row in nested for v in row], len(nested[0]) or 1, max(shape[0], len(data))
+        )
     width = 1
     for n in shape[1:]:
         width *= n
-    return _Matrix(data, width)
+    return _Matrix(data, width, max(shape[0], -(-len(data) // width)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,13 +192,15 @@ class _Matrix:
     Attributes:
         data: All values.
         width: Values in a row.
+        rows: How many rows it may be.
     """
 
     data: list[Any]
     width: int
+    rows: int
 
     def __len__(self) -> int:
-        return -(-len(self.data) // self.width)
+        return self.rows
 
     def __getitem__(self, index: int) -> list[Any]:
         return self.data[index * self.width : (index + 1) * self.width]
@@ -193,11 +214,11 @@ class _Flat:
         rows: Its rows, of one value each.
     """
 
-    rows: Any
+    rows: _Matrix
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Any:
         row = self.rows[index]
-        return row[0] if isinstance(row, list) and len(row) == 1 else row
+        return row[0] if len(row) == 1 else row

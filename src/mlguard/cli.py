@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from mlguard import __version__
-from mlguard.errors import InvalidSettings, MLGuardError
+from mlguard.errors import InvalidSettings, MissingExtra, MLGuardError
+from mlguard.runtime.front import Front
+from mlguard.runtime.service import Service
 from mlguard.settings import Settings, load
 
 
@@ -50,7 +52,7 @@ def _add_token(commands: Any) -> None:
     mint.add_argument("--subject", default="alice", help="default: %(default)s")
     mint.add_argument("--tenant", help="the value of the tenant claim")
     mint.add_argument("--scope", help="words; default: all that the settings demand")
-    mint.add_argument("--minutes", type=float, default=60, help="default: %(default)s")
+    mint.add_argument("--minutes", type=_minutes, default=60, help="default: %(default)s")
     mint.set_defaults(run=_mint)
 
 
@@ -67,9 +69,16 @@ def _add_reference(commands: Any) -> None:
     build.set_defaults(run=_build)
 
 
+def _minutes(text: str) -> float:
+    minutes = float(text)
+    if not -1e9 < minutes < 1e9:
+        raise ValueError
+    return minutes
+
+
 def _check(options: argparse.Namespace) -> None:
     if Path(options.target).suffix == ".toml" or ":" not in options.target:
-        settings = load(options.target)
+        settings = Service(options.target).settings  # which starts nothing
     else:
         guard = _guard_of(options.target)
         guard.check()
@@ -79,18 +88,21 @@ def _check(options: argparse.Namespace) -> None:
         print(f"  {line}")
 
 
-def _guard_of(target: str) -> Any:
+def _guard_of(target: str) -> Front[Any]:
     """Import an app and find its guard: in `app.extensions` or `app.state`."""
     module_name, _, attribute = target.partition(":")
     sys.path.insert(0, str(Path.cwd()))
     try:
         app = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise InvalidSettings(f"cannot be imported: {error}", source=target) from error
     extensions = getattr(app, "extensions", None)
-    held = extensions if isinstance(extensions, Mapping) else vars(getattr(app, "state", app))
-    guard = held.get("mlguard") or held.get("_state", {}).get("mlguard")
-    if guard is None:
+    guard = (
+        extensions.get("mlguard")
+        if isinstance(extensions, Mapping)
+        else getattr(getattr(app, "state", None), "mlguard", None)
+    )
+    if not isinstance(guard, Front):
         raise InvalidSettings("is not guarded: call MLGuard(app, ...)", source=target)
     return guard
 
@@ -119,7 +131,7 @@ def _mint(options: argparse.Namespace) -> None:
 
     settings = load(options.settings)
     auth = settings.auth
-    if auth is None or settings.secret is None:
+    if auth is None or not settings.secret:
         problem = (
             "mint needs [auth] with `secret_env` or `secret_file`: only the issuer has private keys"
         )
@@ -144,7 +156,10 @@ def _build(options: argparse.Namespace) -> None:
     reference = Reference.build(
         _table(options.data, options.columns), categorical=options.categorical
     )
-    reference.save(options.output)
+    try:
+        reference.save(options.output)
+    except OSError as error:
+        raise InvalidSettings(f"cannot be written: {error}", source=str(options.output)) from error
     print(f"{options.output}: {reference.rows} rows of {', '.join(reference.features)}")
 
 
@@ -152,7 +167,7 @@ def _table(path: Path, columns: list[str] | None) -> Any:
     try:
         import pandas as pd
     except ImportError as error:
-        raise InvalidSettings("needs pandas: run `pip install 'mlguard-core[drift]'`") from error
+        raise MissingExtra("needs pandas: run `pip install 'mlguard-core[drift]'`") from error
     try:
         table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
         return table if columns is None else table[columns]

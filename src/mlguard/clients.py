@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
+_MAPPED = 96  # bits before an IPv4 address in an IPv6 one (RFC 4291 section 2.5.5.2)
+
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
 
@@ -17,7 +19,7 @@ class Proxies:
     """
 
     def __init__(self, trusted: Sequence[Network] = ()) -> None:
-        self._trusted = tuple(trusted)
+        self._trusted = tuple(_unmapped(network) for network in trusted)
 
     def trusts(self, address: str) -> bool:
         """Say whether this address belongs to a trusted proxy."""
@@ -50,6 +52,14 @@ def _parse(text: str) -> Address | None:
         return None
     mapped = getattr(address, "ipv4_mapped", None)
     return mapped or address
+
+
+def _unmapped(network: Network) -> Network:
+    """Spell a network of IPv4-mapped addresses as the IPv4 network that it is."""
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    if mapped is None or network.prefixlen < _MAPPED:
+        return network
+    return ip_network((mapped, network.prefixlen - _MAPPED))
 
 
 def _name(address: Address | None) -> str:

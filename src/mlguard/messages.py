@@ -59,17 +59,6 @@ class Principal:
 
 
 @dataclass(frozen=True, slots=True)
-class Allow:
-    """The request goes on.
-
-    Attributes:
-        headers: What the answer says of the quota.
-    """
-
-    headers: Headers = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Deny:
     """The request ends here; both frameworks send exactly this.
 

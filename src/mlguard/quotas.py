@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mlguard import refusals
-from mlguard.messages import Allow, Deny, Headers
+from mlguard.messages import Deny, Headers
 from mlguard.settings import Quotas, Rate
 
 
@@ -49,7 +49,10 @@ class Reading:
 
 
 class _Counter:
-    """A sliding-window counter, as in `limits`: the bucket before weighs less and less."""
+    """A sliding-window counter, as in `limits`: the bucket before weighs less and less.
+
+    Time never runs backwards here: a bucket that has begun stays the current one.
+    """
 
     __slots__ = ("bucket", "current", "previous")
 
@@ -58,42 +61,38 @@ class _Counter:
         self.current = 0
         self.previous = 0
 
-    def turn(self, bucket: int) -> None:
-        if bucket != self.bucket:
+    def elapsed(self, rate: Rate, now: float) -> float:
+        """Turn to the bucket of this moment and tell how many seconds of it have passed."""
+        bucket = int(now // rate.seconds)
+        if bucket > self.bucket:
             self.previous = self.current if bucket == self.bucket + 1 else 0
             self.current = 0
             self.bucket = bucket
+        return now % rate.seconds if bucket == self.bucket else 0.0
 
     def used(self, rate: Rate, now: float) -> float:
-        self.turn(int(now // rate.seconds))
-        return self.previous * (1 - now % rate.seconds / rate.seconds) + self.current
+        elapsed = self.elapsed(rate, now)
+        return self.previous * (1 - elapsed / rate.seconds) + self.current
 
     def wait(self, rate: Rate, cost: int, now: float) -> float:
         """Compute when it admits a cost that fits at all: once old buckets weigh little enough."""
         if self.used(rate, now) + cost <= rate.limit:
             return 0.0
-        elapsed, room = now % rate.seconds, rate.limit - cost
+        elapsed, room = self.elapsed(rate, now), rate.limit - cost
         if self.current <= room:
             return rate.seconds * (1 - (room - self.current) / self.previous) - elapsed
         return rate.seconds - elapsed + rate.seconds * (1 - room / self.current)
 
     def settle(self, rate: Rate, extra: int, since: float, now: float) -> None:
         """Add debt, at most a whole window of it, or give back where it was charged."""
-        self.turn(int(now // rate.seconds))
+        self.elapsed(rate, now)
         age = self.bucket - int(since // rate.seconds)
         if extra > 0:
             self.current = max(self.current, min(self.current + extra, 2 * rate.limit))
-        elif age == 0:
+        elif age <= 0:
             self.current = max(0, self.current + extra)
         elif age == 1:
             self.previous = max(0, self.previous + extra)
-
-    def _wait(self, rate: Rate, cost: int, elapsed: float) -> float:
-        """Compute when old buckets weigh little enough, for a cost that fits at all."""
-        room = rate.limit - cost
-        if self.current <= room:
-            return rate.seconds * (1 - (room - self.current) / self.previous) - elapsed
-        return rate.seconds - elapsed + rate.seconds * (1 - room / self.current)
 
 
 class MemoryLedger:
@@ -114,7 +113,7 @@ class MemoryLedger:
 
         Args:
             charges: Each of another counter.
-            now: Seconds since 1970.
+            now: Seconds of a clock that runs forward.
 
         Returns:
             A reading per window; the debit was refused where one of them has to wait.
@@ -135,7 +134,7 @@ class MemoryLedger:
                     unit=charge.unit,
                     rate=rate,
                     remaining=max(0, math.floor(rate.limit - counter.used(rate, now))),
-                    reset=rate.seconds - now % rate.seconds,
+                    reset=rate.seconds - counter.elapsed(rate, now),
                     wait=wait,
                 )
                 for (charge, rate, counter), wait in zip(windows, waits, strict=True)
@@ -147,10 +146,11 @@ class MemoryLedger:
         Args:
             charge: As it was admitted.
             cost: Units it turned out to cost; 0 refunds it.
-            since: When it was admitted, seconds since 1970.
-            now: Seconds since 1970.
+            since: When it was admitted, in seconds of the same clock.
+            now: Seconds of that clock.
         """
         with self._lock:
+            self._age([charge], now)
             for counter, rate in zip(self._counters(charge), charge.rates, strict=True):
                 counter.settle(rate, cost - charge.cost, since, now)
 
@@ -169,6 +169,40 @@ class MemoryLedger:
             self._born = now
 
 
+class Debit:
+    """What an admitted call was charged, until the answer tells what it costs.
+
+    Attributes:
+        left: What is left of each window, by the window's name.
+    """
+
+    __slots__ = ("_at", "_charges", "_ledger", "left")
+
+    def __init__(
+        self, ledger: MemoryLedger, charges: Sequence[Charge], at: float, left: Mapping[str, str]
+    ) -> None:
+        self._ledger = ledger
+        self._charges = charges
+        self._at = at
+        self.left = left
+
+    @property
+    def rows(self) -> int:
+        """The rows it was charged."""
+        return sum(c.cost for c in self._charges if c.unit == "rows")
+
+    def settle(self, rows: int, now: float) -> None:
+        """Make its rows cost what they turned out to be; 0 refunds them."""
+        for charge in self._charges:
+            if charge.unit == "rows" and charge.cost != rows:
+                self._ledger.settle(charge, rows, self._at, now)
+
+    def cancel(self, now: float) -> None:
+        """Give everything back: the call was refused after all."""
+        for charge in self._charges:
+            self._ledger.settle(charge, 0, self._at, now)
+
+
 class Quota:
     """Decide whether a principal may go on, and say in headers what is left.
 
@@ -181,23 +215,48 @@ class Quota:
         self._settings = settings
         self._ledger = ledger
         self._largest = min((r.limit for r in settings.rows), default=None)
-        policies = [("requests", r) for r in settings.requests] + [
-            ("rows", r) for r in settings.rows
-        ]
-        self._policy = _policies(policies)
-        self._requests_policy = _policies(policies[: len(settings.requests)])
+        windows = [("requests", r) for r in settings.requests]
+        windows += [("rows", r) for r in settings.rows]
+        self._policies = {
+            _name(u, r): f'"{_name(u, r)}";q={r.limit};w={r.seconds}' for u, r in windows
+        }
 
-    def charges(
-        self, principal: tuple[str, str, str], model: str | None, rows: int, *, request: bool = True
-    ) -> list[Charge]:
-        """List what a call costs.
+    def admit(
+        self,
+        principal: tuple[str, str, str],
+        model: str | None,
+        rows: int,
+        now: float,
+        *,
+        request: bool = True,
+    ) -> Debit | Deny:
+        """Charge everything that a call touches, or refuse it and charge nothing.
 
         Args:
             principal: The principal's key.
             model: The model asked, None where none is.
             rows: Predicted rows asked.
+            now: Seconds of a clock that runs forward.
             request: Whether the request itself counts too.
         """
+        if rows < 0:
+            raise ValueError(f"{rows} rows: must not be below zero")
+        if model is not None and self._largest is not None and rows > self._largest:
+            return refusals.batch_exceeds_quota(self._largest)
+        charges = self._charges(principal, model, rows, request=request)
+        if not charges:
+            return Debit(self._ledger, (), now, {})
+        readings = self._ledger.debit(charges, now)
+        left = {_name(r.unit, r.rate): f"r={r.remaining};t={math.ceil(r.reset)}" for r in readings}
+        wait, unit = max((r.wait, r.unit) for r in readings)
+        if wait == 0:
+            return Debit(self._ledger, charges, now, left)
+        refusal = refusals.quota_exceeded if unit == "rows" else refusals.rate_exceeded
+        return refusal(max(1, math.ceil(wait)), self.headers(left))
+
+    def _charges(
+        self, principal: tuple[str, str, str], model: str | None, rows: int, *, request: bool
+    ) -> list[Charge]:
         charges = []
         if request and self._settings.requests:
             charges.append(Charge(principal, "requests", self._settings.requests, 1))
@@ -205,38 +264,16 @@ class Quota:
             charges.append(Charge((principal, model), "rows", self._settings.rows, rows))
         return charges
 
-    def admit(self, charges: Sequence[Charge], now: float) -> Allow | Deny:
-        """Debit every charge, or refuse and debit none."""
-        if not charges:
-            return Allow()
-        for charge in charges:
-            if charge.unit == "rows" and self._largest is not None and charge.cost > self._largest:
-                return refusals.batch_exceeds_quota(self._largest)
-        readings = self._ledger.debit(charges, now)
-        headers = self._headers(readings)
-        wait, unit = max((r.wait, r.unit) for r in readings)
-        if wait == 0:
-            return Allow(headers)
-        refusal = refusals.quota_exceeded if unit == "rows" else refusals.rate_exceeded
-        return refusal(max(1, math.ceil(wait)), headers)
-
-    def settle(self, charges: Sequence[Charge], rows: int, since: float, now: float) -> None:
-        """Make the rows of an admitted call cost what they turned out to be; 0 refunds them."""
-        for charge in charges:
-            if charge.unit == "rows" and charge.cost != rows:
-                self._ledger.settle(charge, rows, since, now)
-
-    def _headers(self, readings: Sequence[Reading]) -> Headers:
+    def headers(self, left: Mapping[str, str]) -> Headers:
         """Write draft-ietf-httpapi-ratelimit-headers: what the policy is and what is left of it."""
-        left = ", ".join(
-            f'"{r.unit}-{r.rate.seconds}";r={r.remaining};t={math.ceil(r.reset)}' for r in readings
-        )
-        rows = any(r.unit == "rows" for r in readings)
+        if not left:
+            return ()
+        policy = ", ".join(self._policies[name] for name in left)
         return (
-            ("RateLimit-Policy", self._policy if rows else self._requests_policy),
-            ("RateLimit", left),
+            ("RateLimit-Policy", policy),
+            ("RateLimit", ", ".join(f'"{name}";{rest}' for name, rest in left.items())),
         )
 
 
-def _policies(policies: Sequence[tuple[str, Rate]]) -> str:
-    return ", ".join(f'"{unit}-{r.seconds}";q={r.limit};w={r.seconds}' for unit, r in policies)
+def _name(unit: str, rate: Rate) -> str:
+    return f"{unit}-{rate.seconds}"

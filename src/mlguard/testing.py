@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from jose import jwt
 from opentelemetry.sdk.trace import ReadableSpan
@@ -14,13 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from mlguard.auth import KeySet
 from mlguard.errors import InvalidSettings
-from mlguard.runtime.service import Service
-
-
-class Guarded(Protocol):
-    """What both adapters' MLGuard has."""
-
-    service: Service
+from mlguard.runtime.front import Front
 
 
 class Rehearsal:
@@ -37,7 +31,7 @@ class Rehearsal:
         client.post("/predict", json=..., headers=rehearsal.headers(subject="alice"))
     """
 
-    def __init__(self, guard: Guarded) -> None:
+    def __init__(self, guard: Front[Any]) -> None:
         self._service = guard.service
         self._secret = secrets.token_bytes(32)
         self._exporter = InMemorySpanExporter()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Sequence
-from contextvars import ContextVar
-from typing import TextIO
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar, Token
+from typing import Any, TextIO
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -17,10 +18,30 @@ from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import Link, Span, SpanKind, TraceState
 from opentelemetry.util.types import Attributes
 
+from mlguard.clients import Proxies
 from mlguard.settings import Settings, Tracing
 
 PEER_TRUSTED: ContextVar[bool] = ContextVar("mlguard_peer_trusted", default=False)
 """Whether the connection of the request being opened comes from a trusted proxy."""
+
+
+@contextmanager
+def peer(proxies: Proxies, address: str) -> Iterator[None]:
+    """Say, while a request is opened, whether its peer's sampled flag counts."""
+    token = PEER_TRUSTED.set(proxies.trusts(address))
+    try:
+        yield
+    finally:
+        reset(token)
+
+
+def reset(token: Token[Any]) -> None:
+    """Undo the setting of a context variable, unless another context did it.
+
+    A streamed answer may be closed in another context than it was begun in.
+    """
+    with suppress(ValueError):
+        token.var.reset(token)
 
 
 class PeerSampler(Sampler):
@@ -88,6 +109,28 @@ def exporting(tracing: Tracing, on_result: Callable[[bool], None]) -> SpanProces
     return BatchSpanProcessor(_Watched(exporter, on_result), schedule_delay_millis=1000)
 
 
+class Relay(SpanProcessor):
+    """Stands in a provider for good, while what exports comes with a start and goes with a stop."""
+
+    def __init__(self) -> None:
+        self._processor: SpanProcessor | None = None
+
+    def begin(self, processor: SpanProcessor) -> None:
+        """Pass spans on from now on."""
+        self._processor = processor
+
+    def end(self) -> None:
+        """Send what is still held, and drop spans from now on."""
+        processor, self._processor = self._processor, None
+        if processor is not None:
+            processor.shutdown()
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Pass an ended span on."""
+        if self._processor is not None:
+            self._processor.on_end(span)
+
+
 class _Watched(SpanExporter):
     def __init__(self, exporter: SpanExporter, on_result: Callable[[bool], None]) -> None:
         self._exporter = exporter
@@ -115,7 +158,7 @@ class TreePrinter(SpanProcessor):
         out: Where to; default: standard error at that moment.
     """
 
-    _MOST = 1000  # traces begun and not ended
+    _MOST = 1000  # traces begun and not ended, and spans of one trace
 
     def __init__(self, out: TextIO | None = None) -> None:
         self._out = out
@@ -127,9 +170,11 @@ class TreePrinter(SpanProcessor):
         if context is None:
             return
         spans = self._traces.setdefault(context.trace_id, [])
-        spans.append(span)
+        if len(spans) < self._MOST:
+            spans.append(span)
         if span.parent is None or span.parent.is_remote:
             self._traces.pop(context.trace_id)
+            spans = spans if span in spans else [*spans, span]
             print("\n".join(tree(spans)), file=self._out or sys.stderr, flush=True)
         elif len(self._traces) > self._MOST:
             self._traces.pop(next(iter(self._traces)))
@@ -163,5 +208,6 @@ def trace_id(span: Span) -> str | None:
 
 
 def redacted(query: str) -> str:
-    """Keep the names of a query's parameters and none of their values."""
-    return "&".join(f"{part.partition('=')[0]}=REDACTED" for part in query.split("&") if part)
+    """Keep the names of a query's parameters, of a bounded length, and none of their values."""
+    parts = (part.partition("=") for part in query.split("&") if part)
+    return "&".join(f"{name}=REDACTED" if equals else "REDACTED" for name, equals, _ in parts)[:256]

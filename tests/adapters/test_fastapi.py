@@ -24,20 +24,7 @@ from starlette.websockets import WebSocketDisconnect
 from mlguard.errors import InvalidSettings
 from mlguard.testing import Rehearsal
 from mlguard_fastapi import MLGuard
-from tests.contract.client import SETTINGS
-
-ROWS = {"instances": [[1.0, 2.0]] * 3}
-
-
-@pytest.fixture(autouse=True)
-def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TWIN_SECRET", "x" * 32)
-
-
-def settings(route: str | None = "/predict", **tables: Any) -> dict[str, Any]:
-    model: dict[str, Any] = {"name": "sum", "inputs": "instances", "outputs": "predictions"}
-    model |= {"route": route} if route else {}
-    return {**SETTINGS, "models": [model], **tables}
+from tests.adapters.common import ROWS, settings
 
 
 def predict(body: dict[str, Any]) -> dict[str, Any]:
@@ -53,8 +40,6 @@ def existing_app() -> FastAPI:
     """An app as people write them: routers in routers, a mounted sub-app, a stream."""
     app, outer, inner = FastAPI(), APIRouter(prefix="/api"), APIRouter(prefix="/v2")
     sub = FastAPI()
-    inner.post("/predict/{variant}")(lambda variant, body: None)
-    inner.routes.clear()
 
     @inner.post("/predict/{variant}")
     def variant_predict(variant: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -21,20 +21,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from mlguard.errors import InvalidSettings
 from mlguard.testing import Rehearsal
 from mlguard_flask import MLGuard
-from tests.contract.client import SETTINGS
-
-ROWS = {"instances": [[1.0, 2.0]] * 3}
-
-
-@pytest.fixture(autouse=True)
-def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TWIN_SECRET", "x" * 32)
-
-
-def settings(route: str | None = "/predict", **tables: Any) -> dict[str, Any]:
-    model: dict[str, Any] = {"name": "sum", "inputs": "instances", "outputs": "predictions"}
-    model |= {"route": route} if route else {}
-    return {**SETTINGS, "models": [model], **tables}
+from tests.adapters.common import ROWS, settings
 
 
 def predict() -> dict[str, Any]:

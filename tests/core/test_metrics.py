@@ -11,7 +11,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as read_classic
 
 from mlguard.metrics import Family, Metrics, expose, merge
-from mlguard.metrics.service import MAX_ERROR_TYPES
+from mlguard.metrics.worker import MAX_ERROR_TYPES
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
 TRACE = "0af7651916cd43dd8448eb211c80319c"

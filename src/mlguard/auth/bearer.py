@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from mlguard import refusals
@@ -94,7 +95,7 @@ class Authenticator:
             subject=subject,
             tenant=tenant,
             scopes=jwt.scopes(claims),
-            claims=claims,
+            claims=MappingProxyType(claims),
             pseudonym=self._pseudonym((issuer, tenant or "", subject)),
         )
 

@@ -44,7 +44,9 @@ def verify_jws(token: str, keys: KeySet) -> bytes:
     if len(segments) != 3:
         raise InvalidToken("not three segments", "token_malformed")
     header_bytes, payload, signature = (_decode(s) for s in segments)
-    header = parse_object(header_bytes[: LONGEST_HEADER + 1], "header")
+    if len(header_bytes) > LONGEST_HEADER:
+        raise InvalidToken("a header longer than 2048 bytes", "token_malformed")
+    header = parse_object(header_bytes, "header")
     algorithm, kid = _checked(header)
     signed = token[: token.rindex(".")].encode()
     for key in keys.candidates(algorithm, kid):

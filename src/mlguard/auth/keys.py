@@ -12,7 +12,6 @@ from jose.constants import ALGORITHMS
 from jose.exceptions import JOSEError
 
 _BITS_OF_RSA = 2048  # RFC 7518 section 3.3: a key of size 2048 bits or larger
-_FAMILY = {"oct": frozenset(ALGORITHMS.HMAC), "RSA": frozenset(ALGORITHMS.RSA_DS)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +62,19 @@ class KeySet:
 
     @classmethod
     def from_secret(cls, secret: bytes, *, algorithms: Sequence[str] = ("HS256",)) -> KeySet:
-        """Hold one HMAC secret."""
+        """Hold one HMAC secret, at least as long as the algorithms' hashes."""
         keys = cls(())
-        keys._keys = tuple(VerifyingKey(a, None, jwk.construct(secret, a)) for a in algorithms)
+        for algorithm in algorithms:
+            if algorithm not in ALGORITHMS.HMAC:
+                raise ValueError(f"{algorithm} takes no secret")
+            # RFC 7518 section 3.2: a key of the same size as the hash output or larger.
+            least = int(algorithm[2:]) // 8
+            if len(secret) < least:
+                raise ValueError(f"{algorithm} needs a secret of at least {least} bytes")
+            try:
+                keys._keys += (VerifyingKey(algorithm, None, jwk.construct(secret, algorithm)),)
+            except JOSEError as error:
+                raise ValueError("is a key file, not a secret") from error
         return keys
 
     def __len__(self) -> int:
@@ -92,7 +101,7 @@ def _keys(
         raise ValueError(f"{name} is a private key: a verifier needs the public one only")
     own = entry.get("alg")
     for algorithm in algorithms if own is None else (own,):
-        if algorithm not in algorithms or algorithm not in _FAMILY[kty]:
+        if algorithm not in algorithms or algorithm not in ALGORITHMS.RSA_DS:
             continue
         try:
             key = jwk.construct(dict(entry), algorithm)

@@ -3,6 +3,6 @@
 from mlguard.guard.exchange import Exchange, Steps
 from mlguard.guard.guard import Guard
 from mlguard.guard.plan import Offer
-from mlguard.guard.run import Run, reset
+from mlguard.guard.run import Run
 
-__all__ = ["Exchange", "Guard", "Offer", "Run", "Steps", "reset"]
+__all__ = ["Exchange", "Guard", "Offer", "Run", "Steps"]

@@ -11,10 +11,10 @@ from opentelemetry.trace import Span
 
 from mlguard import refusals
 from mlguard.bodies import Rows
-from mlguard.guard.run import Run, reset
-from mlguard.messages import Allow, Body, Call, Deny, Headers, Principal, ReadBody
-from mlguard.quotas import Charge
-from mlguard.tracing import redacted, trace_id
+from mlguard.guard.run import Run
+from mlguard.messages import Body, Call, Deny, Headers, Principal, ReadBody
+from mlguard.quotas import Debit
+from mlguard.tracing import redacted, reset, trace_id
 
 if TYPE_CHECKING:
     from mlguard.guard.guard import Guard
@@ -33,7 +33,6 @@ class Exchange:
         deny: The refusal, where there is one.
         decided: Whether `decide` has been asked.
         run: The inference that the settings place on this route, while it lasts.
-        headers: What an admitted answer says of the quota.
         route: The framework's template, "" where nothing matched.
     """
 
@@ -41,11 +40,12 @@ class Exchange:
         "_began",
         "_call",
         "_closed",
+        "_debit",
         "_guard",
+        "_left",
         "_tokens",
         "decided",
         "deny",
-        "headers",
         "principal",
         "route",
         "run",
@@ -60,10 +60,11 @@ class Exchange:
         self._tokens: list[Token[Any]] = []
         self.decided = False
         self.deny: Deny | None = None
-        self.headers: Headers = ()
+        self._left: dict[str, str] = {}
         self.principal: Principal | None = None
         self.route = ""
         self.run: Run | None = None
+        self._debit: Debit | None = None
         self.span: Span = trace.INVALID_SPAN
         guard.metrics.request_started()
 
@@ -101,56 +102,72 @@ class Exchange:
 
     def _decision(self, route: str | None) -> Steps:
         guard = self._guard
-        if route in guard.public:
-            return None
-        who = self._authenticate()
-        if isinstance(who, Deny):
-            return who
-        self.principal = who
         plan = guard.by_route.get(route) if route else None
+        if route not in guard.public:
+            who = self._authenticate()
+            if isinstance(who, Deny):
+                return who
+            self.principal = who
+        elif plan is None:
+            return None
         rows: Rows = ()
         asked = 1
         if plan is not None:
-            limit = guard.settings.service.max_body
-            if (self._call.content_length or 0) > limit:
-                return refusals.body_too_large(limit)
-            body = yield ReadBody(limit)
-            if body.too_large:
-                return refusals.body_too_large(limit)
-            found = plan.layout.rows(body.value)
+            body = yield from self._read()
+            if isinstance(body, Deny):
+                return body
+            found = plan.layout.rows(body)
             if found is not None:
                 rows, asked = found, len(found)
-        charges, verdict = self.charge(plan.name if plan else None, asked)
-        if isinstance(verdict, Deny):
-            return verdict
+        debit = self.charge(plan.name if plan else None, asked)
+        if isinstance(debit, Deny):
+            return debit
+        self._debit = debit
         if plan is not None:
-            self.run = Run(guard, plan, self, rows, charged=charges, asked=asked)
+            self.run = Run(guard, plan, self, rows, asked=asked, debit=debit)
             self.run.begin()
         return None
 
+    def _read(self) -> Generator[ReadBody, Body, Any]:
+        """Read the request's body: the parsed JSON, None where it is none, or a refusal."""
+        limit = self._guard.settings.service.max_body
+        if (self._call.content_length or 0) > limit:
+            return refusals.body_too_large(limit)
+        body = yield ReadBody(limit)
+        return refusals.body_too_large(limit) if body.too_large else body.value
+
     def _authenticate(self) -> Principal | Deny:
         guard = self._guard
-        if guard.authenticator is not None:
-            who = guard.authenticator.authenticate(self._call.authorization, guard.clock())
-            guard.metrics.authenticated(who.code if isinstance(who, Deny) else "ok")
-            return who
+        if guard.authenticator is None:
+            return self._anonymous()
+        who = guard.authenticator.authenticate(self._call.authorization, guard.clock())
+        guard.metrics.authenticated(who.code if isinstance(who, Deny) else "ok")
+        return who
+
+    def _anonymous(self) -> Principal:
+        """Name who pays where nobody is authenticated: the client's network."""
+        guard = self._guard
         client = guard.proxies.client(self._call.peer, self._call.forwarded)
         return Principal("", client, pseudonym=guard.pseudonym(("", "", client)))
 
-    def charge(
-        self, model: str | None, rows: int, *, request: bool = True
-    ) -> tuple[list[Charge], Allow | Deny]:
+    def charge(self, model: str | None, rows: int, *, request: bool = True) -> Debit | Deny | None:
         """Debit what a call costs, all or nothing; keeps the headers for the answer."""
         guard = self._guard
-        if guard.quota is None or self.principal is None:
-            return [], Allow()
-        charges = guard.quota.charges(self.principal.key, model, rows, request=request)
-        verdict = guard.quota.admit(charges, guard.clock())
-        if isinstance(verdict, Deny):
-            guard.metrics.refused(model or "", verdict.code)
-        elif verdict.headers:
-            self.headers = _both(self.headers, verdict.headers)
-        return charges, verdict
+        if guard.quota is None:
+            return None
+        payer = self.principal or self._anonymous()
+        debit = guard.quota.admit(payer.key, model, rows, guard.timer(), request=request)
+        if isinstance(debit, Deny):
+            guard.metrics.refused(model or "", debit.code)
+        else:
+            self._left.update(debit.left)
+        return debit
+
+    @property
+    def headers(self) -> Headers:
+        """What an admitted answer says of the quota."""
+        quota = self._guard.quota
+        return () if quota is None else quota.headers(self._left)
 
     def _mark(self) -> None:
         """Write on the server span who asked and what was decided."""
@@ -184,8 +201,11 @@ class Exchange:
             reset(self._tokens.pop())
 
     def refuse(self, deny: Deny) -> None:
-        """Turn an admitted request into a refused one, out of its handler."""
+        """Turn an admitted request into a refused one, out of its handler; it costs nothing."""
         self.deny = deny
+        self.answered(deny.status)
+        if self._debit is not None:
+            self._debit.cancel(self._guard.timer())
         self._mark()
 
     def answer(self) -> tuple[int, Headers, bytes]:
@@ -234,9 +254,3 @@ class Exchange:
         sampled = trace_id(self.span) if context_.trace_flags.sampled else None
         seconds = guard.timer() - self._began
         guard.metrics.request_ended(self._call.method, self.route, status, seconds, sampled)
-
-
-def _both(earlier: Headers, later: Headers) -> Headers:
-    """Say what is left after two debits of one request, in one list a header."""
-    left = [v for n, v in (*earlier, *later) if n == "RateLimit"]
-    return tuple((n, ", ".join(left) if n == "RateLimit" else v) for n, v in later)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from random import Random
 from typing import Any
@@ -21,6 +22,7 @@ from mlguard.messages import Call, Principal
 from mlguard.metrics import Metrics
 from mlguard.quotas import Quota
 from mlguard.settings import Settings, nearest
+from mlguard.tracing import reset
 
 
 class Guard:
@@ -61,6 +63,7 @@ class Guard:
         self.tracer = tracer or trace.NoOpTracer()
         self.pseudonym = pseudonym
         self._log = Seldom()
+        self._observing = True
         self.clock = clock
         self.timer = timer
         rng = rng or Random()  # noqa: S311 - it picks samples, no secrets
@@ -74,6 +77,15 @@ class Guard:
     def open(self, call: Call) -> Exchange:
         """Begin to watch a request, at its first byte."""
         return Exchange(self, call)
+
+    @contextmanager
+    def handling(self, exchange: Exchange) -> Iterator[None]:
+        """Make a request that another guard watches the current one of this guard too."""
+        token = self.current.set(exchange)
+        try:
+            yield
+        finally:
+            reset(token)
 
     def caller(self) -> Principal | None:
         """Say who sent the request that is being handled; None on a public route."""
@@ -96,13 +108,20 @@ class Guard:
             raise UnknownModel(f"no model is named {model!r}; {nearest(model, self.models)}")
         exchange = self.current.get()
         if exchange and exchange.run and exchange.run.inference.model == model:
-            return Joined(exchange.run)
+            return Joined(exchange.run, rows)
         return Run(self, self.models[model], exchange, rows)
 
     def observer_failed(self, error: Exception) -> None:
         """Say in a metric and, seldom, in the log that something was not observed."""
+        self._observing = False
         self.metrics.set_degraded("observers", True)
         self._log.warning("observers", "an inference was not observed: %r", error)
+
+    def observer_succeeded(self) -> None:
+        """Take back what `observer_failed` said."""
+        if not self._observing:
+            self._observing = True
+            self.metrics.set_degraded("observers", False)
 
     def rehearse(self, keys: KeySet, offer: Offer) -> None:
         """Verify with other keys and offer rows elsewhere, for tests."""
@@ -115,7 +134,7 @@ class Guard:
         """Hold the settings against the routes that the app has.
 
         Raises:
-            InvalidSettings: A model's route is not there, or the path of the metrics is taken.
+            InvalidSettings: A model's or a public route is not there, or the path of the metrics is taken.
         """
         known = set(templates)
         problems = [
@@ -123,6 +142,12 @@ class Guard:
             f"the app has no such route; {nearest(m.route, known)}"
             for m in self.settings.models
             if m.route and m.route not in known
+        ]
+        auth = self.settings.auth
+        problems += [
+            f"auth.public = {route!r}: the app has no such route; {nearest(route, known)}"
+            for route in (auth.public if auth else ())
+            if route not in known
         ]
         if self.settings.metrics.path in known:
             path = self.settings.metrics.path

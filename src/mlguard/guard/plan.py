@@ -49,8 +49,11 @@ class Plan:
             return
         present = len(inference.inputs)
         wanted = min(self._drift.rows_per_request, present)
-        for index in self._rng.sample(range(present), wanted):
-            self._sample(inference, index)
+        if wanted == 1:
+            self._sample(inference, self._rng.randrange(present))
+        elif wanted:
+            for index in self._rng.sample(range(present), wanted):
+                self._sample(inference, index)
 
     def _sample(self, inference: Inference, index: int) -> None:
         row = self.layout.row(inference.inputs, index)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+import operator
+from collections.abc import Mapping
 from contextvars import Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -14,12 +15,14 @@ from opentelemetry.trace import Status, StatusCode
 from mlguard.errors import BlockingCall, Refused
 from mlguard.guard.plan import Plan
 from mlguard.messages import Deny, Inference, Outcome
-from mlguard.quotas import Charge
-from mlguard.tracing import trace_id
+from mlguard.quotas import Debit
+from mlguard.tracing import reset, trace_id
 
 if TYPE_CHECKING:
     from mlguard.guard.exchange import Exchange
     from mlguard.guard.guard import Guard
+
+LONGEST_VERSION = 64  # characters
 
 
 class Run:
@@ -32,16 +35,15 @@ class Run:
         exchange: Exchange | None,
         rows: Any,
         *,
-        charged: list[Charge] | None = None,
         asked: int | None = None,
+        debit: Debit | None = None,
     ) -> None:
         self._guard = guard
         self.plan = plan
         self._exchange = exchange
-        self._charges = charged
-        counted = isinstance(rows, int)
-        number = asked if asked is not None else rows if counted else len(rows)
-        self.inference = Inference(plan.name, plan.version, number, () if counted else rows)
+        self._debits = [debit] if debit else []
+        number, inputs = _count(rows)
+        self.inference = Inference(plan.name, plan.version, asked or number, inputs)
 
     def __enter__(self) -> Inference:
         if _on_event_loop():
@@ -58,8 +60,12 @@ class Run:
         tb: TracebackType | None,
     ) -> None:
         reset(self._token)
-        predictions = self.inference.predictions
-        self.end(200, None if predictions is None else _length(predictions), error)
+        # Both frameworks' HTTP exceptions are answers, not failures of the model.
+        status = getattr(error, "status_code", None) or getattr(error, "code", None)
+        if isinstance(status, int) and 400 <= status < 500:
+            self.end(status, None, None)
+        else:
+            self.end(200, None, error)
 
     async def __aexit__(
         self,
@@ -70,16 +76,23 @@ class Run:
         self.__exit__(kind, error, tb)
 
     def _enter(self) -> Inference:
-        if self._exchange is not None:
-            self._charges, verdict = self._exchange.charge(
-                self.plan.name, self.inference.rows, request=False
-            )
-            if isinstance(verdict, Deny):
-                self._exchange.refuse(verdict)
-                raise Refused(verdict)
+        self.ask(self.inference.rows)
         self.begin()
         self._token = self.attach()
         return self.inference
+
+    def ask(self, rows: int) -> None:
+        """Spend the quota for so many rows.
+
+        Raises:
+            Refused: The quota does not admit them.
+        """
+        if self._exchange is None:
+            return
+        debit = self._exchange.charge(self.plan.name, rows, request=False)
+        if isinstance(debit, Deny):
+            raise Refused(debit)
+        self._debits += [debit] if debit else []
 
     def begin(self) -> None:
         """Open the span and start the clock."""
@@ -91,7 +104,6 @@ class Run:
                 "mlguard.inference.rows": inference.rows,
             },
         )
-        self._since = self._guard.clock()
         self._began = self._guard.timer()
 
     def attach(self) -> Token[Any]:
@@ -110,18 +122,29 @@ class Run:
         seconds = guard.timer() - self._began
         failed = type(error).__name__ if error else str(status) if status >= 500 else None
         asked = failed is None and status < 400
+        inference.version = str(inference.version)[:LONGEST_VERSION]
         if asked:
-            inference.rows = max(inference.rows, answered or 0)
-        if guard.quota is not None and self._charges:
-            guard.quota.settle(
-                self._charges, inference.rows if asked else 0, self._since, guard.clock()
-            )
+            said = 0 if inference.predictions is None else _count(inference.predictions)[0]
+            inference.rows = max(inference.rows, answered or 0, said)
+        # Who leaves while the model runs has had it run.
+        if not isinstance(error, asyncio.CancelledError):
+            self._settle(inference.rows if asked else 0)
         self._end_span(failed)
         if asked or failed:
             sampled = self._span.get_span_context().trace_flags.sampled
             self._tell(
                 Outcome(inference, seconds, failed, trace_id(self._span) if sampled else None)
             )
+
+    def _settle(self, rows: int) -> None:
+        """Make the first debit cost what the others did not."""
+        now = self._guard.timer()
+        for debit in self._debits[1:]:
+            if not rows:
+                debit.settle(0, now)
+        if self._debits:
+            others = sum(debit.rows for debit in self._debits[1:])
+            self._debits[0].settle(max(0, rows - others), now)
 
     def _end_span(self, failed: str | None) -> None:
         span = self._span
@@ -137,6 +160,7 @@ class Run:
         """Tell the observers; what fails there never fails the request."""
         try:
             self._observe(outcome)
+            self._guard.observer_succeeded()
         except Exception as error:  # noqa: BLE001 - observers fail open
             self._guard.observer_failed(error)
 
@@ -157,23 +181,23 @@ class Run:
 class Joined(Run):
     """A handler's inference on a route where the settings have opened it: the same one."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, rows: Any) -> None:
+        self._run = run
         self.inference = run.inference
+        self._number, self._inputs = _count(rows)
 
     def _enter(self) -> Inference:
-        return self.inference
+        """Spend the quota for rows that the body did not show."""
+        inference = self.inference
+        if self._number > inference.rows:
+            self._run.ask(self._number - inference.rows)
+            inference.rows = self._number
+        if not len(inference.inputs):
+            inference.inputs = self._inputs
+        return inference
 
     def __exit__(self, *_: object) -> None:
         """Leave the end to the route."""
-
-
-def reset(token: Token[Any]) -> None:
-    """Undo the setting of a context variable, unless another context did it.
-
-    A streamed answer may be closed in another context than it was begun in.
-    """
-    with suppress(ValueError):
-        token.var.reset(token)
 
 
 def _on_event_loop() -> bool:
@@ -184,8 +208,19 @@ def _on_event_loop() -> bool:
     return True
 
 
-def _length(value: Any) -> int:
+def _count(rows: Any) -> tuple[int, Any]:
+    """Count rows given as a number or as themselves, and tell what can be sampled of them.
+
+    Raises:
+        ValueError: A number below zero.
+        TypeError: Neither a number nor anything that has a length.
+    """
+    if isinstance(rows, str | Mapping):
+        return 1, ()
     try:
-        return len(value)
+        number = operator.index(rows)
     except TypeError:
-        return 1
+        return len(rows), rows
+    if number < 0:
+        raise ValueError(f"{number} rows: must not be below zero")
+    return number, ()

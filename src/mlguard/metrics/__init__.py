@@ -2,9 +2,10 @@
 
 from mlguard.metrics.cells import Counters, Gauges, Latencies
 from mlguard.metrics.families import Family, expose, families, merge
-from mlguard.metrics.service import Metrics
+from mlguard.metrics.worker import METHODS, Metrics
 
 __all__ = [
+    "METHODS",
     "Counters",
     "Family",
     "Gauges",

@@ -21,26 +21,28 @@ def drive(steps: Steps, read: Callable[[int], bytes | None]) -> Deny | None:
         steps: The decision.
         read: Reads the request's body of at most so many bytes; None where it is larger.
     """
-    body: Body | None = None
-    try:
-        while True:
-            request = steps.send(body)  # type: ignore[arg-type]
-            raw = read(request.limit)
-            body = Body(too_large=True) if raw is None else Body(value=bodies.parse(raw))
-    except StopIteration as stop:
-        return stop.value  # type: ignore[no-any-return]
+    body: Any = None
+    while True:
+        try:
+            request = steps.send(body)
+        except StopIteration as decided:
+            deny: Deny | None = decided.value
+            return deny
+        raw = read(request.limit)
+        body = Body(too_large=True) if raw is None else Body(value=bodies.parse(raw))
 
 
 async def adrive(steps: Steps, read: Callable[[int], Awaitable[bytes | None]]) -> Deny | None:
     """Run a decision to its end, never blocking the event loop."""
-    body: Body | None = None
-    try:
-        while True:
-            request = steps.send(body)  # type: ignore[arg-type]
-            raw = await read(request.limit)
-            body = Body(too_large=True) if raw is None else Body(value=await aparse(raw))
-    except StopIteration as stop:
-        return stop.value  # type: ignore[no-any-return]
+    body: Any = None
+    while True:
+        try:
+            request = steps.send(body)
+        except StopIteration as decided:
+            deny: Deny | None = decided.value
+            return deny
+        raw = await read(request.limit)
+        body = Body(too_large=True) if raw is None else Body(value=await aparse(raw))
 
 
 async def aparse(raw: bytes) -> Any:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import os
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from opentelemetry import trace
@@ -22,7 +22,7 @@ from mlguard.metrics import Metrics
 from mlguard.quotas import MemoryLedger, Quota
 from mlguard.runtime.companion import Companion, CompanionConfig, DriftModel
 from mlguard.settings import Auth, Settings, load
-from mlguard.tracing import exporting, provider
+from mlguard.tracing import Relay, exporting, provider
 
 _DRIFT_PACKAGES = ("evidently", "pandas", "pyarrow")
 
@@ -49,6 +49,7 @@ class Service:
         _demand_packages(settings)
         self.metrics = Metrics((m.name, m.version) for m in settings.models)
         self._spans: SpanProcessor | None = None
+        self._relay = Relay()
         self._log = Seldom()
         self._lock = threading.Lock()
         self._pid: int | None = None
@@ -93,19 +94,19 @@ class Service:
                 self.metrics.set_drift_worker_up(False)
             if self._companion:
                 self._companion.start()
-            if isinstance(self.tracer_provider, TracerProvider) and not self.joined:
-                self.tracer_provider.add_span_processor(self._spans or self._exporting())
+            if self.tracer_provider is not None and not self.joined:
+                self._relay.begin(self._spans or self._exporting())
             self._pid = os.getpid()
 
     def close(self) -> None:
         """Send what is still held and stop; takes a few seconds at most."""
         if not self.started:
             return
-        self._pid = None
-        if self._companion:
-            self._companion.close()
-        if isinstance(self.tracer_provider, TracerProvider) and not self.joined:
-            self.tracer_provider.shutdown()
+        with self._lock:
+            self._pid = None
+            if self._companion:
+                self._companion.close()
+            self._relay.end()
 
     def expose(self, accept: str) -> tuple[int, str, bytes]:
         """Write the metrics of all workers; blocks for at most a second.
@@ -160,7 +161,9 @@ class Service:
         if given is not None:
             LOGGER.info("an OpenTelemetry provider is configured already and joined")
             return given, True
-        return provider(self.settings, self.settings.tracing), False
+        own = provider(self.settings, self.settings.tracing)
+        own.add_span_processor(self._relay)
+        return own, False
 
     def _exporting(self) -> SpanProcessor:
         if self.settings.tracing is None:
@@ -177,7 +180,7 @@ class Service:
     def _pseudonym(self, key: tuple[str, str, str]) -> str:
         if self._key is None:
             self._key = self._companion.key() if self._companion else os.urandom(32)
-        return hmac.new(self._key, "\0".join(key).encode(), hashlib.sha256).hexdigest()[:16]
+        return hmac.new(self._key, json.dumps(key).encode(), hashlib.sha256).hexdigest()[:16]
 
 
 def stable_conventions() -> None:
@@ -196,12 +199,14 @@ def _authenticator(settings: Settings, pseudonym: Any) -> Authenticator | None:
 
 
 def _keys(settings: Settings, auth: Auth) -> KeySet:
-    if auth.jwks_file is None:
-        return KeySet.from_secret(settings.secret or b"", algorithms=auth.algorithms)
+    """Build the keys that verify tokens, or say which setting gives none."""
     try:
-        return KeySet.from_document(Path(auth.jwks_file).read_bytes(), algorithms=auth.algorithms)
+        if auth.jwks_file is None:
+            return KeySet.from_secret(settings.secret, algorithms=auth.algorithms)
+        return KeySet.from_document(auth.jwks_file.read_bytes(), algorithms=auth.algorithms)
     except (OSError, ValueError) as error:
-        problem = f"auth.jwks_file = '{auth.jwks_file}': {error}"
+        key = next(k for k in ("jwks_file", "secret_env", "secret_file") if getattr(auth, k))
+        problem = f"auth.{key} = '{getattr(auth, key)}': {error}"
         raise InvalidSettings(problem, source=settings.source) from error
 
 

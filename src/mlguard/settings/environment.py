@@ -14,6 +14,7 @@ from mlguard.settings.mistakes import nearest, table_of
 from mlguard.settings.tables import Settings
 
 PREFIX = "MLGUARD_"
+_BOOLEANS = ("True", "False", "TRUE", "FALSE")
 
 
 def override(data: dict[str, Any], environ: Mapping[str, str]) -> Iterator[str]:
@@ -43,22 +44,33 @@ def _put(data: dict[str, Any], table: type[BaseModel], path: list[str], raw: str
         return None
     if typing.get_origin(annotation) is not tuple:
         entry = data.get(key, {})
+        if not isinstance(entry, dict):
+            return None  # the file's own mistake, which is told with the others
         problem = _put(entry, inner, rest, raw)
         data.update({} if problem else {key: entry})
         return problem
-    entries = data.setdefault(key, [])
+    entries = data.get(key, [])
+    if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
+        return None
     name, *rest = rest
-    named = {str(e.get("name", "")).lower().replace("-", "_").replace(".", "_"): e for e in entries}
+    named = {_spelt(e): e for e in entries}
+    if [_spelt(e) for e in entries].count(name) > 1:
+        return f"two entries of {key} are spelt {name!r} here; rename one"
     if name not in named:
         return f"no entry of {key} is named {name!r}; {nearest(name, named)}"
     return _put(named[name], inner, rest, raw) if rest else "names no key of that entry"
+
+
+def _spelt(entry: Mapping[str, Any]) -> str:
+    """Spell an entry's name as a variable can."""
+    return str(entry.get("name", "")).lower().replace("-", "_").replace(".", "_")
 
 
 def _convert(raw: str, annotation: Any) -> Any:
     """Read an environment value as the type of its key: as TOML, as it stands, as a comma list."""
     candidates: list[Any] = [raw, [part.strip() for part in raw.split(",") if part.strip()]]
     with suppress(tomllib.TOMLDecodeError):
-        candidates.insert(0, tomllib.loads(f"v = {raw}")["v"])
+        candidates.insert(0, tomllib.loads(f"v = {raw.lower() if raw in _BOOLEANS else raw}")["v"])
     adapter: TypeAdapter[Any] = TypeAdapter(annotation)
     for candidate in candidates:
         try:

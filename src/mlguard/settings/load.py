@@ -30,9 +30,9 @@ def load(
     Raises:
         InvalidSettings: Names each wrong key, its value and what it must be.
     """
-    if isinstance(source, Settings):
-        return source
     environ = os.environ if environ is None else environ
+    if isinstance(source, Settings):
+        return source if source.resolved else _resolved(source, [], "settings", environ)
     if isinstance(source, Mapping):
         data, name, folder = _plain(source), "settings", Path.cwd()
     else:
@@ -43,8 +43,14 @@ def load(
     try:
         settings = Settings.model_validate(data)
     except ValidationError as error:
-        problems += sentences(error, data)
-        raise InvalidSettings(*problems, source=name) from None
+        raise InvalidSettings(*problems, *sentences(error, data), source=name) from None
+    return _resolved(settings, problems, name, environ)
+
+
+def _resolved(
+    settings: Settings, problems: list[str], name: str, environ: Mapping[str, str]
+) -> Settings:
+    """Fetch what the settings only name, and raise all mistakes together."""
     secrets: dict[str, bytes] = {}
     problems += _named(settings, secrets, environ)
     if problems:
@@ -60,10 +66,10 @@ def _read(path: Path) -> dict[str, Any]:
         raise InvalidSettings(
             "no such file: give the path of the settings file", source=str(path)
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidSettings(f"cannot be read: {error}", source=str(path)) from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InvalidSettings(f"is not TOML: {error}", source=str(path)) from None
+    except (OSError, ValueError) as error:
+        raise InvalidSettings(f"cannot be read: {error}", source=str(path)) from None
 
 
 def _plain(value: Any) -> Any:
@@ -97,7 +103,7 @@ def _named(
         yield from _secret(auth, secrets, environ)
     variable = settings.service.pseudonym_key_env
     if variable:
-        key = secrets["pseudonym"] = environ.get(variable, "").encode()
+        key = secrets["pseudonym"] = os.fsencode(environ.get(variable, ""))
         if len(key) < _LEAST_PSEUDONYM_KEY:
             must = f"that variable must hold at least {_LEAST_PSEUDONYM_KEY} bytes"
             yield f"service.pseudonym_key_env = {variable!r}: {must}"
@@ -108,7 +114,7 @@ def _named(
 def _secret(auth: Auth, secrets: dict[str, bytes], environ: Mapping[str, str]) -> Iterator[str]:
     if auth.secret_env:
         place = f"auth.secret_env = {auth.secret_env!r}"
-        secret = environ.get(auth.secret_env, "").encode()
+        secret = os.fsencode(environ.get(auth.secret_env, ""))
     else:
         place = f"auth.secret_file = '{auth.secret_file}'"
         try:
@@ -118,11 +124,13 @@ def _secret(auth: Auth, secrets: dict[str, bytes], environ: Mapping[str, str]) -
             return
     # RFC 7518 section 3.2: a key of the same size as the hash output or larger.
     least = max(int(algorithm[2:]) for algorithm in auth.algorithms) // 8
-    if len(secret) < least:
-        yield (
-            f"{place}: must hold a secret of at least {least} bytes "
-            f"for {', '.join(auth.algorithms)}, has {len(secret)}"
-        )
+    must = f"must hold a secret of at least {least} bytes for {', '.join(auth.algorithms)}"
+    if not secret:
+        yield f"{place}: is not set, or empty; it {must}"
+    elif len(secret) < least:
+        yield f"{place}: {must}, has {len(secret)}"
+    elif secret.startswith(b"-----BEGIN"):
+        yield f"{place}: {must}, and holds a key file; use `jwks_file` for public keys"
     secrets["auth"] = secret
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -13,6 +14,7 @@ from pydantic_core import ErrorDetails
 
 from mlguard.settings.tables import Rate, Settings, Table
 
+_USERINFO = re.compile(r"//[^/@]*@")
 _SAID = {
     "tuple_type": "must be a list",
     "model_type": "must be a table",
@@ -32,7 +34,9 @@ def _sentence(error: ErrorDetails, data: Mapping[str, Any]) -> str:
     said = _SAID.get(error["type"]) or error["msg"].replace("Input should", "must")
     if error["type"] == "contradiction":
         return f"{where}: {said}" if where else said
-    shown = repr(error["input"])
+    shown = _USERINFO.sub("//…@", repr(error["input"]))
+    if str(error["loc"][-1]).endswith("_env"):
+        return f"{where}: must be the name of an environment variable"
     return f"{where} = {shown if len(shown) <= 80 else shown[:77] + '...'}: {said}"
 
 
@@ -46,7 +50,7 @@ def _where(loc: tuple[int | str, ...], data: Any) -> str:
             data = data[part]
             name = data.get("name") if isinstance(data, dict) else None
             words += f"[{name or part}]"
-        elif isinstance(data, dict):
+        elif isinstance(data, dict) and str(part).isidentifier():
             words += f".{part}" if words else str(part)
             data = data.get(part)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
@@ -30,13 +31,22 @@ _RSA = ("RS256", "RS384", "RS512")
 def _rate(value: object) -> Rate:
     if isinstance(value, Rate):
         return value
-    try:
-        item = parse_rate(str(value))
-    except ValueError:
-        item = None
-    if item is None or item.amount < 1:
+    if not _RATE.fullmatch(str(value)):
         raise PydanticCustomError("rate", 'must be a rate like "600/minute" or "10000 per 2 hours"')
+    item = parse_rate(str(value))
     return Rate(text=str(value), limit=item.amount, seconds=item.get_expiry())
+
+
+def _size(value: object) -> object:
+    if isinstance(value, bool) or not value:
+        raise PydanticCustomError("size", 'must be a size like "8 MiB"')
+    return value
+
+
+def _network(value: object) -> object:
+    if not isinstance(value, str):
+        raise PydanticCustomError("network", 'must be a network like "10.0.0.0/8" or "fd00::/8"')
+    return value
 
 
 def _existing(value: object) -> Path:
@@ -71,8 +81,15 @@ class Rate(Table):
     seconds: int
 
 
+_RATE = re.compile(
+    r"\s*[1-9]\d*\s*(/|\s+per\s+)\s*([1-9]\d*\s*)?(second|minute|hour|day|month|year)s?\s*"
+)
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Text = Annotated[str, Field(min_length=1)]
+Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$")]
+Scope = Annotated[str, Field(pattern=r"^[\x21\x23-\x5B\x5D-\x7E]+$")]  # RFC 6749 section 3.3
+Size = Annotated[ByteSize, BeforeValidator(_size)]
+Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
 RouteText = Annotated[str, BeforeValidator(_path)]
 FilePath = Annotated[Path, BeforeValidator(_existing)]
 RateText = Annotated[Rate, BeforeValidator(_rate)]
@@ -93,9 +110,9 @@ class Service(Table):
 
     name: Name = "ml-service"
     environment: Text = "development"
-    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
-    max_body: ByteSize = ByteSize(8 * 1024 * 1024)
-    pseudonym_key_env: Text | None = None
+    trusted_proxies: tuple[Network, ...] = ()
+    max_body: Size = ByteSize(8 * 1024 * 1024)
+    pseudonym_key_env: Variable | None = None
     companion: StrictBool = True
 
 
@@ -157,14 +174,14 @@ class Auth(Table):
     """
 
     issuer: Text
-    audience: tuple[Text, ...] | Text
+    audience: Annotated[tuple[Text, ...], Field(min_length=1)] | Text
     jwks_file: FilePath | None = None
-    secret_env: Text | None = None
+    secret_env: Variable | None = None
     secret_file: FilePath | None = None
     algorithms: tuple[Literal["HS256", "HS384", "HS512", "RS256", "RS384", "RS512"], ...] = Field(
         min_length=1
     )
-    scopes: tuple[Text, ...] = ()
+    scopes: tuple[Scope, ...] = ()
     tenant_claim: Text | None = None
     leeway: Annotated[StrictInt, Field(ge=0, le=300)] = 10
     public: tuple[RouteText, ...] = ()
@@ -290,14 +307,19 @@ class Settings(Table):
         self._secrets.update(secrets)
 
     @property
-    def secret(self) -> bytes | None:
-        """The HMAC secret, resolved from the environment or the file."""
-        return self._secrets.get("auth")
+    def secret(self) -> bytes:
+        """The HMAC secret, resolved from the environment or the file; empty without one."""
+        return self._secrets.get("auth", b"")
 
     @property
     def pseudonym_key(self) -> bytes | None:
         """The key of pseudonyms, where the operator gave one."""
         return self._secrets.get("pseudonym")
+
+    @property
+    def resolved(self) -> bool:
+        """Whether what the settings only name has been fetched."""
+        return bool(self._source)
 
     @property
     def source(self) -> str:

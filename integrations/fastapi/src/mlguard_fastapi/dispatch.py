@@ -16,9 +16,9 @@ from starlette.routing import BaseRoute, Mount, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlguard.errors import Refused
-from mlguard.guard import Exchange
+from mlguard.guard import Exchange, Guard
 from mlguard.runtime.drivers import adrive, aparse
-from mlguard_fastapi.translate import EXCHANGE, Replay, to_response
+from mlguard_fastapi.translate import EXCHANGE, Replay, to_call, to_response
 
 _PREFIX = "mlguard.prefix"
 
@@ -28,19 +28,33 @@ class RouterGate:
 
     Args:
         router: Whose routes are guarded; mounted apps are followed.
+        guard: Who decides where nobody has begun to watch the request.
     """
 
-    def __init__(self, router: Router) -> None:
+    def __init__(self, router: Router, guard: Guard) -> None:
         self._router = router
+        self._guard = guard
         self._inner = router.middleware_stack
         self._stamp: object = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the router dispatch, and decide late where no route's gate has decided."""
-        exchange = scope.get(EXCHANGE)
-        if exchange is None:
+        if scope["type"] == "lifespan":
             await self._inner(scope, receive, send)
             return
+        exchange: Exchange | None = scope.get(EXCHANGE)
+        if exchange is None:  # a middleware made a scope of its own
+            exchange = scope[EXCHANGE] = self._guard.open(to_call(scope))
+            try:
+                await self._dispatch(exchange, scope, receive, send)
+            finally:
+                exchange.close(exchange.deny.status if exchange.deny else 200)
+        else:
+            await self._dispatch(exchange, scope, receive, send)
+
+    async def _dispatch(
+        self, exchange: Exchange, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         # Inside all middleware, so that whoever opens the server span has opened it.
         exchange.adopt(trace.get_current_span())
         self.arm()
@@ -62,7 +76,7 @@ class RouterGate:
                 continue
             inner = _router_of(route)
             if inner is not None and not isinstance(inner.middleware_stack, RouterGate):
-                inner.middleware_stack = RouterGate(inner)
+                inner.middleware_stack = RouterGate(inner, self._guard)
             route.handle = _RouteGate(route, passes=inner is not None)  # type: ignore[method-assign]
         self._stamp = stamp
 
@@ -118,8 +132,9 @@ class _RouteGate:
         try:
             await self._handle(scope, body.receive, answer.send)
         except Refused as refused:
-            if answer.begun or exchange.deny is not refused.deny:
+            if answer.begun:
                 raise
+            exchange.refuse(refused.deny)
             await to_response(exchange, scope, send)
         except BaseException as error:
             exchange.answered(500, error=error)
@@ -225,7 +240,7 @@ def _stamp(router: Router) -> object:
 
 def _is_json(headers: Any) -> bool:
     kind = next((v for n, v in headers if n.lower() == b"content-type"), b"")
-    return bytes(kind).split(b";")[0].strip() == b"application/json"
+    return bytes(kind).split(b";")[0].strip().lower() == b"application/json"
 
 
 async def _no_body(limit: int) -> bytes | None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlguard.errors import MLGuardError
 from mlguard.guard import Exchange
-from mlguard_fastapi.translate import EXCHANGE, to_call
-
-if TYPE_CHECKING:
-    from mlguard_fastapi.guard import MLGuard
+from mlguard.runtime.service import Service
+from mlguard.tracing import peer
+from mlguard_fastapi.translate import EXCHANGE, is_scrape, peer_of, to_call
 
 
 class Outer:
@@ -20,49 +19,43 @@ class Outer:
 
     Args:
         app: All of the app's middleware.
-        guard: Whose service watches.
+        service: Whose guard watches.
+        start: Starts what runs beside the requests.
     """
 
-    def __init__(self, app: ASGIApp, guard: MLGuard) -> None:
+    def __init__(self, app: ASGIApp, service: Service, start: Callable[[], None]) -> None:
         self.app = app
-        self._guard = guard
+        self._service = service
+        self._start = start
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the scrape; watch everything else."""
         if scope["type"] == "lifespan":
             await self._live(scope, receive, send)
-        elif EXCHANGE in scope:  # a guarded app mounted in a guarded app is watched once
-            await self.app(scope, receive, send)
-        elif self._is_scrape(scope):
+            return
+        if not self._service.started:
+            await asyncio.to_thread(self._start)
+        if EXCHANGE in scope:  # a guarded app mounted in a guarded app is watched once
+            with self._service.guard.handling(scope[EXCHANGE]):
+                await self.app(scope, receive, send)
+        elif is_scrape(scope, self._service.settings.metrics.path):
             await self._expose(scope, send)
         else:
             await self._watch(scope, receive, send)
 
     async def _watch(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not self._guard.started:
-            await asyncio.to_thread(self._guard.start)
-        exchange = self._guard.service.guard.open(to_call(scope))
-        scope[EXCHANGE] = exchange
+        guard = self._service.guard
+        exchange = scope[EXCHANGE] = guard.open(to_call(scope))
         watched = _Watched(exchange, receive, send)
         try:
-            await self.app(scope, watched.receive, watched.send)
+            with peer(guard.proxies, peer_of(scope)):
+                await self.app(scope, watched.receive, watched.send)
         finally:
             watched.end()
 
-    def _is_scrape(self, scope: Scope) -> bool:
-        if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD"):
-            return False
-        path: str = scope["path"]
-        return (
-            path.removeprefix(scope.get("root_path", ""))
-            == self._guard.service.settings.metrics.path
-        )
-
     async def _expose(self, scope: Scope, send: Send) -> None:
-        if not self._guard.started:
-            await asyncio.to_thread(self._guard.start)
         accept = next((v for n, v in scope["headers"] if n == b"accept"), b"").decode("latin-1")
-        status, kind, text = await asyncio.to_thread(self._guard.service.expose, accept)
+        status, kind, text = await asyncio.to_thread(self._service.expose, accept)
         headers = [(b"content-type", kind.encode()), (b"content-length", str(len(text)).encode())]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         body = b"" if scope["method"] == "HEAD" else text
@@ -76,7 +69,7 @@ class Outer:
             nonlocal wrong
             if message["type"] == "lifespan.startup.complete":
                 try:
-                    await asyncio.to_thread(self._guard.start)
+                    await asyncio.to_thread(self._start)
                 except MLGuardError as error:
                     wrong = error
                     raise
@@ -87,7 +80,7 @@ class Outer:
         try:
             await self.app(scope, receive, starting)
         finally:
-            await asyncio.to_thread(self._guard.service.close)
+            await asyncio.to_thread(self._service.close)
 
 
 class _Watched:
@@ -114,6 +107,8 @@ class _Watched:
         await self._send(message)
         if kind == "websocket.accept":
             self._exchange.close(101)
+        elif kind == "websocket.close":
+            self._exchange.close(403)  # what a server makes of it before it was accepted
         elif kind == "http.response.body" and not message.get("more_body", False):
             self._exchange.close(self._status)
 

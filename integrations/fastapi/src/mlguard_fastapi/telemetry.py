@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -11,7 +12,8 @@ from starlette.types import Scope
 
 from mlguard.clients import Proxies
 from mlguard.runtime.service import Service, stable_conventions
-from mlguard.tracing import PEER_TRUSTED
+from mlguard.tracing import peer
+from mlguard_fastapi.translate import is_scrape, peer_of
 
 
 def configured(app: FastAPI) -> TracerProvider | None:
@@ -37,7 +39,7 @@ def instrument(app: FastAPI, service: Service) -> None:
         # Spans of FastAPI's inner operations double the cost of a request.
         config.update(tracer_provider=service.tracer_provider, operation_spans=False)
     if config["exclude"] is None:
-        config["exclude"] = _is_scrape(service)
+        config["exclude"] = partial(is_scrape, path=service.settings.metrics.path)
     if service.settings.service.trusted_proxies:
         app._native_telemetry = _Trusting(native, service.guard.proxies)  # type: ignore[assignment]
 
@@ -55,15 +57,6 @@ def _contrib(app: FastAPI, service: Service) -> None:
     )
 
 
-def _is_scrape(service: Service) -> Any:
-    path = service.settings.metrics.path
-
-    def is_scrape(scope: Scope) -> bool:
-        return bool(scope["path"] == scope.get("root_path", "") + path)
-
-    return is_scrape
-
-
 class _Trusting:
     """FastAPI's telemetry, told first whether the peer's sampled flag counts."""
 
@@ -75,9 +68,5 @@ class _Trusting:
         return bool(self._native.enabled())
 
     async def __call__(self, *, scope: Scope, **rest: Any) -> None:
-        peer = scope.get("client")
-        token = PEER_TRUSTED.set(self._proxies.trusts(peer[0] if peer else ""))
-        try:
+        with peer(self._proxies, peer_of(scope)):
             await self._native(scope=scope, **rest)
-        finally:
-            PEER_TRUSTED.reset(token)

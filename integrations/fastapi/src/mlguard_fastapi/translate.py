@@ -21,16 +21,29 @@ def to_call(scope: Scope) -> Call:
         elif name in (b"content-length", b"user-agent"):
             single[name] = value.decode("latin-1")
     length = single.get(b"content-length", "")
-    peer = scope.get("client")
     return Call(
         method=scope.get("method", "GET"),
-        peer=peer[0] if peer else "",
+        peer=peer_of(scope),
         forwarded=tuple(found[b"x-forwarded-for"]),
         authorization=tuple(found[b"authorization"]),
         user_agent=single.get(b"user-agent", ""),
         content_length=int(length) if length.isascii() and length.isdigit() else None,
         query=scope.get("query_string", b"").decode("latin-1"),
     )
+
+
+def peer_of(scope: Scope) -> str:
+    """Tell who opened the connection, "" where the server does not say."""
+    client = scope.get("client")
+    return client[0] if client else ""
+
+
+def is_scrape(scope: Scope, path: str) -> bool:
+    """Tell Prometheus's request, below whatever the app is mounted at."""
+    if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD"):
+        return False
+    asked: str = scope["path"]
+    return asked.removeprefix(scope.get("root_path", "")) == path
 
 
 async def to_response(exchange: Exchange, scope: Scope, send: Send) -> None:

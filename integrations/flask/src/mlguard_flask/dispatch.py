@@ -7,19 +7,21 @@ functions there, right behind OpenTelemetry's, which opens the span.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from flask import Flask, Response, request
+from flask import Flask, Response, after_this_request, request
+from flask.typing import ResponseReturnValue
 from opentelemetry import trace
 from werkzeug.exceptions import HTTPException
 
 from mlguard import bodies
 from mlguard.errors import Refused
-from mlguard.guard import Exchange
+from mlguard.guard import Exchange, Guard
 from mlguard.runtime.drivers import drive
 from mlguard_flask import telemetry
-from mlguard_flask.translate import EXCHANGE, FAILED, STREAMED, read_body, to_response
+from mlguard_flask.translate import EXCHANGE, FAILED, STREAMED, read_body, to_call, to_response
 
 
 class Gate:
@@ -27,26 +29,32 @@ class Gate:
 
     Args:
         app: Whose views are guarded.
+        guard: Who decides where nobody has begun to watch the request.
     """
 
-    def __init__(self, app: Flask) -> None:
+    def __init__(self, app: Flask, guard: Guard) -> None:
         self._app = app
+        self._guard = guard
+        self._dispatch = app.dispatch_request
         self._process = app.process_response
+        app.dispatch_request = self.dispatch  # type: ignore[method-assign]
         app.process_response = self.process  # type: ignore[method-assign]
         app.register_error_handler(Refused, refused)
         self.close_ranks()
 
     def close_ranks(self) -> None:
         """Stand before all functions of `before_request` but OpenTelemetry's."""
-        functions = self._app.before_request_funcs.setdefault(None, [])
-        functions[:] = [f for f in functions if f != self.decide]
-        functions.insert(0, self.decide)
-        functions.sort(key=lambda f: not telemetry.opens_span(f))
+        functions = self._app.before_request_funcs.get(None, [])
+        others = [f for f in functions if f != self.decide]
+        # One assignment: requests may be under way.
+        self._app.before_request_funcs[None] = sorted(
+            [self.decide, *others], key=lambda f: not telemetry.opens_span(f)
+        )
 
     def decide(self) -> Response | None:
         """Let the request go on, or answer it."""
-        exchange = _exchange()
-        if exchange is None or exchange.decided:
+        exchange = self._exchange()
+        if exchange.decided:
             return None
         rule = request.url_rule
         exchange.adopt(trace.get_current_span())
@@ -61,29 +69,47 @@ class Gate:
         exchange.enter()
         return None
 
+    def dispatch(self) -> ResponseReturnValue:
+        """Hand over to the view, never undecided, whatever became of `before_request`."""
+        refusal = self.decide()
+        return self._dispatch() if refusal is None else refusal
+
     def process(self, response: Response) -> Response:
         """Read the view's answer, which ends the route's inference; then Flask's own processing."""
-        exchange = _exchange()
+        exchange = self._exchange()
         error = sys.exc_info()[1] if response.status_code >= 500 else None
         if isinstance(error, HTTPException):
             error = None
         request.environ[FAILED] = error
         request.environ[STREAMED] = response.is_streamed
-        if exchange is not None and exchange.run is not None and not response.is_streamed:
+        if exchange.run is not None and not response.is_streamed:
             exchange.answered(response.status_code, _answer(exchange, response), error)
         return self._process(response)
+
+    def _exchange(self) -> Exchange:
+        """Find the request's exchange; one that came around the outer layer gets its own."""
+        exchange: Exchange | None = request.environ.get(EXCHANGE)
+        if exchange is None:
+            exchange = request.environ[EXCHANGE] = self._guard.open(to_call(request.environ))
+            after_this_request(partial(_close, exchange))
+        return exchange
 
 
 def refused(error: Refused) -> Response:
     """Answer for a view that may not go on."""
-    exchange = _exchange()
-    if exchange is None or exchange.deny is not error.deny:
-        raise error
+    exchange: Exchange = request.environ[EXCHANGE]
+    exchange.refuse(error.deny)
     return to_response(exchange)
 
 
-def _exchange() -> Exchange | None:
-    return request.environ.get(EXCHANGE)
+def templates(app: Flask) -> Iterator[str]:
+    """List the routes of an app as the framework spells them."""
+    return (str(rule.rule) for rule in app.url_map.iter_rules())
+
+
+def _close(exchange: Exchange, response: Response) -> Response:
+    exchange.close(response.status_code)
+    return response
 
 
 def _answer(exchange: Exchange, response: Response) -> Any:

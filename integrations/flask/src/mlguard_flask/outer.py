@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlguard.guard import Exchange
-from mlguard.tracing import PEER_TRUSTED
+from mlguard.runtime.service import Service
+from mlguard.tracing import peer
 from mlguard_flask import telemetry
-from mlguard_flask.translate import EXCHANGE, FAILED, STREAMED, Environ, to_call
-
-if TYPE_CHECKING:
-    from mlguard_flask.guard import MLGuard
+from mlguard_flask.translate import EXCHANGE, FAILED, STREAMED, Environ, is_scrape, to_call
 
 WSGI = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
@@ -22,31 +20,33 @@ class Outer:
 
     Args:
         app: What Flask serves.
-        guard: Whose service watches.
+        service: Whose guard watches.
+        start: Starts what runs beside the requests.
     """
 
-    def __init__(self, app: WSGI, guard: MLGuard) -> None:
-        self._app = app
-        self._guard = guard
+    def __init__(self, app: WSGI, service: Service, start: Callable[[], None]) -> None:
+        self.app = app
+        self._service = service
+        self._start = start
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer the scrape; watch everything else."""
+        if not self._service.started:
+            self._start()
         if EXCHANGE in environ:  # a guarded app mounted in a guarded app is watched once
-            return self._app(environ, start_response)
-        if not self._guard.started:
-            self._guard.start()
-        if self._is_scrape(environ):
+            with self._service.guard.handling(environ[EXCHANGE]):
+                return self.app(environ, start_response)
+        if is_scrape(environ, self._service.settings.metrics.path):
             return self._expose(environ, start_response)
         return self._watch(environ, start_response)
 
     def _watch(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-        service = self._guard.service
-        exchange = environ[EXCHANGE] = service.guard.open(to_call(environ))
-        if service.settings.service.trusted_proxies:
-            PEER_TRUSTED.set(service.guard.proxies.trusts(environ.get("REMOTE_ADDR") or ""))
+        guard = self._service.guard
+        exchange = environ[EXCHANGE] = guard.open(to_call(environ))
         watched = _Watched(exchange, environ, start_response)
         try:
-            watched.chunks = self._app(environ, watched.start)
+            with peer(guard.proxies, environ.get("REMOTE_ADDR") or ""):
+                watched.chunks = self.app(environ, watched.start)
         except BaseException as error:
             watched.end(error)
             raise
@@ -55,12 +55,8 @@ class Outer:
         watched.end(None)
         return watched.chunks
 
-    def _is_scrape(self, environ: Environ) -> bool:
-        path = self._guard.service.settings.metrics.path
-        return environ["PATH_INFO"] == path and environ["REQUEST_METHOD"] in ("GET", "HEAD")
-
     def _expose(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-        status, kind, text = self._guard.service.expose(environ.get("HTTP_ACCEPT", ""))
+        status, kind, text = self._service.expose(environ.get("HTTP_ACCEPT", ""))
         line = f"{status} {HTTPStatus(status).phrase}"
         start_response(line, [("Content-Type", kind), ("Content-Length", str(len(text)))])
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [text]
@@ -97,6 +93,7 @@ class _Watched:
         try:
             getattr(self.chunks, "close", lambda: None)()
         finally:
+            self._exchange.answered(self._status)  # the model has run
             self._status = 499
             self.end(None)
 
@@ -104,4 +101,4 @@ class _Watched:
         """End the exchange, once."""
         self._exchange.answered(self._status, error=error)
         self._exchange.close(self._status)
-        telemetry.end(self._environ, error or self._environ.get(FAILED))
+        telemetry.end(self._environ, self._exchange.span, error or self._environ.get(FAILED))

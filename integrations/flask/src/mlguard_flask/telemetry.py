@@ -13,10 +13,11 @@ from flask import Flask
 from opentelemetry import trace
 from opentelemetry.instrumentation import flask as contrib
 from opentelemetry.metrics import NoOpMeterProvider
-from opentelemetry.trace import Status, StatusCode
+from opentelemetry.trace import Span, Status, StatusCode
 
-from mlguard.guard import reset
+from mlguard.metrics import METHODS
 from mlguard.runtime.service import Service, stable_conventions
+from mlguard.tracing import reset
 from mlguard_flask.translate import Environ
 
 _ACTIVATION = getattr(contrib, "_ENVIRON_ACTIVATION_KEY", "opentelemetry-flask.activation_key")
@@ -51,10 +52,11 @@ def take_over(environ: Environ, *, matched: bool) -> None:
         matched: Whether a route matched.
     """
     span = trace.get_current_span()
-    if not matched:
-        method = environ["REQUEST_METHOD"]
-        span.update_name(method if method in _METHODS else "HTTP")
-    span.set_attributes(_server(environ))
+    if span.is_recording():
+        span.set_attributes(_server(environ))
+        if not matched:
+            method = environ["REQUEST_METHOD"]
+            span.update_name(method if method in METHODS else "HTTP")
     activation = environ.pop(_ACTIVATION, None)
     if activation is not None:
         environ[_OURS] = activation, environ.pop(_TOKEN, None)
@@ -70,14 +72,13 @@ def _server(environ: Environ) -> dict[str, str | int]:
     return {"server.address": host.hostname or "", "server.port": port}
 
 
-def end(environ: Environ, error: BaseException | None) -> None:
+def end(environ: Environ, span: Span, error: BaseException | None) -> None:
     """End the server span at the last byte."""
     activation, token = environ.pop(_OURS, (None, None))
     if activation is None:
         return
     if error is not None:
         # The exception's message may quote the input: only its type is told.
-        span = trace.get_current_span()
         span.set_attribute("error.type", _name(type(error)))
         span.set_status(Status(StatusCode.ERROR))
     activation.__exit__(None, None, None)
@@ -89,8 +90,3 @@ def _name(kind: type[BaseException]) -> str:
     """Name a class as OpenTelemetry does: builtins without their module."""
     module = kind.__module__
     return kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"
-
-
-_METHODS = frozenset(
-    ("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE")
-)

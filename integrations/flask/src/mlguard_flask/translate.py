@@ -48,20 +48,26 @@ def to_response(exchange: Exchange) -> Response:
 
 def read_body(environ: Environ, limit: int) -> bytes | None:
     """Read the whole body and leave it to the handler; None where it is larger than the limit."""
-    stream = get_input_stream(environ, max_content_length=limit + 1)
     chunks: list[bytes] = []
     size = 0
     try:
+        stream = get_input_stream(environ, max_content_length=limit + 1)
         while chunk := stream.read(65536):
             chunks.append(chunk)
             size += len(chunk)
             if size > limit:
                 return None
+        environ["wsgi.input_terminated"] = True
     except RequestEntityTooLarge:
         return None
     except ClientDisconnected:
-        pass
+        # The handler finds fewer bytes than announced, as it would have without us.
+        environ["wsgi.input_terminated"] = False
     body = b"".join(chunks)
     environ["wsgi.input"] = BytesIO(body)
-    environ["wsgi.input_terminated"] = True
     return body
+
+
+def is_scrape(environ: Environ, path: str) -> bool:
+    """Tell Prometheus's request, below whatever the app is mounted at."""
+    return environ["PATH_INFO"] == path and environ["REQUEST_METHOD"] in ("GET", "HEAD")

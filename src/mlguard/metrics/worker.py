@@ -12,9 +12,9 @@ from mlguard.metrics.cells import Counters, Gauges, Latencies, Latency, Number
 from mlguard.metrics.families import Family, families
 
 OTHER = "_OTHER"
-# OpenTelemetry: the methods of RFC 9110, and PATCH; any other is _OTHER.
+# OpenTelemetry: the methods of RFC 9110, PATCH and QUERY; any other is _OTHER.
 METHODS = frozenset(
-    ("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE")
+    ("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE")
 )
 MAX_ERROR_TYPES = 50
 _VERSIONED = ("model", "version")

@@ -1,0 +1,90 @@
+"""What does a guarded app's owner hold, whichever the framework?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, Generic, TypeVar
+
+from mlguard.errors import InvalidSettings
+from mlguard.guard import Run
+from mlguard.runtime.service import Service
+from mlguard.settings import Settings
+
+App = TypeVar("App")
+
+
+class Front(Generic[App]):
+    """The part of MLGuard that both adapters share.
+
+    Args:
+        app: The app; None to name it later with `init_app`.
+        settings: A path, a mapping or Settings.
+
+    Raises:
+        InvalidSettings: Names each mistake; a model route that the app lacks is told at its start.
+    """
+
+    def __init__(
+        self,
+        app: App | None = None,
+        settings: str | os.PathLike[str] | Mapping[str, Any] | Settings = "mlguard.toml",
+    ) -> None:
+        self._settings = settings
+        self._service: Service | None = None
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: App) -> None:
+        """Guard the app, whatever was added to it before and will be added later."""
+        if self._service is not None:
+            raise InvalidSettings("an MLGuard guards one app: make another for another app")
+        self._service = self._install(app)
+
+    def _install(self, app: App) -> Service:
+        raise NotImplementedError
+
+    def _templates(self) -> Iterable[str]:
+        raise NotImplementedError
+
+    @property
+    def service(self) -> Service:
+        """What runs beside the requests."""
+        if self._service is None:
+            raise InvalidSettings("no app is guarded yet: call init_app(app) first")
+        return self._service
+
+    def inference(self, model: str, rows: Any) -> Run:
+        """Guard one run of a model: `async with` in async code, `with` in sync code.
+
+        Args:
+            model: A model of the settings.
+            rows: The rows, or how many they are.
+
+        Raises:
+            UnknownModel: The settings have no such model.
+            Refused: On entering, where the quota does not admit it; becomes the answer.
+        """
+        return self.service.guard.inference(model, rows)
+
+    @property
+    def started(self) -> bool:
+        """Whether this process has started what runs beside the requests."""
+        return self.service.started
+
+    def start(self) -> None:
+        """Check the settings against the app, and start what runs beside the requests.
+
+        Raises:
+            InvalidSettings: A model's route is not there.
+        """
+        self.check()
+        self.service.start()
+
+    def check(self) -> None:
+        """Hold the settings against the app's routes.
+
+        Raises:
+            InvalidSettings: A model's route is not there.
+        """
+        self.service.guard.check_routes(self._templates())

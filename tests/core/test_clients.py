@@ -1,0 +1,126 @@
+"""Which address does a request come from?"""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from mlguard.clients import Proxies
+
+TRUSTED = Proxies([ip_network("10.0.0.0/8"), ip_network("fd00::/8")])
+CLIENT = "203.0.113.7"
+
+
+@pytest.mark.parametrize(
+    "forwarded", [(), ("1.2.3.4",), ("10.0.0.1",), ("127.0.0.1, 10.0.0.1",)], ids=repr
+)
+def test_nobody_is_believed_by_default(forwarded: tuple[str, ...]) -> None:
+    """Without trusted proxies the peer is the client, whatever it says of others."""
+    assert Proxies().client("10.0.0.9", forwarded) == "10.0.0.9"
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "client"),
+    [
+        pytest.param(CLIENT, (), CLIENT, id="direct"),
+        pytest.param(CLIENT, ("1.2.3.4",), CLIENT, id="a stranger's word"),
+        pytest.param(CLIENT, ("10.0.0.1",), CLIENT, id="a stranger that claims to be a proxy"),
+        pytest.param("10.0.0.1", (), "10.0.0.1", id="a proxy that speaks for itself"),
+        pytest.param("10.0.0.1", (CLIENT,), CLIENT, id="one proxy"),
+        pytest.param("10.0.0.1", (f"{CLIENT}, 10.9.9.9",), CLIENT, id="two proxies"),
+        pytest.param("10.0.0.1", (CLIENT, "10.9.9.9"), CLIENT, id="a header each"),
+        pytest.param("10.0.0.1", (f"1.2.3.4, {CLIENT}",), CLIENT, id="spoofed on the left"),
+        pytest.param("10.0.0.1", ("1.2.3.4", CLIENT), CLIENT, id="spoofed in another header"),
+        pytest.param("10.0.0.1", (f"10.1.1.1, {CLIENT}",), CLIENT, id="a spoofed proxy"),
+        pytest.param("10.0.0.1", (f"{CLIENT},10.1.1.1,10.2.2.2",), CLIENT, id="no blanks"),
+        pytest.param("10.0.0.1", (f"  {CLIENT} \t",), CLIENT, id="blanks"),
+        pytest.param("10.0.0.1", ("10.2.2.2",), "10.2.2.2", id="proxies all the way"),
+        pytest.param("fd00::1", (CLIENT,), CLIENT, id="a proxy of IPv6"),
+        pytest.param("::ffff:10.0.0.1", (CLIENT,), CLIENT, id="a mapped proxy"),
+        pytest.param("10.0.0.1", (f"::ffff:{CLIENT}",), CLIENT, id="a mapped client"),
+        pytest.param(f"::ffff:{CLIENT}", (), CLIENT, id="a mapped peer"),
+    ],
+)
+def test_right_to_left(peer: str, forwarded: tuple[str, ...], client: str) -> None:
+    """The client is the first address from the right that no trusted proxy has."""
+    assert TRUSTED.client(peer, forwarded) == client
+
+
+@pytest.mark.parametrize(
+    "hop",
+    [
+        "",
+        "unknown",
+        "_hidden",
+        "256.1.1.1",
+        "1.2.3",
+        "1.2.3.4:80",
+        "[::1]:80",
+        "<script>",
+        "\x00",
+        "1" * 5000,
+    ],
+)
+def test_junk_ends_the_walk(hop: str) -> None:
+    """A hop that is no address is not walked past: what stands left of it is anybody's word."""
+    assert TRUSTED.client("10.0.0.1", (f"1.2.3.4, {hop}",)) == "10.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("peer", "client"),
+    [
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::", "2001:db8:1:2::/64"),
+        ("2001:0DB8:1:2:ffff:ffff:ffff:ffff", "2001:db8:1:2::/64"),
+        ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::1", "::/64"),
+    ],
+)
+def test_a_network_of_ipv6_is_one_client(peer: str, client: str) -> None:
+    """A client of IPv6 owns its /64: the addresses in it are one."""
+    assert TRUSTED.client(peer, ()) == client
+
+
+@pytest.mark.parametrize("peer", ["", "unix:", "testclient", "/run/app.sock"])
+def test_peers_without_an_address(peer: str) -> None:
+    """A peer without an address is nobody, and nobody's word counts."""
+    assert TRUSTED.client(peer, (CLIENT,)) == ""
+    assert not TRUSTED.trusts(peer)
+
+
+@pytest.mark.parametrize(
+    ("address", "trusted"),
+    [
+        ("10.255.255.255", True),
+        ("11.0.0.0", False),
+        ("fd00::1", True),
+        ("fe00::1", False),
+        ("::ffff:10.0.0.1", True),
+        ("::ffff:11.0.0.1", False),
+        ("0:0:0:0:0:ffff:0a00:0001", True),
+    ],
+)
+def test_trust(address: str, trusted: bool) -> None:
+    """A proxy is trusted by its network, however its address is spelt."""
+    assert TRUSTED.trusts(address) is trusted
+
+
+def test_a_network_of_mapped_addresses() -> None:
+    """A proxy's network may be spelt as a mapped one too."""
+    assert Proxies([ip_network("::ffff:10.0.0.0/104")]).trusts("::ffff:10.0.0.1")
+
+
+@examples(max_examples=200, deadline=None)
+@given(st.text(), st.lists(st.text() | st.ip_addresses().map(str), max_size=4))
+def test_any_text(peer: str, forwarded: list[str]) -> None:
+    """Whatever is sent, a client has a name, and a stranger's is its own."""
+    name = TRUSTED.client(peer, tuple(forwarded))
+
+    assert isinstance(name, str)
+    if not TRUSTED.trusts(peer):
+        assert name == TRUSTED.client(peer, ())

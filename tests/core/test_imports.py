@@ -1,0 +1,89 @@
+"""What does importing cost, and what is there for users?"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+FRAMEWORKS = ("fastapi", "starlette", "flask", "werkzeug")
+SCIENCE = ("numpy", "pandas", "sklearn", "scipy", "pyarrow", "evidently")
+PUBLIC = ["Inference", "InvalidSettings", "MLGuard", "MLGuardError", "Principal", "Refused"]
+
+
+def after(statement: str) -> tuple[float, set[str]]:
+    """Return how long a statement takes in a fresh interpreter, in seconds, and what it loads."""
+    program = (
+        "import json, sys, time; began = time.perf_counter();"
+        f"{statement};"
+        "took = time.perf_counter() - began;"
+        "print(json.dumps([took, sorted({m.partition('.')[0] for m in sys.modules})]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True
+    )
+    took, modules = json.loads(done.stdout)
+    return took, set(modules)
+
+
+def test_importing_is_fast() -> None:
+    """`import mlguard` takes less than 0.3 seconds, at the best of three."""
+    assert min(after("import mlguard")[0] for _ in range(3)) < 0.3
+
+
+@pytest.mark.parametrize(
+    ("module", "without"),
+    [
+        pytest.param("mlguard", (*FRAMEWORKS, *SCIENCE, "pydantic", "jose"), id="the package"),
+        pytest.param("mlguard.auth", (*FRAMEWORKS, *SCIENCE), id="tokens"),
+        pytest.param("mlguard.reference", (*FRAMEWORKS, *SCIENCE), id="references"),
+        pytest.param("mlguard.drift", (*FRAMEWORKS, "evidently", "sklearn"), id="drift"),
+        pytest.param("mlguard.runtime.service", (*FRAMEWORKS, *SCIENCE), id="the service"),
+        pytest.param("mlguard.testing", (*FRAMEWORKS, *SCIENCE), id="testing"),
+        pytest.param("mlguard.cli", (*FRAMEWORKS, *SCIENCE), id="the commands"),
+        pytest.param("mlguard_fastapi", ("flask", "werkzeug", *SCIENCE), id="FastAPI"),
+        pytest.param("mlguard_flask", ("fastapi", "starlette", *SCIENCE), id="Flask"),
+    ],
+)
+def test_importing_loads_nothing_more(module: str, without: tuple[str, ...]) -> None:
+    """A part loads what it needs: no other framework, and nothing that only drift checks need."""
+    _, modules = after(f"import {module}")
+
+    assert modules & set(without) == set()
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        ("mlguard_fastapi", PUBLIC),
+        ("mlguard_flask", PUBLIC),
+        ("mlguard.auth", ["Authenticator", "InvalidToken", "KeySet", "verify_jws"]),
+    ],
+)
+def test_public_names(module: str, names: list[str]) -> None:
+    """The names that users may import are these, and each is there."""
+    imported = __import__(module, fromlist=["*"])
+
+    assert sorted(imported.__all__) == names
+    assert all(hasattr(imported, name) for name in names)
+
+
+def test_the_package_has_a_version_only() -> None:
+    """`mlguard` itself has nothing but its version: parts are imported from where they are."""
+    program = "import mlguard; print([n for n in vars(mlguard) if not n.startswith('_')])"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLIC if name != "MLGuard"])
+def test_twins_share_their_words(name: str) -> None:
+    """What both adapters export but their guard is one and the same class."""
+    import mlguard_fastapi
+    import mlguard_flask
+
+    assert getattr(mlguard_fastapi, name) is getattr(mlguard_flask, name)
