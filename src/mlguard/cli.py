@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -40,7 +41,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_check(commands: Any) -> None:
     check = commands.add_parser("check", help="find every mistake before the service starts")
-    check.add_argument("target", help="a settings file, or a guarded app as module:attribute")
+    check.add_argument(
+        "target", help="a settings file, or a guarded app: module:app, module:create_app()"
+    )
     check.set_defaults(run=_check)
 
 
@@ -93,7 +96,8 @@ def _guard_of(target: str) -> Front[Any]:
     module_name, _, attribute = target.partition(":")
     sys.path.insert(0, str(Path.cwd()))
     try:
-        app = getattr(importlib.import_module(module_name), attribute)
+        app = getattr(importlib.import_module(module_name), attribute.removesuffix("()"))
+        app = app() if attribute.endswith("()") else app
     except (ImportError, AttributeError, ValueError) as error:
         raise InvalidSettings(f"cannot be imported: {error}", source=target) from error
     extensions = getattr(app, "extensions", None)
@@ -103,7 +107,8 @@ def _guard_of(target: str) -> Front[Any]:
         else getattr(getattr(app, "state", None), "mlguard", None)
     )
     if not isinstance(guard, Front):
-        raise InvalidSettings("is not guarded: call MLGuard(app, ...)", source=target)
+        hint = f"; if it makes the app, say {target}()" if inspect.isfunction(app) else ""
+        raise InvalidSettings(f"is not guarded: call MLGuard(app, ...){hint}", source=target)
     return guard
 
 

@@ -364,6 +364,93 @@ def test_a_guarded_app_mounted_in_a_guarded_app_is_counted_once() -> None:
     assert inner_guard.metric("mlguard_inference_rows_total", model="sum", version="1") == 0
 
 
+def test_a_refusal_in_a_handler_costs_nothing() -> None:
+    """Where guard.inference refuses, neither the request nor the route's rows are charged."""
+    app = FastAPI()
+    chosen = settings(quotas={"requests": ["10/hour"], "rows": ["100/hour"]})
+    chosen["models"].append({"name": "other"})
+    guard = MLGuard(app, chosen)
+
+    @app.post("/predict")
+    async def answer(body: dict[str, Any]) -> dict[str, Any]:
+        async with guard.inference("other", 1000):
+            return predict(body)
+
+    rehearsal = Rehearsal(guard)
+    client = TestClient(app)
+    refused = client.post("/predict", json=ROWS, headers=rehearsal.headers())
+    beyond = client.get("/nowhere", headers=rehearsal.headers())
+
+    assert (refused.status_code, refused.json()["code"]) == (422, "batch_exceeds_quota")
+    assert '"requests-3600";r=9' in beyond.headers["ratelimit"]
+    assert rehearsal.metric("mlguard_inference_rows_total", model="sum", version="1") == 0
+
+
+def test_the_inner_guard_knows_the_outer_caller() -> None:
+    """In a guarded app mounted in a guarded app, caller() and inference() are the outer's."""
+    outer, inner = FastAPI(), FastAPI()
+    guard = MLGuard(inner, settings(None))
+
+    @inner.get("/me")
+    async def me() -> dict[str, Any]:
+        async with guard.inference("sum", 60):
+            return {"subject": getattr(guard.caller(), "subject", None)}
+
+    Rehearsal(guard)
+    outer.mount("/inner", inner)
+    client, rehearsal = guarded(outer, settings(None))
+    answers = [client.get("/inner/me", headers=rehearsal.headers("eve")) for _ in range(2)]
+
+    assert [a.status_code for a in answers] == [200, 429]
+    assert answers[0].json() == {"subject": "eve"}
+
+
+def test_a_middleware_with_a_scope_of_its_own_opens_no_door() -> None:
+    """A scope that lost what the outer layer put there meets the decision all the same."""
+    app = FastAPI()
+
+    class Fresh:
+        def __init__(self, inner: Any) -> None:
+            self.inner = inner
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            kept = {k: v for k, v in scope.items() if not k.startswith("mlguard")}
+            await self.inner(kept, receive, send)
+
+    app.post("/predict")(predict)
+    app.add_middleware(Fresh)
+    client, rehearsal = guarded(app)
+
+    assert client.post("/predict", json=ROWS).status_code == 401
+    assert client.post("/predict", json=ROWS, headers=rehearsal.headers()).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "/closing"])
+def test_websockets_that_are_closed_are_no_server_error(path: str) -> None:
+    """A handshake that the app or the router closes is a 403, as servers make of it."""
+    app = FastAPI()
+
+    @app.websocket("/closing")
+    async def closing(socket: WebSocket) -> None:
+        await socket.close()
+
+    client, rehearsal = guarded(app, settings(None))
+    with (
+        pytest.raises(WebSocketDisconnect),
+        client.websocket_connect(path, headers=rehearsal.headers()),
+    ):
+        pass
+    found = rehearsal._service.metrics.snapshot()
+    statuses = {
+        s["labels"]["http_response_status_code"]
+        for f in found
+        for s in f["samples"]
+        if "http_response_status_code" in s["labels"]
+    }
+
+    assert statuses == {"403"}
+
+
 def test_streams_are_not_held_back() -> None:
     """The first chunk is with the client before the second is made."""
     app, sent = FastAPI(), []

@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.test import Client
 
 from mlguard.errors import InvalidSettings
 from mlguard.testing import Rehearsal
@@ -116,6 +117,38 @@ def test_options_of_the_app_itself_are_guarded() -> None:
     client, _ = guarded(app)
 
     assert client.options("/own").status_code == 401
+
+
+def test_a_server_that_was_given_the_app_before_is_guarded() -> None:
+    """What calls the app around the guard's outer layer meets the decision all the same."""
+    app = app_with_predict()
+    before = app.wsgi_app
+    _, rehearsal = guarded(app)
+    client = Client(before)
+
+    assert client.post("/predict", json=ROWS).status_code == 401
+    assert client.post("/predict", json=ROWS, headers=rehearsal.headers()).status_code == 200
+    assert rehearsal.metric("http_server_active_requests") == 0
+
+
+def test_an_app_that_forgets_its_functions_is_guarded() -> None:
+    """Even without `before_request` no view runs undecided."""
+    app = app_with_predict()
+    client, rehearsal = guarded(app)
+    client.get("/first")
+    app.before_request_funcs.clear()
+
+    assert client.post("/predict", json=ROWS).status_code == 401
+    assert client.post("/predict", json=ROWS, headers=rehearsal.headers()).status_code == 200
+
+
+def test_one_guard_is_of_one_app() -> None:
+    """A second app would be decided by the first one's settings."""
+    guard = MLGuard(app_with_predict(), settings())
+    with pytest.raises(InvalidSettings, match="one app"):
+        guard.init_app(app_with_predict())
+    with pytest.raises(InvalidSettings, match="init_app"):
+        MLGuard(settings=settings()).inference("sum", 1)
 
 
 def test_static_files_need_a_token() -> None:

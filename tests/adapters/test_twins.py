@@ -107,6 +107,30 @@ def test_public_keys_verify_tokens(
     assert answers[0].json == {"subject": "rsa"}
 
 
+@pytest.mark.parametrize("framework", [0, 1], ids=["FastAPI", "Flask"])
+def test_paths_that_lead_nowhere_are_told(
+    framework: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A typo in `inputs` or `outputs` would switch the row quota off: it is told."""
+    monkeypatch.setenv("TWIN_SECRET", SECRET)
+    model = {"name": "sum", "route": "/predict", "inputs": "rowz", "outputs": "scorez"}
+    chosen = {**SETTINGS, "models": [model, {"name": "own"}]}
+    apps: tuple[Any, Any] = fastapi_twin.guarded(chosen), flask_twin.guarded(chosen)
+    client: Client = (over_asgi if framework == 0 else over_wsgi).InProcess(apps[framework])
+    guard = apps[0].state.mlguard if framework == 0 else apps[1].extensions["mlguard"]
+    rehearsal = Rehearsal(guard)
+    headers = [*rehearsal.headers().items(), ("Content-Type", "application/json")]
+    for _ in range(2):
+        client.ask("POST", "/predict", headers=headers, body=b'{"instances": [[1, 2]]}')
+
+    unread = [
+        rehearsal.metric("mlguard_rows_unread_total", model="sum", side=side)
+        for side in ("inputs", "outputs")
+    ]
+    assert unread == [2, 2]
+    assert [r.getMessage().split("`")[1] for r in caplog.records] == ["inputs", "outputs"]
+
+
 @pytest.mark.parametrize("module", [test_fastapi, test_flask], ids=["FastAPI", "Flask"])
 def test_a_failing_observer_fails_no_request(module: Any) -> None:
     """Where observing goes wrong the answer is sent all the same, and a metric says so."""

@@ -22,6 +22,7 @@ from mlguard.settings import load
 from mlguard.tracing import (
     PEER_TRUSTED,
     PeerSampler,
+    Relay,
     TreePrinter,
     provider,
     redacted,
@@ -307,3 +308,20 @@ class TestPrinting:
         TreePrinter(out).on_end(ReadableSpan("x"))
 
         assert out.getvalue() == ""
+
+
+def test_each_start_exports_once() -> None:
+    """An app that was stopped and started again sends its spans to the new exporter only."""
+    relay, provider = Relay(), TracerProvider()
+    provider.add_span_processor(relay)
+    exporters = [InMemorySpanExporter(), InMemorySpanExporter()]
+    tracer = provider.get_tracer("test")
+    tracer.start_span("before").end()
+    for n, exporter in enumerate(exporters):
+        relay.begin(SimpleSpanProcessor(exporter))
+        tracer.start_span(f"start {n}").end()
+        relay.end()
+    tracer.start_span("after").end()
+
+    names = [[s.name for s in e.get_finished_spans()] for e in exporters]
+    assert names == [["start 0"], ["start 1"]]

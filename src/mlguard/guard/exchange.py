@@ -110,21 +110,21 @@ class Exchange:
             self.principal = who
         elif plan is None:
             return None
-        rows: Rows = ()
+        rows: Rows | None = ()
         asked = 1
         if plan is not None:
             body = yield from self._read()
             if isinstance(body, Deny):
                 return body
-            found = plan.layout.rows(body)
-            if found is not None:
-                rows, asked = found, len(found)
+            rows = plan.layout.rows(body)
+            asked = 1 if rows is None else len(rows)
         debit = self.charge(plan.name if plan else None, asked)
         if isinstance(debit, Deny):
             return debit
         self._debit = debit
         if plan is not None:
-            self.run = Run(guard, plan, self, rows, asked=asked, debit=debit)
+            found = rows is not None
+            self.run = Run(guard, plan, self, rows or (), asked=asked, debit=debit, found=found)
             self.run.begin()
         return None
 

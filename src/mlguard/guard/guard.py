@@ -111,6 +111,12 @@ class Guard:
             return Joined(exchange.run, rows)
         return Run(self, self.models[model], exchange, rows)
 
+    def unread(self, model: str, side: str) -> None:
+        """Say that an answered call showed no rows: a typo there would switch the quota off."""
+        self.metrics.rows_unread(model, side)
+        text = "an answered call of %s has nothing where `%s` points: its rows were not counted"
+        self._log.warning(f"{model} {side}", text, model, side)
+
     def observer_failed(self, error: Exception) -> None:
         """Say in a metric and, seldom, in the log that something was not observed."""
         self._observing = False
@@ -134,7 +140,8 @@ class Guard:
         """Hold the settings against the routes that the app has.
 
         Raises:
-            InvalidSettings: A model's or a public route is not there, or the path of the metrics is taken.
+            InvalidSettings: A model's or a public route is not there, or the metrics' path is
+                taken.
         """
         known = set(templates)
         problems = [

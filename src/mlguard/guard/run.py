@@ -37,11 +37,13 @@ class Run:
         *,
         asked: int | None = None,
         debit: Debit | None = None,
+        found: bool | None = None,
     ) -> None:
         self._guard = guard
         self.plan = plan
         self._exchange = exchange
         self._debits = [debit] if debit else []
+        self._found = found  # rows in the body, None where no body was looked into
         number, inputs = _count(rows)
         self.inference = Inference(plan.name, plan.version, asked or number, inputs)
 
@@ -124,6 +126,7 @@ class Run:
         asked = failed is None and status < 400
         inference.version = str(inference.version)[:LONGEST_VERSION]
         if asked:
+            self._tell_unread(answered)
             said = 0 if inference.predictions is None else _count(inference.predictions)[0]
             inference.rows = max(inference.rows, answered or 0, said)
         # Who leaves while the model runs has had it run.
@@ -135,6 +138,16 @@ class Run:
             self._tell(
                 Outcome(inference, seconds, failed, trace_id(self._span) if sampled else None)
             )
+
+    def _tell_unread(self, answered: int | None) -> None:
+        """Say where the settings look for rows or predictions and an answered call has none."""
+        told = self._found or len(self.inference.inputs)  # by the body, or by the handler
+        if self._found is None or (told and not self._found):
+            return
+        if not told:
+            self._guard.unread(self.plan.name, "inputs")
+        if self.plan.layout.reads_answers and answered is None:
+            self._guard.unread(self.plan.name, "outputs")
 
     def _settle(self, rows: int) -> None:
         """Make the first debit cost what the others did not."""

@@ -97,12 +97,17 @@ class Metrics:
             "Sampled rows that never reached a drift check.",
             (*_VERSIONED, "reason"),
         )
+        self._unread = Counters(
+            "mlguard_rows_unread_total",
+            "Answered calls that showed no rows where the settings look for them.",
+            ("model", "side"),
+        )
         self._worker_up = Gauges(
             "mlguard_drift_worker_up", "1 while drift checks are ready to run."
         )
         for collector in (
             *(self._http, self._active_requests, self._seconds, self._rows, self._errors),
-            *(self._auth, self._refused, self._degraded),
+            *(self._auth, self._refused, self._degraded, self._unread),
             *(self._observed, self._sampled, self._dropped, self._worker_up),
         ):
             self.registry.register(collector)
@@ -170,6 +175,10 @@ class Metrics:
     def rows_dropped(self, model: str, version: str, reason: str, rows: int = 1) -> None:
         """Count sampled rows that never reached a drift check."""
         self._dropped.cell(*self._known(model, version), reason).add(rows)
+
+    def rows_unread(self, model: str, side: str) -> None:
+        """Count answered calls whose body or answer showed no rows where the settings look."""
+        self._unread.cell(model, side).add()
 
     def snapshot(self) -> list[Family]:
         """Write down all numbers, ready for JSON, `merge` and `expose`."""

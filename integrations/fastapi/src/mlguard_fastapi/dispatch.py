@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mlguard.errors import Refused
 from mlguard.guard import Exchange, Guard
 from mlguard.runtime.drivers import adrive, aparse
+from mlguard_fastapi import telemetry
 from mlguard_fastapi.translate import EXCHANGE, Replay, to_call, to_response
 
 _PREFIX = "mlguard.prefix"
@@ -124,6 +125,8 @@ class _RouteGate:
             return
         body = Replay(receive)
         matched = template(self._route, scope) if _serves(self._route, scope) else None
+        if matched and "fastapi.telemetry" not in scope:
+            telemetry.name_span(exchange.span, scope, matched)
         if await adrive(exchange.decide(matched), body.read):
             await to_response(exchange, scope, send)
             return

@@ -48,7 +48,7 @@ class Outer:
         exchange = scope[EXCHANGE] = guard.open(to_call(scope))
         watched = _Watched(exchange, receive, send)
         try:
-            with peer(guard.proxies, peer_of(scope)):
+            with peer(trusted=guard.proxies.trusts(peer_of(scope))):
                 await self.app(scope, watched.receive, watched.send)
         finally:
             watched.end()

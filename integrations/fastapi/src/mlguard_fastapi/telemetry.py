@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from opentelemetry.metrics import NoOpMeterProvider
-from opentelemetry.trace import TracerProvider
+from opentelemetry.trace import Span, TracerProvider
 from starlette.types import Scope
 
 from mlguard.clients import Proxies
@@ -44,6 +44,13 @@ def instrument(app: FastAPI, service: Service) -> None:
         app._native_telemetry = _Trusting(native, service.guard.proxies)  # type: ignore[assignment]
 
 
+def name_span(span: Span, scope: Scope, route: str) -> None:
+    """Name the contrib's span by the whole template, which only the router knows."""
+    if span.is_recording():
+        span.update_name(f"{scope.get('method', 'WS')} {route}")
+        span.set_attribute("http.route", route)
+
+
 def _contrib(app: FastAPI, service: Service) -> None:
     from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 
@@ -68,5 +75,5 @@ class _Trusting:
         return bool(self._native.enabled())
 
     async def __call__(self, *, scope: Scope, **rest: Any) -> None:
-        with peer(self._proxies, peer_of(scope)):
+        with peer(trusted=self._proxies.trusts(peer_of(scope))):
             await self._native(scope=scope, **rest)

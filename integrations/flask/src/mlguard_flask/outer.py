@@ -45,7 +45,7 @@ class Outer:
         exchange = environ[EXCHANGE] = guard.open(to_call(environ))
         watched = _Watched(exchange, environ, start_response)
         try:
-            with peer(guard.proxies, environ.get("REMOTE_ADDR") or ""):
+            with peer(trusted=guard.proxies.trusts(environ.get("REMOTE_ADDR") or "")):
                 watched.chunks = self.app(environ, watched.start)
         except BaseException as error:
             watched.end(error)

@@ -31,7 +31,10 @@ def main() -> None:
         level=logging.WARNING, format="%(levelname)s mlguard companion[%(process)d] %(message)s"
     )
     LOGGER.setLevel(logging.INFO)
-    order = json.load(sys.stdin)
+    try:
+        order = json.load(sys.stdin)
+    except ValueError:  # the worker was gone before it could say what to do
+        return
     try:
         serve(
             CompanionConfig.from_json(order["config"]),
