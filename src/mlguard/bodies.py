@@ -78,11 +78,12 @@ class Layout:
         if not isinstance(value, dict) or not value:
             return None
         # One list among the values makes columns of them: what may be many rows is not one.
-        longest = max((len(v) for v in value.values() if isinstance(v, list)), default=None)
+        columns = {name: _column(v) for name, v in value.items()}
+        longest = max((len(c) for c in columns.values() if c is not None), default=None)
         if longest is None:
             return [value]
-        columns = [value.get(f) for f in self.features] if self.features else list(value.values())
-        return _Columns([c if isinstance(c, list) else None for c in columns], longest)
+        names = self.features or tuple(columns)
+        return _Columns([columns.get(name) for name in names], longest)
 
     def _is_row(self, value: list[Any]) -> bool:
         known = len(self.features)
@@ -109,6 +110,7 @@ class Layout:
 
 _JUNK = object()
 _NESTED = (list, dict)
+_MOST_DIMENSIONS = 16
 
 
 def _plain(value: Any) -> Any:
@@ -119,6 +121,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, str):
         return value[:MAX_CATEGORY_LENGTH]
     return None if type(value).__name__ in ("NAType", "NaTType") else _JUNK
+
+
+def _column(value: Any) -> list[Any] | None:
+    """See a column in a list, or in a mapping from row names as pandas writes it."""
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else None
 
 
 def _at(value: Any, keys: Sequence[str] | None) -> Any:
@@ -153,36 +162,55 @@ class _Columns:
 def _tensor_rows(value: Any, features: int = 0) -> Rows | None:
     """See rows in tensors of the Open Inference Protocol: one matrix, or a column a tensor.
 
-    Shapes may lie: the largest reading counts.
+    A shape is a client's word: the largest plausible reading counts.
     """
     if not isinstance(value, list) or not value:
         return None
-    tensors = [_tensor(t) for t in value]
-    if len(tensors) == 1 and tensors[0] is not None:
-        matrix = tensors[0]
-        width = matrix.width if matrix.width == features or not features else features
-        return _Matrix(matrix.data, width, max(matrix.rows, -(-len(matrix.data) // width)))
-    known = [t for t in tensors if t is not None]
-    if len(known) < len(tensors):
+    width = features or 1 if len(value) == 1 else 1
+    known = [t for t in (_tensor(t, width) for t in value) if t is not None]
+    if not known:
         return None
+    if len(value) == 1:
+        matrix, width = known[0], features or known[0].width
+        rows = max(matrix.rows, -(-len(matrix.data) // width))
+        return _Matrix(matrix.data, width, min(rows, max(1, len(matrix.data))))
     return _Columns([_Flat(t) for t in known], max(len(t) for t in known))
 
 
-def _tensor(value: Any) -> _Matrix | None:
+def _tensor(value: Any, likely: int) -> _Matrix | None:
+    """Read one tensor; `likely` is its width where the shape says none."""
     if not isinstance(value, dict) or not isinstance(value.get("data"), list):
         return None
-    data, shape = value["data"], value.get("shape")
-    if not isinstance(shape, list) or not shape or not all(type(n) is int and n > 0 for n in shape):
-        return None
-    nested = [v for v in data if isinstance(v, list)]
-    if nested:
-        return _Matrix(
-            [v for row in nested for v in row], len(nested[0]) or 1, max(shape[0], len(data))
-        )
+    data = _leaves(value["data"])
+    shape = value.get("shape")
+    if (
+        not isinstance(shape, list)
+        or not 0 < len(shape) <= _MOST_DIMENSIONS
+        or not all(type(n) is int and n > 0 for n in shape)
+    ):
+        return _Matrix(data, likely, max(1, -(-len(data) // likely)))
     width = 1
     for n in shape[1:]:
-        width *= n
-    return _Matrix(data, width, max(shape[0], -(-len(data) // width)))
+        width = min(width * n, max(1, len(data)))
+    rows = max(shape[0], len(value["data"]) if data is not value["data"] else 0)
+    rows = max(rows, -(-len(data) // width))
+    return _Matrix(data, width, min(rows, max(1, len(data))))
+
+
+def _leaves(data: list[Any]) -> list[Any]:
+    """Flatten nested lists, however deep."""
+    if not any(isinstance(v, list) for v in data):
+        return data
+    leaves, stack = [], [iter(data)]
+    while stack:
+        for v in stack[-1]:
+            if isinstance(v, list):
+                stack.append(iter(v))
+                break
+            leaves.append(v)
+        else:
+            stack.pop()
+    return leaves
 
 
 @dataclass(frozen=True, slots=True)

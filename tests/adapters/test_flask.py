@@ -16,6 +16,7 @@ from opentelemetry.instrumentation.flask import FlaskInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.test import Client
 
@@ -140,6 +141,22 @@ def test_an_app_that_forgets_its_functions_is_guarded() -> None:
 
     assert client.post("/predict", json=ROWS).status_code == 401
     assert client.post("/predict", json=ROWS, headers=rehearsal.headers()).status_code == 200
+
+
+def test_an_app_dispatched_beside_flask_needs_a_token() -> None:
+    """What answers around Flask's own dispatch is decided at its first byte."""
+    app = app_with_predict()
+
+    def beside(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"beside"]
+
+    app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {"/beside": beside})
+    client, rehearsal = guarded(app)
+    refused = client.get("/beside")
+
+    assert (refused.status_code, refused.json["code"]) == (401, "token_missing")
+    assert client.get("/beside", headers=rehearsal.headers()).data == b"beside"
 
 
 def test_one_guard_is_of_one_app() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,17 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
+from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
+from flask import Flask, Response
 from jose import jwk, jwt
 
+import mlguard_fastapi as fastapi_adapter
+import mlguard_flask as flask_adapter
 from mlguard.messages import Inference
 from mlguard.testing import Rehearsal
-from tests.adapters import test_fastapi, test_flask
+from tests.adapters import common, test_fastapi, test_flask
+from tests.adapters.common import ROWS
 from tests.apps import fastapi_twin, flask_twin
 from tests.contract import test_fastapi as over_asgi
 from tests.contract import test_flask as over_wsgi
@@ -105,6 +113,34 @@ def test_public_keys_verify_tokens(
 
     assert [a.status for a in answers] == [200, 401, 401]
     assert answers[0].json == {"subject": "rsa"}
+
+
+@pytest.mark.parametrize("framework", ["FastAPI", "Flask"])
+def test_streams_that_break_off_are_paid_for(framework: str) -> None:
+    """Predictions that have left are charged, though the answer ended in an exception."""
+
+    def chunks() -> Iterator[bytes]:
+        yield b"some predictions"
+        raise ValueError
+
+    chosen = common.settings("/predict", quotas={"rows": ["5/hour"]})
+    app: Any = FastAPI() if framework == "FastAPI" else Flask(__name__)
+    if framework == "FastAPI":
+        app.post("/predict")(lambda: StreamingResponse(chunks()))
+        guard: Any = fastapi_adapter.MLGuard(app, chosen)
+        client: Client = over_asgi.InProcess(app)
+    else:
+        app.post("/predict")(lambda: Response(chunks()))
+        guard = flask_adapter.MLGuard(app, chosen)
+        client = over_wsgi.InProcess(app)
+    headers = list(Rehearsal(guard).headers().items())
+    codes = []
+    for _ in range(2):
+        with suppress(ValueError):
+            answer = client.ask("POST", "/predict", headers=headers, body=json.dumps(ROWS).encode())
+            codes.append(answer.code)
+
+    assert codes[-1] == "quota_exceeded"
 
 
 @pytest.mark.parametrize("framework", [0, 1], ids=["FastAPI", "Flask"])

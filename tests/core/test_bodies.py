@@ -140,20 +140,53 @@ TENSORS = [
     pytest.param([{"shape": [1, 2], "data": []}], [None], id="no data"),
     pytest.param([{"shape": [1, 10**30], "data": [1]}], [None], id="absurd shape"),
     pytest.param([], None, id="no tensors"),
-    pytest.param([{"data": [1, 2]}], None, id="no shape"),
-    pytest.param([{"shape": [], "data": [1]}], None, id="empty shape"),
-    pytest.param([{"shape": [0, 2], "data": []}], None, id="shape of nothing"),
-    pytest.param([{"shape": [-1, 2], "data": [1, 2]}], None, id="negative shape"),
-    pytest.param([{"shape": [True, 2], "data": [1, 2]}], None, id="boolean shape"),
-    pytest.param([{"shape": [1.0, 2], "data": [1, 2]}], None, id="float shape"),
-    pytest.param([{"shape": "12", "data": [1, 2]}], None, id="shape of text"),
+    pytest.param([{"data": [1, 2]}], [[1, 2]], id="no shape"),
+    pytest.param([{"shape": [], "data": [1]}], [None], id="empty shape"),
+    pytest.param([{"shape": [0, 2], "data": []}], [None], id="shape of nothing"),
+    pytest.param([{"shape": [-1, 2], "data": [1, 2]}], [[1, 2]], id="negative shape"),
+    pytest.param([{"shape": [True, 2], "data": [1, 2]}], [[1, 2]], id="boolean shape"),
+    pytest.param([{"shape": [1.0, 2], "data": [1, 2]}], [[1, 2]], id="float shape"),
+    pytest.param([{"shape": "12", "data": [1, 2]}], [[1, 2]], id="shape of text"),
     pytest.param([{"shape": [1, 2], "data": "AAAA"}], None, id="data of text"),
-    pytest.param([{"shape": [1, 2], "data": [1, 2]}, 5], None, id="a number among tensors"),
+    pytest.param([{"shape": [1, 2], "data": [1, 2]}, 5], [None], id="a number among tensors"),
     pytest.param({"shape": [1, 2], "data": [1, 2]}, None, id="no list"),
 ]
 
 
 class TestTensors:
+    @pytest.mark.parametrize(
+        "shape", [[1] + [9] * 100_000, [1, 10**4000, 10**4000], [10**4000, 2], [1] * 17], ids=len
+    )
+    def test_shapes_are_no_bombs(self, shape: list[int]) -> None:
+        """However a shape is written, reading it is quick and no row is without a value."""
+        rows = V2.rows({"inputs": [{"shape": shape, "data": [1, 2, 3]}]})
+
+        assert rows is not None
+        assert 1 <= len(rows) <= 3
+
+    @pytest.mark.parametrize(
+        ("inputs", "expected"),
+        [
+            ([{"shape": [-1, 2], "data": [1] * 2000}], 1000),
+            ([{"shape": [1000, 2], "data": [1] * 2000}, {"name": "no data"}], 1000),
+            ([{"shape": [1], "data": [[[[1, 2]], [[3, 4]]]]}], 2),
+        ],
+        ids=["shape to be guessed", "a tensor without data", "nested deep"],
+    )
+    def test_nothing_hides_rows(self, inputs: Any, expected: int) -> None:
+        """What a client leaves out or nests does not make many rows one."""
+        rows = V2.rows({"inputs": inputs})
+
+        assert rows is not None
+        assert len(rows) >= expected
+
+    def test_a_table_as_pandas_writes_it(self) -> None:
+        """Columns may be mappings from row names."""
+        rows = NAMED.rows({"instances": {"a": {"0": 1, "1": 2}, "b": {"0": 3, "1": 4}}})
+
+        assert rows is not None
+        assert [NAMED.row(rows, n) for n in range(len(rows))] == [[1, 3], [2, 4]]
+
     @pytest.mark.parametrize(("inputs", "expected"), TENSORS)
     def test_inputs(self, inputs: Any, expected: Any) -> None:
         """The Open Inference Protocol's tensors are rows: one matrix, or a column a tensor."""

@@ -227,17 +227,25 @@ class Exchange:
         """Bytes of an answer that are kept for that at most."""
         return self._guard.settings.service.max_body
 
-    def answered(self, status: int, answer: Any = None, error: BaseException | None = None) -> None:
+    def answered(
+        self,
+        status: int,
+        answer: Any = None,
+        error: BaseException | None = None,
+        *,
+        sent: bool = False,
+    ) -> None:
         """End the route's inference, when its handler's answer is complete.
 
         Args:
             status: The handler's HTTP status.
             answer: The parsed JSON answer, None where it was not read.
             error: What the handler raised.
+            sent: Whether some of the answer had left before that.
         """
         run, self.run = self.run, None
         if run is not None:
-            run.end(status, run.plan.layout.predictions(answer), error)
+            run.end(status, run.plan.layout.predictions(answer), error, sent=sent)
 
     def close(self, status: int) -> None:
         """End the request, at its last byte; more calls do nothing.

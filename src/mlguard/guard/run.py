@@ -112,13 +112,21 @@ class Run:
         """Make its span the current one."""
         return context.attach(trace.set_span_in_context(self._span))
 
-    def end(self, status: int, answered: int | None, error: BaseException | None) -> None:
+    def end(
+        self,
+        status: int,
+        answered: int | None,
+        error: BaseException | None,
+        *,
+        sent: bool = False,
+    ) -> None:
         """Stop the clock, settle the debit and tell the observers.
 
         Args:
             status: The HTTP status; 4xx means that the model was not asked.
             answered: How many rows were predicted, None where unknown.
             error: What stopped the run.
+            sent: Whether some of the answer had left: then it is paid for.
         """
         guard, inference = self._guard, self.inference
         seconds = guard.timer() - self._began
@@ -130,7 +138,7 @@ class Run:
             said = 0 if inference.predictions is None else _count(inference.predictions)[0]
             inference.rows = max(inference.rows, answered or 0, said)
         # Who leaves while the model runs has had it run.
-        if not isinstance(error, asyncio.CancelledError):
+        if not sent and not isinstance(error, asyncio.CancelledError):
             self._settle(inference.rows if asked else 0)
         self._end_span(failed)
         if asked or failed:

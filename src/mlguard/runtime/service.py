@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import hmac
 import json
@@ -96,6 +97,8 @@ class Service:
                 self._companion.start()
             if self.tracer_provider is not None and not self.joined:
                 self._relay.begin(self._spans or self._exporting())
+            if self._pid is None:  # not inherited from a process that forked
+                atexit.register(self.close)
             self._pid = os.getpid()
 
     def close(self) -> None:
@@ -139,6 +142,7 @@ class Service:
             drift_models=models,
             window=drift.window if drift else 0,
             report=str(drift.report) if drift and drift.report else None,
+            secrets=_secret_variables(settings),
         )
         return Companion(
             config,
@@ -181,6 +185,12 @@ class Service:
         if self._key is None:
             self._key = self._companion.key() if self._companion else os.urandom(32)
         return hmac.new(self._key, json.dumps(key).encode(), hashlib.sha256).hexdigest()[:16]
+
+
+def _secret_variables(settings: Settings) -> tuple[str, ...]:
+    auth = settings.auth
+    named = (auth.secret_env if auth else None, settings.service.pseudonym_key_env)
+    return tuple(name for name in named if name)
 
 
 def stable_conventions() -> None:

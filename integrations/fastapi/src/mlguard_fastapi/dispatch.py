@@ -12,7 +12,7 @@ from typing import Any
 
 from fastapi import routing as fastapi_routing
 from opentelemetry import trace
-from starlette.routing import BaseRoute, Mount, Router
+from starlette.routing import BaseRoute, Host, Mount, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlguard.errors import Refused
@@ -140,7 +140,7 @@ class _RouteGate:
             exchange.refuse(refused.deny)
             await to_response(exchange, scope, send)
         except BaseException as error:
-            exchange.answered(500, error=error)
+            exchange.answered(500, error=error, sent=answer.sent)
             raise
         finally:
             exchange.answered(answer.status)
@@ -157,6 +157,7 @@ class _Answer:
         self._kept: list[bytes] | None = None
         self._room = exchange.answer_limit
         self.begun = False
+        self.sent = False  # a byte of the body
 
     async def send(self, message: Message) -> None:
         """Pass a message on; the last one ends the route's inference."""
@@ -167,6 +168,7 @@ class _Answer:
             if self._exchange.reads_answer and _is_json(message.get("headers", ())):
                 self._kept = []
         elif kind == "http.response.body":
+            self.sent = self.sent or bool(message.get("body"))
             self._keep(message.get("body", b""))
             if not message.get("more_body", False):
                 # Settled before the client can have the whole answer and ask again.
@@ -200,12 +202,10 @@ def templates(router: Router, prefix: str = "") -> Iterator[str]:
     contexts = getattr(fastapi_routing, "iter_route_contexts", iter)
     for found in contexts(router.routes):
         path = getattr(found, "path", None)
-        if path is None:
-            continue
         inner = _router_of(getattr(found, "original_route", found))
         if inner is not None:
-            yield from templates(inner, prefix + path)
-        else:
+            yield from templates(inner, prefix + (path or ""))
+        elif path is not None:
             yield prefix + path
 
 
@@ -229,7 +229,7 @@ def _effective(route: BaseRoute, scope: Scope) -> Any:
 
 def _router_of(route: Any) -> Router | None:
     """Find the router of a mounted app, under its own middleware; None where it has none."""
-    if not isinstance(route, Mount):
+    if not isinstance(route, Mount | Host):
         return None
     app: ASGIApp | None = getattr(route, "_base_app", route.app)
     inner = getattr(app, "router", app)

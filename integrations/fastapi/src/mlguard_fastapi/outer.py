@@ -75,12 +75,12 @@ class Outer:
                     raise
             elif message["type"] == "lifespan.startup.failed" and wrong is not None:
                 message = {**message, "message": str(wrong)}  # in place of a traceback
+            elif message["type"].startswith("lifespan.shutdown"):
+                # Before the server hears of it: then the process ends.
+                await asyncio.to_thread(self._service.close)
             await send(message)
 
-        try:
-            await self.app(scope, receive, starting)
-        finally:
-            await asyncio.to_thread(self._service.close)
+        await self.app(scope, receive, starting)
 
 
 class _Watched:

@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Any
 
 from mlguard.guard import Exchange
+from mlguard.runtime.drivers import drive
 from mlguard.runtime.service import Service
 from mlguard.tracing import peer
 from mlguard_flask import telemetry
@@ -50,6 +51,8 @@ class Outer:
         except BaseException as error:
             watched.end(error)
             raise
+        if watched.refused:
+            return watched.refuse()
         if environ.get(STREAMED):
             return watched
         watched.end(None)
@@ -72,19 +75,35 @@ class _Watched:
         self._environ = environ
         self._start = start_response
         self._status = 500
+        self.refused = False
         self.chunks: Iterable[bytes] = ()
 
     def start(self, status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+        """Begin the answer; what answered around Flask's dispatch is decided here."""
+        if not self._exchange.decided and drive(self._exchange.decide(None), lambda _: b""):
+            self.refused = True
+            return lambda _: None
         self._status = int(status[:3])
         if self._exchange.deny is None:
             headers = [*headers, *self._exchange.headers]
         return self._start(status, headers, *rest)
 
+    def refuse(self) -> Iterable[bytes]:
+        """Send the refusal in place of what the app answered."""
+        getattr(self.chunks, "close", lambda: None)()
+        self._status, headers, body = self._exchange.answer()
+        self._start(f"{self._status} {HTTPStatus(self._status).phrase}", list(headers))
+        self.end(None)
+        return [body]
+
     def __iter__(self) -> Iterator[bytes]:
+        sent = False
         try:
-            yield from self.chunks
+            for chunk in self.chunks:
+                yield chunk
+                sent = True
         except Exception as error:
-            self.end(error)
+            self.end(error, sent=sent)
             raise
         self.end(None)
 
@@ -97,8 +116,8 @@ class _Watched:
             self._status = 499
             self.end(None)
 
-    def end(self, error: BaseException | None) -> None:
+    def end(self, error: BaseException | None, *, sent: bool = False) -> None:
         """End the exchange, once."""
-        self._exchange.answered(self._status, error=error)
+        self._exchange.answered(self._status, error=error, sent=sent)
         self._exchange.close(self._status)
         telemetry.end(self._environ, self._exchange.span, error or self._environ.get(FAILED))

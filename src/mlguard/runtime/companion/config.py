@@ -33,6 +33,7 @@ class CompanionConfig:
         drift_models: The models to check for drift; none switches the check off.
         window: Rows that are judged together.
         report: Where to write each check's HTML report; None writes none.
+        secrets: Variables with secrets, which the companion does not inherit.
         root: The folder for the private folder, where the platform's own will not do.
     """
 
@@ -41,6 +42,7 @@ class CompanionConfig:
     drift_models: tuple[DriftModel, ...] = ()
     window: int = 1000
     report: str | None = None
+    secrets: tuple[str, ...] = ()
     root: str | None = None
 
     def to_json(self) -> str:
@@ -55,4 +57,4 @@ class CompanionConfig:
             DriftModel(**{**model, "features": tuple(model["features"])})
             for model in fields.pop("drift_models")
         )
-        return cls(**fields, drift_models=tuple(models))
+        return cls(**{**fields, "secrets": ()}, drift_models=tuple(models))

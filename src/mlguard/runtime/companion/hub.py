@@ -22,6 +22,7 @@ MAX_CONNECTIONS = 256
 _POLL_WAIT = 0.5  # seconds
 _SEND_WAIT = 0.1
 _RETURN_WAIT = 3.0
+_LAST_WORDS = 5.0
 
 
 class Link:
@@ -32,6 +33,7 @@ class Link:
         answered: The number of the last poll that was answered.
         asked: The number of the worker's last question for everybody's numbers.
         is_told: Whether no thread is at answering it.
+        gone_since: When its process was first seen gone.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -42,6 +44,7 @@ class Link:
         self.answered = 0
         self.asked = 0
         self.is_told = True
+        self.gone_since: float | None = None
         self._sending = Lock()
 
     def send(self, message: Message) -> None:
@@ -115,10 +118,27 @@ class Hub:
 
     def sweep(self) -> None:
         """Add up the workers that are gone."""
+        now = time.monotonic()
         with self._changed:
-            if self._totals.sweep():
-                self._save(DEPARTED, self._totals.dump())
-                self._save(WORKERS, self._totals.roster())
+            for link in self._links:
+                if link.gone_since is None and not link.process.runs():
+                    link.gone_since = now
+            # A dead worker's child may hold its connection open for ever.
+            heard = {
+                (link.process, link.name)
+                for link in self._links
+                if link.gone_since is None or now - link.gone_since < _LAST_WORDS
+            }
+            if self._totals.sweep(heard):
+                self._keep(DEPARTED, self._totals.dump())
+                self._keep(WORKERS, self._totals.roster())
+
+    def _keep(self, name: str, content: bytes) -> None:
+        """Save for a companion that follows; where that fails, this one goes on."""
+        try:
+            self._save(name, content)
+        except OSError as error:
+            self._log.warning("save", "%s cannot be saved: %s", name, error)
 
     def collect(self) -> list[Family]:
         """Ask every worker, and return the sum; one that does not answer counts as last seen.
@@ -192,7 +212,7 @@ class Hub:
             _verify(snapshot)
         with self._changed:
             if snapshot is not None and self._totals.put(link.process, link.name, snapshot):
-                self._save(WORKERS, self._totals.roster())
+                self._keep(WORKERS, self._totals.roster())
             if poll is not None:
                 link.answered = poll
             self._changed.notify_all()

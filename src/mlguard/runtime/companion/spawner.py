@@ -39,6 +39,7 @@ class Spawner:
             }
         ).encode()
         self._service = config.service
+        self._not_inherited = _NOT_INHERITED | {name.upper() for name in config.secrets}
         self._child: subprocess.Popen[bytes] | None = None
         self._turn = ExitStack()
         self._pause = FIRST_PAUSE
@@ -51,8 +52,10 @@ class Spawner:
         now = time.monotonic()
         if self._child is not None or now < self._not_before:
             return
-        if not self._turn.enter_context(self._folder.lock("spawn")):
-            return
+        with ExitStack() as turn:
+            if not turn.enter_context(self._folder.lock("spawn")):
+                return
+            self._turn = turn.pop_all()
         if self._arrived and now - self._arrived > _STABLE:
             self._pause = FIRST_PAUSE
         self._not_before = now + self._pause
@@ -83,7 +86,7 @@ class Spawner:
             self._child = None
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        environment = {k: v for k, v in os.environ.items() if k.upper() not in _NOT_INHERITED}
+        environment = {k: v for k, v in os.environ.items() if k.upper() not in self._not_inherited}
         environment["DO_NOT_TRACK"] = "1"
         environment.setdefault("OMP_NUM_THREADS", "1")
         child = subprocess.Popen(  # noqa: S603 - ourselves

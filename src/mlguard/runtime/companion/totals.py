@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 from dataclasses import asdict
 
 from mlguard.metrics import Family, merge
@@ -22,6 +23,7 @@ class Totals:
         self._gone: list[Family] = json.loads(gone) if gone else []
         self._last: dict[tuple[Process, str], list[Family]] = {}
         self._expected: set[tuple[Process, str]] = set()
+        self._swept: set[tuple[Process, str]] = set()
 
     def put(self, process: Process, name: str, snapshot: list[Family]) -> bool:
         """Remember the newest snapshot of a worker; say whether it is a new one's.
@@ -29,7 +31,7 @@ class Totals:
         A process may hold several workers, by name.
         """
         is_new = (process, name) not in self._last
-        if is_new and len(self._last) >= MAX_WORKERS:
+        if (process, name) in self._swept or (is_new and len(self._last) >= MAX_WORKERS):
             return False
         self._last[process, name] = snapshot
         return is_new
@@ -47,10 +49,15 @@ class Totals:
         self._expected = {key for key in self._expected if key not in self._last and key[0].runs()}
         return not self._expected
 
-    def sweep(self) -> bool:
-        """Add up the workers whose process is gone; say whether there were any."""
-        gone = [key for key in self._last if not key[0].runs()]
+    def sweep(self, heard: Container[tuple[Process, str]] = ()) -> bool:
+        """Add up the workers whose process is gone; say whether there were any.
+
+        Args:
+            heard: Workers that may still be heard: what they sent before they went is under way.
+        """
+        gone = [key for key in self._last if key not in heard and not key[0].runs()]
         if gone:
+            self._swept.update(gone)
             self._gone = merge([self._gone, *(_lasting(self._last.pop(key)) for key in gone)])
         return bool(gone)
 
