@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextvars import Token
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.trace import Span
 
 from mlguard import refusals
 from mlguard.bodies import Rows
+from mlguard.guard.parts import Parts
 from mlguard.guard.run import Run
 from mlguard.messages import Body, Call, Deny, Headers, Principal, ReadBody
 from mlguard.quotas import Debit
 from mlguard.tracing import redacted, reset, trace_id
-
-if TYPE_CHECKING:
-    from mlguard.guard.guard import Guard
 
 LONGEST_ATTRIBUTE = 256  # characters of what a client wrote
 
@@ -41,8 +39,8 @@ class Exchange:
         "_call",
         "_closed",
         "_debit",
-        "_guard",
         "_left",
+        "_parts",
         "_tokens",
         "decided",
         "deny",
@@ -52,10 +50,10 @@ class Exchange:
         "span",
     )
 
-    def __init__(self, guard: Guard, call: Call) -> None:
-        self._guard = guard
+    def __init__(self, parts: Parts, call: Call) -> None:
+        self._parts = parts
         self._call = call
-        self._began = guard.timer()
+        self._began = parts.timer()
         self._closed = False
         self._tokens: list[Token[Any]] = []
         self.decided = False
@@ -66,7 +64,7 @@ class Exchange:
         self.run: Run | None = None
         self._debit: Debit | None = None
         self.span: Span = trace.INVALID_SPAN
-        guard.metrics.request_started()
+        parts.metrics.request_started()
 
     def adopt(self, span: Span) -> None:
         """Take the server span that the framework's instrumentation opened.
@@ -83,7 +81,7 @@ class Exchange:
             told["url.query"] = redacted(call.query)
         if call.user_agent:
             told["user_agent.original"] = call.user_agent[:LONGEST_ATTRIBUTE]
-        client = self._guard.proxies.client(call.peer, call.forwarded)
+        client = self._parts.proxies.client(call.peer, call.forwarded)
         if client:
             told["client.address"] = client
         span.set_attributes(told)
@@ -101,9 +99,9 @@ class Exchange:
         return self.deny
 
     def _decision(self, route: str | None) -> Steps:
-        guard = self._guard
-        plan = guard.by_route.get(route) if route else None
-        if route not in guard.public:
+        parts = self._parts
+        plan = parts.by_route.get(route) if route else None
+        if route not in parts.public:
             who = self._authenticate()
             if isinstance(who, Deny):
                 return who
@@ -124,41 +122,43 @@ class Exchange:
         self._debit = debit
         if plan is not None:
             found = rows is not None
-            self.run = Run(guard, plan, self, rows or (), asked=asked, debit=debit, found=found)
+            self.run = Run(
+                parts, plan, self.charge, rows or (), asked=asked, debit=debit, found=found
+            )
             self.run.begin()
         return None
 
     def _read(self) -> Generator[ReadBody, Body, Any]:
         """Read the request's body: the parsed JSON, None where it is none, or a refusal."""
-        limit = self._guard.settings.service.max_body
+        limit = self._parts.settings.service.max_body
         if (self._call.content_length or 0) > limit:
             return refusals.body_too_large(limit)
         body = yield ReadBody(limit)
         return refusals.body_too_large(limit) if body.too_large else body.value
 
     def _authenticate(self) -> Principal | Deny:
-        guard = self._guard
-        if guard.authenticator is None:
+        parts = self._parts
+        if parts.authenticator is None:
             return self._anonymous()
-        who = guard.authenticator.authenticate(self._call.authorization, guard.clock())
-        guard.metrics.authenticated(who.code if isinstance(who, Deny) else "ok")
+        who = parts.authenticator.authenticate(self._call.authorization, parts.clock())
+        parts.metrics.authenticated(who.code if isinstance(who, Deny) else "ok")
         return who
 
     def _anonymous(self) -> Principal:
         """Name who pays where nobody is authenticated: the client's network."""
-        guard = self._guard
-        client = guard.proxies.client(self._call.peer, self._call.forwarded)
-        return Principal("", client, pseudonym=guard.pseudonym(("", "", client)))
+        parts = self._parts
+        client = parts.proxies.client(self._call.peer, self._call.forwarded)
+        return Principal("", client, pseudonym=parts.pseudonym(("", "", client)))
 
     def charge(self, model: str | None, rows: int, *, request: bool = True) -> Debit | Deny | None:
         """Debit what a call costs, all or nothing; keeps the headers for the answer."""
-        guard = self._guard
-        if guard.quota is None:
+        parts = self._parts
+        if parts.quota is None:
             return None
         payer = self.principal or self._anonymous()
-        debit = guard.quota.admit(payer.key, model, rows, guard.timer(), request=request)
+        debit = parts.quota.admit(payer.key, model, rows, parts.timer(), request=request)
         if isinstance(debit, Deny):
-            guard.metrics.refused(model or "", debit.code)
+            parts.metrics.refused(model or "", debit.code)
         else:
             self._left.update(debit.left)
         return debit
@@ -166,7 +166,7 @@ class Exchange:
     @property
     def headers(self) -> Headers:
         """What an admitted answer says of the quota."""
-        quota = self._guard.quota
+        quota = self._parts.quota
         return () if quota is None else quota.headers(self._left)
 
     def _mark(self) -> None:
@@ -191,7 +191,7 @@ class Exchange:
 
     def enter(self) -> None:
         """Make this the current request, and its inference the current span, for the handler."""
-        self._tokens.append(self._guard.current.set(self))
+        self._tokens.append(self._parts.current.set(self))
         if self.run is not None:
             self._tokens.append(self.run.attach())
 
@@ -205,7 +205,7 @@ class Exchange:
         self.deny = deny
         self.answered(deny.status)
         if self._debit is not None:
-            self._debit.cancel(self._guard.timer())
+            self._debit.cancel(self._parts.timer())
         self._mark()
 
     def answer(self) -> tuple[int, Headers, bytes]:
@@ -225,7 +225,7 @@ class Exchange:
     @property
     def answer_limit(self) -> int:
         """Bytes of an answer that are kept for that at most."""
-        return self._guard.settings.service.max_body
+        return self._parts.settings.service.max_body
 
     def answered(
         self,
@@ -257,8 +257,8 @@ class Exchange:
             return
         self._closed = True
         self.leave()
-        guard = self._guard
+        parts = self._parts
         context_ = self.span.get_span_context()
         sampled = trace_id(self.span) if context_.trace_flags.sampled else None
-        seconds = guard.timer() - self._began
-        guard.metrics.request_ended(self._call.method, self.route, status, seconds, sampled)
+        seconds = parts.timer() - self._began
+        parts.metrics.request_ended(self._call.method, self.route, status, seconds, sampled)

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import Token
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from opentelemetry import context, trace
 from opentelemetry.trace import Status, StatusCode
 
 from mlguard.errors import BlockingCall, Refused
+from mlguard.guard.parts import Parts
 from mlguard.guard.plan import Plan
 from mlguard.messages import Deny, Inference, Outcome
 from mlguard.quotas import Debit
 from mlguard.tracing import reset, trace_id
 
-if TYPE_CHECKING:
-    from mlguard.guard.exchange import Exchange
-    from mlguard.guard.guard import Guard
+Charge = Callable[..., Debit | Deny | None]
+"""Debits rows of a model for whoever asked: `Exchange.charge`."""
 
 LONGEST_VERSION = 64  # characters
 
@@ -30,18 +30,18 @@ class Run:
 
     def __init__(
         self,
-        guard: Guard,
+        parts: Parts,
         plan: Plan,
-        exchange: Exchange | None,
+        charge: Charge | None,
         rows: Any,
         *,
         asked: int | None = None,
         debit: Debit | None = None,
         found: bool | None = None,
     ) -> None:
-        self._guard = guard
+        self._parts = parts
         self.plan = plan
-        self._exchange = exchange
+        self._charge = charge
         self._debits = [debit] if debit else []
         self._found = found  # rows in the body, None where no body was looked into
         number, inputs = _count(rows)
@@ -89,9 +89,9 @@ class Run:
         Raises:
             Refused: The quota does not admit them.
         """
-        if self._exchange is None:
+        if self._charge is None:
             return
-        debit = self._exchange.charge(self.plan.name, rows, request=False)
+        debit = self._charge(self.plan.name, rows, request=False)
         if isinstance(debit, Deny):
             raise Refused(debit)
         self._debits += [debit] if debit else []
@@ -99,14 +99,14 @@ class Run:
     def begin(self) -> None:
         """Open the span and start the clock."""
         inference = self.inference
-        self._span = self._guard.tracer.start_span(
+        self._span = self._parts.tracer.start_span(
             f"inference {inference.model}",
             attributes={
                 "mlguard.model.name": inference.model,
                 "mlguard.inference.rows": inference.rows,
             },
         )
-        self._began = self._guard.timer()
+        self._began = self._parts.timer()
 
     def attach(self) -> Token[Any]:
         """Make its span the current one."""
@@ -128,8 +128,8 @@ class Run:
             error: What stopped the run.
             sent: Whether some of the answer had left: then it is paid for.
         """
-        guard, inference = self._guard, self.inference
-        seconds = guard.timer() - self._began
+        parts, inference = self._parts, self.inference
+        seconds = parts.timer() - self._began
         failed = type(error).__name__ if error else str(status) if status >= 500 else None
         asked = failed is None and status < 400
         inference.version = str(inference.version)[:LONGEST_VERSION]
@@ -153,13 +153,13 @@ class Run:
         if self._found is None or (told and not self._found):
             return
         if not told:
-            self._guard.unread(self.plan.name, "inputs")
+            self._parts.unread(self.plan.name, "inputs")
         if self.plan.layout.reads_answers and answered is None:
-            self._guard.unread(self.plan.name, "outputs")
+            self._parts.unread(self.plan.name, "outputs")
 
     def _settle(self, rows: int) -> None:
         """Make the first debit cost what the others did not."""
-        now = self._guard.timer()
+        now = self._parts.timer()
         for debit in self._debits[1:]:
             if not rows:
                 debit.settle(0, now)
@@ -181,13 +181,13 @@ class Run:
         """Tell the observers; what fails there never fails the request."""
         try:
             self._observe(outcome)
-            self._guard.observer_succeeded()
+            self._parts.observer_succeeded()
         except Exception as error:  # noqa: BLE001 - observers fail open
-            self._guard.observer_failed(error)
+            self._parts.observer_failed(error)
 
     def _observe(self, outcome: Outcome) -> None:
         inference = outcome.inference
-        self._guard.metrics.inference_ended(
+        self._parts.metrics.inference_ended(
             inference.model,
             inference.version,
             outcome.seconds,

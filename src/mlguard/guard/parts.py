@@ -1,0 +1,87 @@
+"""Which parts does a request meet?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from random import Random
+from typing import Any
+
+from opentelemetry import trace
+
+from mlguard.auth import Authenticator
+from mlguard.clients import Proxies
+from mlguard.guard.plan import Offer, Plan
+from mlguard.logs import Seldom
+from mlguard.metrics import Metrics
+from mlguard.quotas import Quota
+from mlguard.settings import Settings
+
+
+class Parts:
+    """Hold what deciders and observers of all requests share.
+
+    Args:
+        settings: What the operator decided.
+        authenticator: Who is calling; None where authentication is off.
+        quota: How much they may ask; None where quotas are off.
+        metrics: Observes.
+        tracer: Observes; None where tracing is off.
+        offer: Takes sampled rows; None where drift checks are off.
+        pseudonym: Makes the keyed hash of a principal's key.
+        clock: Seconds since 1970.
+        timer: A monotonic clock in seconds.
+        rng: Chooses the rows that the drift check gets.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        authenticator: Authenticator | None,
+        quota: Quota | None,
+        metrics: Metrics,
+        tracer: trace.Tracer | None,
+        offer: Offer | None,
+        pseudonym: Callable[[tuple[str, str, str]], str],
+        clock: Callable[[], float] = time.time,
+        timer: Callable[[], float] = time.perf_counter,
+        rng: Random | None = None,
+    ) -> None:
+        self.settings = settings
+        self.metrics = metrics
+        self.proxies = Proxies(settings.service.trusted_proxies)
+        self.authenticator = authenticator
+        self.quota = quota
+        self.tracer = tracer or trace.NoOpTracer()
+        self.pseudonym = pseudonym
+        self._log = Seldom()
+        self._observing = True
+        self.clock = clock
+        self.timer = timer
+        rng = rng or Random()  # noqa: S311 - it picks samples, no secrets
+        self.models = {
+            m.name: Plan(m, settings.drift, metrics, offer, rng) for m in settings.models
+        }
+        self.by_route = {m.route: self.models[m.name] for m in settings.models if m.route}
+        self.public = frozenset(settings.auth.public if settings.auth else ())
+        self.current: ContextVar[Any] = ContextVar("mlguard_exchange", default=None)
+
+    def unread(self, model: str, side: str) -> None:
+        """Say that an answered call showed no rows: a typo there would switch the quota off."""
+        self.metrics.rows_unread(model, side)
+        text = "an answered call of %s has nothing where `%s` points: its rows were not counted"
+        self._log.warning(f"{model} {side}", text, model, side)
+
+    def observer_failed(self, error: Exception) -> None:
+        """Say in a metric and, seldom, in the log that something was not observed."""
+        self._observing = False
+        self.metrics.set_degraded("observers", True)
+        self._log.warning("observers", "an inference was not observed: %r", error)
+
+    def observer_succeeded(self) -> None:
+        """Take back what `observer_failed` said."""
+        if not self._observing:
+            self._observing = True
+            self.metrics.set_degraded("observers", False)
