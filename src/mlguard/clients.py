@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
+_REMEMBERED = 1024  # peers
 _MAPPED = 96  # bits before an IPv4 address in an IPv6 one (RFC 4291 section 2.5.5.2)
 
 Network = IPv4Network | IPv6Network
@@ -20,6 +21,7 @@ class Proxies:
 
     def __init__(self, trusted: Sequence[Network] = ()) -> None:
         self._trusted = tuple(_unmapped(network) for network in trusted)
+        self._names: dict[str, str] = {}
 
     def trusts(self, address: str) -> bool:
         """Say whether this address belongs to a trusted proxy."""
@@ -31,8 +33,10 @@ class Proxies:
         Returns:
             The address, an IPv6 one as its /64 network; "" where the server does not say.
         """
+        if not self._trusted:
+            return self._direct(peer)
         address = _parse(peer)
-        if self._trusted and address is not None:
+        if address is not None:
             hops = [hop for header in forwarded for hop in header.split(",")]
             while hops and self._within(address):
                 before = _parse(hops.pop().strip())
@@ -40,6 +44,15 @@ class Proxies:
                     break
                 address = before
         return _name(address)
+
+    def _direct(self, peer: str) -> str:
+        """Name a peer that speaks for itself; most come again and again."""
+        name = self._names.get(peer)
+        if name is None:
+            if len(self._names) >= _REMEMBERED:
+                self._names.clear()
+            name = self._names[peer] = _name(_parse(peer))
+        return name
 
     def _within(self, address: Address | None) -> bool:
         return address is not None and any(address in network for network in self._trusted)

@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mlguard import refusals
 from mlguard.messages import Deny, Headers
@@ -29,8 +30,7 @@ class Charge:
     cost: int
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """One window after a debit was tried.
 
     Attributes:
@@ -125,20 +125,20 @@ class MemoryLedger:
                 for charge in charges
                 for counter, rate in zip(self._counters(charge), charge.rates, strict=True)
             ]
-            waits = [counter.wait(rate, charge.cost, now) for charge, rate, counter in windows]
-            if not any(waits):
-                for charge, _, counter in windows:
+            used = [counter.used(rate, now) for _, rate, counter in windows]
+            fits = all(u + w[0].cost <= w[1].limit for u, w in zip(used, windows, strict=True))
+            readings = []
+            for before, (charge, rate, counter) in zip(used, windows, strict=True):
+                wait, after = 0.0, before
+                if fits:
                     counter.current += charge.cost
-            return [
-                Reading(
-                    unit=charge.unit,
-                    rate=rate,
-                    remaining=max(0, math.floor(rate.limit - counter.used(rate, now))),
-                    reset=rate.seconds - counter.elapsed(rate, now),
-                    wait=wait,
-                )
-                for (charge, rate, counter), wait in zip(windows, waits, strict=True)
-            ]
+                    after += charge.cost
+                else:
+                    wait = counter.wait(rate, charge.cost, now)
+                left = max(0, math.floor(rate.limit - after))
+                reset = rate.seconds - counter.elapsed(rate, now)
+                readings.append(Reading(charge.unit, rate, left, reset, wait))
+            return readings
 
     def settle(self, charge: Charge, cost: int, since: float, now: float) -> None:
         """Make an admitted charge cost something else.
