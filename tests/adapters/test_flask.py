@@ -143,14 +143,20 @@ def test_an_app_that_forgets_its_functions_is_guarded() -> None:
     assert client.post("/predict", json=ROWS, headers=rehearsal.headers()).status_code == 200
 
 
-def test_an_app_dispatched_beside_flask_needs_a_token() -> None:
+def at_once(environ: Any, start_response: Any) -> Any:
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"beside"]
+
+
+def when_read(environ: Any, start_response: Any) -> Any:
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    yield b"beside"
+
+
+@pytest.mark.parametrize("beside", [at_once, when_read])
+def test_an_app_dispatched_beside_flask_needs_a_token(beside: Any) -> None:
     """What answers around Flask's own dispatch is decided at its first byte."""
     app = app_with_predict()
-
-    def beside(environ: Any, start_response: Any) -> list[bytes]:
-        start_response("200 OK", [("Content-Type", "text/plain")])
-        return [b"beside"]
-
     app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {"/beside": beside})
     client, rehearsal = guarded(app)
     refused = client.get("/beside")

@@ -181,7 +181,7 @@ class Exchange:
             span.set_attribute("enduser.pseudo.id", self.principal.pseudonym)
 
     def skip(self, route: str) -> None:
-        """Leave a request undecided that the framework answers without the app's code.
+        """Let pass what the framework answers without the app's code.
 
         Args:
             route: The matched template.

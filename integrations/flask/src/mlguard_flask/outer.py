@@ -53,8 +53,8 @@ class Outer:
             raise
         if watched.refused:
             return watched.refuse()
-        if environ.get(STREAMED):
-            return watched
+        if environ.get(STREAMED) or not exchange.decided:
+            return watched  # a stream, or an app that answers when it is read
         watched.end(None)
         return watched.chunks
 
@@ -100,6 +100,9 @@ class _Watched:
         sent = False
         try:
             for chunk in self.chunks:
+                if self.refused:
+                    yield from self.refuse()
+                    return
                 yield chunk
                 sent = True
         except Exception as error:
