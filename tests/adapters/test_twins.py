@@ -67,6 +67,10 @@ def test_spans_are_twins(
     """Names and attributes of spans do not depend on the framework."""
     if method == "DELETE":
         pytest.skip("on a 405 FastAPI's router knows the route, Flask's does not")
+    if not hasattr(FastAPI(), "_native_telemetry"):
+        pytest.skip(
+            "before FastAPI 0.142 the contrib instrumentation words some attributes its way"
+        )
     told = []
     for client, rehearsal in twins:
         headers = [*HOST, *(rehearsal.headers().items() if known else ())]
