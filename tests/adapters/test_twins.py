@@ -119,6 +119,48 @@ def test_public_keys_verify_tokens(
     assert answers[0].json == {"subject": "rsa"}
 
 
+@pytest.mark.parametrize("framework", [0, 1], ids=["FastAPI", "Flask"])
+@pytest.mark.parametrize(
+    ("trusted", "share", "flag", "expected"),
+    [
+        ([], 1.0, "00", 1),
+        ([], 0.0, "01", 0),
+        (["127.0.0.0/8"], 1.0, "00", 0),
+        (["127.0.0.0/8"], 0.0, "01", 1),
+    ],
+    ids=["cannot be switched off", "cannot be forced", "trusted off", "trusted on"],
+)
+def test_only_trusted_peers_choose_what_is_traced(
+    framework: int,
+    trusted: list[str],
+    share: float,
+    flag: str,
+    expected: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The sampled flag of a caller counts where its peer is a trusted proxy, and nowhere else."""
+    monkeypatch.setenv("TWIN_SECRET", SECRET)
+    chosen = {
+        **SETTINGS,
+        "service": {"name": "twin", "trusted_proxies": trusted},
+        "tracing": {"sample": share},
+    }
+    if framework == 0:
+        app: Any = fastapi_twin.guarded(chosen)
+        client: Client = over_asgi.InProcess(app)
+        rehearsal = Rehearsal(app.state.mlguard)
+    else:
+        app = flask_twin.guarded(chosen)
+        client = over_wsgi.InProcess(app)
+        rehearsal = Rehearsal(app.extensions["mlguard"])
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    client.ask(
+        "GET", "/health", headers=[("traceparent", f"00-{trace_id}-00f067aa0ba902b7-{flag}")]
+    )
+
+    assert [f"{s.context.trace_id:032x}" for s in rehearsal.spans] == [trace_id] * expected
+
+
 @pytest.mark.parametrize("framework", ["FastAPI", "Flask"])
 def test_streams_that_break_off_are_paid_for(framework: str) -> None:
     """Predictions that have left are charged, though the answer ended in an exception."""
