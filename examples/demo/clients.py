@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Self
 
 import httpx2
@@ -174,6 +175,6 @@ class Crowd:
     def _batches(
         self, name: str, patients: Patients, requests: int, sizes: tuple[int, ...]
     ) -> Iterable[list[list[float]]]:
-        rng = np.random.default_rng([self._seed, *name.encode()])
+        visits = patients.rounds(np.random.default_rng([self._seed, *name.encode()]))
         for index in range(requests):
-            yield patients.draw(rng, sizes[index % len(sizes)])
+            yield list(islice(visits, sizes[index % len(sizes)]))

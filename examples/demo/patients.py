@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,9 +32,10 @@ class Patients:
         with np.load(folder / "heldout.npz") as file:
             return cls(tuple(file["features"].tolist()), file["rows"], file["truth"])
 
-    def draw(self, rng: np.random.Generator, count: int) -> list[list[float]]:
-        """Pick so many patients."""
-        return self.rows[rng.integers(len(self.rows), size=count)].tolist()
+    def rounds(self, rng: np.random.Generator) -> Iterator[list[float]]:
+        """Visit each patient in turn, round after round, in an order of chance."""
+        while True:
+            yield from self.rows[rng.permutation(len(self.rows))].tolist()
 
     def misread(self) -> Patients:
         """The same patients, measured by the new monitors."""
