@@ -134,6 +134,8 @@ def _summary(settings: Settings) -> list[str]:
 def _mint(options: argparse.Namespace) -> None:
     from jose import jwt
 
+    from mlguard.auth.claims import usual
+
     settings = load(options.settings)
     auth = settings.auth
     if auth is None or not settings.secret:
@@ -141,17 +143,14 @@ def _mint(options: argparse.Namespace) -> None:
             "mint needs [auth] with `secret_env` or `secret_file`: only the issuer has private keys"
         )
         raise InvalidSettings(problem, source=settings.source)
-    now = int(time.time())
-    claims = {
-        "iss": auth.issuer,
-        "aud": min(auth.audiences),
-        "sub": options.subject,
-        "scope": " ".join(auth.scopes) if options.scope is None else options.scope,
-        "iat": now,
-        "exp": now + int(options.minutes * 60),
-    }
-    if auth.tenant_claim:
-        claims[auth.tenant_claim] = options.tenant or "tenant"
+    claims = usual(
+        auth,
+        options.subject,
+        scope=" ".join(auth.scopes) if options.scope is None else options.scope,
+        tenant=options.tenant or "tenant",
+        now=int(time.time()),
+        seconds=int(options.minutes * 60),
+    )
     print(jwt.encode(claims, settings.secret, auth.algorithms[0]))
 
 

@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from mlguard.auth import KeySet
+from mlguard.auth.claims import usual
 from mlguard.errors import InvalidSettings
 from mlguard.runtime.front import Front
 
@@ -64,18 +65,10 @@ class Rehearsal:
         auth = self._service.settings.auth
         if auth is None:
             raise InvalidSettings("a token needs [auth]", source=self._service.settings.source)
+        scope = " ".join(auth.scopes if scopes is None else scopes)
         now = int(time.time())
-        usual = {
-            "iss": auth.issuer,
-            "aud": min(auth.audiences),
-            "sub": subject,
-            "scope": " ".join(auth.scopes if scopes is None else scopes),
-            "iat": now,
-            "exp": now + seconds,
-        }
-        if auth.tenant_claim:
-            usual[auth.tenant_claim] = "tenant"
-        wanted = {name: value for name, value in (usual | claims).items() if value is not None}
+        good = usual(auth, subject, scope=scope, tenant="tenant", now=now, seconds=seconds)
+        wanted = {name: value for name, value in (good | claims).items() if value is not None}
         return str(jwt.encode(wanted, self._secret, "HS256"))
 
     def headers(self, subject: str = "tester", **options: Any) -> dict[str, str]:

@@ -225,6 +225,11 @@ def trace_id(span: Span) -> str | None:
     return format(context.trace_id, "032x") if context.is_valid else None
 
 
+def sampled_trace(span: Span) -> str | None:
+    """Write the id of a trace that is kept, for exemplars; None where there is none to lead to."""
+    return trace_id(span) if span.get_span_context().trace_flags.sampled else None
+
+
 def redacted(query: str) -> str:
     """Keep the names of a query's parameters, of a bounded length, and none of their values."""
     parts = (part.partition("=") for part in query.split("&") if part)

@@ -34,6 +34,30 @@ def check(claims: Mapping[str, Any], settings: Auth, now: float) -> None:
             raise InvalidToken(f"{claim} is in the future", "token_not_yet_valid")
 
 
+def usual(
+    settings: Auth, subject: str, *, scope: str, tenant: str, now: int, seconds: float
+) -> dict[str, Any]:
+    """Write the claims of a token that `check` accepts, for whoever may sign one.
+
+    Args:
+        settings: What they must be.
+        subject: Who calls.
+        scope: What the token grants, words.
+        tenant: The value of the tenant claim, where the settings name one.
+        now: Seconds since 1970.
+        seconds: How long the token is valid.
+    """
+    claims = {
+        "iss": settings.issuer,
+        "aud": min(settings.audiences),
+        "sub": subject,
+        "scope": scope,
+        "iat": now,
+        "exp": now + seconds,
+    }
+    return claims | ({settings.tenant_claim: tenant} if settings.tenant_claim else {})
+
+
 def audiences(claims: Mapping[str, Any]) -> frozenset[str]:
     """Read `aud`, a string or a list of strings."""
     aud = claims.get("aud")

@@ -11,6 +11,8 @@ from jose import jwk
 from jose.constants import ALGORITHMS
 from jose.exceptions import JOSEError
 
+from mlguard.settings import secret_bytes
+
 _BITS_OF_RSA = 2048  # RFC 7518 section 3.3: a key of size 2048 bits or larger
 
 
@@ -67,8 +69,7 @@ class KeySet:
         for algorithm in algorithms:
             if algorithm not in ALGORITHMS.HMAC:
                 raise ValueError(f"{algorithm} takes no secret")
-            # RFC 7518 section 3.2: a key of the same size as the hash output or larger.
-            least = int(algorithm[2:]) // 8
+            least = secret_bytes(algorithm)
             if len(secret) < least:
                 raise ValueError(f"{algorithm} needs a secret of at least {least} bytes")
             try:

@@ -15,7 +15,7 @@ from mlguard.guard.parts import Parts
 from mlguard.guard.run import Run
 from mlguard.messages import Body, Call, Deny, Headers, Principal, ReadBody
 from mlguard.quotas import Debit
-from mlguard.tracing import redacted, reset, trace_id
+from mlguard.tracing import redacted, reset, sampled_trace, trace_id
 
 LONGEST_ATTRIBUTE = 256  # characters of what a client wrote
 
@@ -258,7 +258,6 @@ class Exchange:
         self._closed = True
         self.leave()
         parts = self._parts
-        context_ = self.span.get_span_context()
-        sampled = trace_id(self.span) if context_.trace_flags.sampled else None
+        sampled = sampled_trace(self.span)
         seconds = parts.timer() - self._began
         parts.metrics.request_ended(self._call.method, self.route, status, seconds, sampled)

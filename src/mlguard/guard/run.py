@@ -17,7 +17,7 @@ from mlguard.guard.parts import Parts
 from mlguard.guard.plan import Plan
 from mlguard.messages import Deny, Inference, Outcome
 from mlguard.quotas import Debit
-from mlguard.tracing import reset, trace_id
+from mlguard.tracing import reset, sampled_trace
 
 Charge = Callable[..., Debit | Deny | None]
 """Debits rows of a model for whoever asked: `Exchange.charge`."""
@@ -142,10 +142,7 @@ class Run:
             self._settle(inference.rows if asked else 0)
         self._end_span(failed)
         if asked or failed:
-            sampled = self._span.get_span_context().trace_flags.sampled
-            self._tell(
-                Outcome(inference, seconds, failed, trace_id(self._span) if sampled else None)
-            )
+            self._tell(Outcome(inference, seconds, failed, sampled_trace(self._span)))
 
     def _tell_unread(self, answered: int | None) -> None:
         """Say where the settings look for rows or predictions and an answered call has none."""

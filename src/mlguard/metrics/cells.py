@@ -109,12 +109,6 @@ class _Labelled(Collector, Generic[C]):
                 self._cells[values] = self._make()
             return self._cells[values]
 
-    def clear(self, *values: str) -> None:
-        """Forget the cells whose first label values are these."""
-        with self._lock:
-            kept = {k: c for k, c in self._cells.items() if k[: len(values)] != values}
-            self._cells = kept
-
     def describe(self) -> list[Metric]:
         # prometheus-client keeps a counter's name without the suffix of its samples.
         return [Metric(self._name.removesuffix("_total"), self._text, self._kind)]

@@ -11,8 +11,8 @@ from mlguard.settings.tables import (
     Rate,
     Service,
     Settings,
-    Table,
     Tracing,
+    secret_bytes,
 )
 
 __all__ = [
@@ -24,8 +24,8 @@ __all__ = [
     "Rate",
     "Service",
     "Settings",
-    "Table",
     "Tracing",
     "load",
     "nearest",
+    "secret_bytes",
 ]

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from mlguard.errors import InvalidSettings, MLGuardError
 from mlguard.settings.environment import override
 from mlguard.settings.mistakes import sentences
-from mlguard.settings.tables import Auth, Model, Settings
+from mlguard.settings.tables import Auth, Model, Settings, secret_bytes
 
 _LEAST_PSEUDONYM_KEY = 16  # bytes
 
@@ -122,8 +122,7 @@ def _secret(auth: Auth, secrets: dict[str, bytes], environ: Mapping[str, str]) -
         except OSError as error:
             yield f"{place}: cannot be read: {error.strerror}"
             return
-    # RFC 7518 section 3.2: a key of the same size as the hash output or larger.
-    least = max(int(algorithm[2:]) for algorithm in auth.algorithms) // 8
+    least = max(map(secret_bytes, auth.algorithms))
     must = f"must hold a secret of at least {least} bytes for {', '.join(auth.algorithms)}"
     if not secret:
         yield f"{place}: is not set, or empty; it {must}"

@@ -28,6 +28,11 @@ _HMAC = ("HS256", "HS384", "HS512")
 _RSA = ("RS256", "RS384", "RS512")
 
 
+def secret_bytes(algorithm: str) -> int:
+    """Say how long an HMAC secret must be: as long as the hash (RFC 7518 section 3.2)."""
+    return int(algorithm.removeprefix("HS")) // 8
+
+
 def _rate(value: object) -> Rate:
     if isinstance(value, Rate):
         return value
