@@ -39,6 +39,12 @@ def problems(source: Any, **environ: str) -> list[str]:
     return list(caught.value.problems)
 
 
+def secrets_of(settings: Settings) -> tuple[bytes, ...]:
+    """Return the secrets of the first issuer."""
+    assert settings.auth is not None
+    return settings.secrets_of(settings.auth.accepted[0])
+
+
 def written(folder: Path, text: str | bytes) -> Path:
     path = folder / "mlguard.toml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -160,9 +166,17 @@ MISTAKES = [
         "models[a].reference = '': must be the path of a file",
         id="empty path",
     ),
-    pytest.param({"auth": {**AUTH, "algorithms": []}}, "must not be empty", id="no algorithms"),
+    pytest.param(
+        {"auth": {**AUTH, "algorithms": []}},
+        "auth.algorithms = []: must not be empty",
+        id="no algorithms",
+    ),
     pytest.param({"auth": {**AUTH, "algorithms": ["none"]}}, "auth.algorithms[0]", id="none"),
-    pytest.param({"auth": {**AUTH, "algorithms": ["ES256"]}}, "'ES256'", id="unknown algorithm"),
+    pytest.param(
+        {"auth": {**AUTH, "algorithms": ["ES256K"]}},
+        "auth.algorithms[0] = 'ES256K': must be ",
+        id="unknown algorithm",
+    ),
     pytest.param(
         {"auth": {**AUTH, "algorithms": ["HS256", "RS256"]}},
         "auth: has algorithms ['RS256'], but a secret serves HS256, HS384, HS512 only",
@@ -170,16 +184,23 @@ MISTAKES = [
     ),
     pytest.param(
         {"auth": {k: v for k, v in AUTH.items() if k != "secret_env"} | {"jwks_file": "k.json"}},
-        "auth: has algorithms ['HS256'], but jwks_file serves RS256, RS384, RS512 only",
+        "auth: has algorithms ['HS256'], but jwks_file serves RS256, RS384, RS512, PS256",
         id="HMAC with public keys",
     ),
     pytest.param(
         {"auth": {k: v for k, v in AUTH.items() if k != "secret_env"}},
-        "auth: must have exactly one of `jwks_file`, `secret_env` and `secret_file`",
+        "auth: has algorithms ['HS256']: must have `secret_env` or `secret_file` for them",
         id="no keys",
     ),
     pytest.param(
-        {"auth": {**AUTH, "secret_file": "secret"}}, "must have exactly one of", id="two secrets"
+        {"auth": {**AUTH, "secret_file": "secret"}},
+        "auth: must have one source of keys, not `secret_env` and `secret_file`",
+        id="two secrets",
+    ),
+    pytest.param(
+        {"auth": {**AUTH, "algorithms": ["HS256", "HS384"]}},
+        "auth: has algorithms ['HS256', 'HS384'], but a secret serves one only",
+        id="two algorithms of a secret",
     ),
     pytest.param({"auth": {**AUTH, "leeway": -1}}, "auth.leeway = -1", id="negative leeway"),
     pytest.param({"auth": {**AUTH, "leeway": 301}}, "auth.leeway = 301", id="long leeway"),
@@ -187,7 +208,9 @@ MISTAKES = [
     pytest.param({"auth": {**AUTH, "leeway": "10"}}, "auth.leeway = '10'", id="text leeway"),
     pytest.param({"auth": {**AUTH, "issuer": ""}}, "auth.issuer = ''", id="empty issuer"),
     pytest.param({"auth": {**AUTH, "audience": 5}}, "auth.audience = 5", id="number audience"),
-    pytest.param({"auth": {**AUTH, "audience": ["a", 5]}}, "auth.audience = 5", id="odd audience"),
+    pytest.param(
+        {"auth": {**AUTH, "audience": ["a", 5]}}, "auth.audience[1] = 5", id="odd audience"
+    ),
     pytest.param({"auth": {**AUTH, "public": ["health"]}}, 'begins with "/"', id="public route"),
     pytest.param({"auth": {**AUTH, "scopes": "predict"}}, "auth.scopes = 'predict'", id="scopes"),
     pytest.param({"quotas": {}}, "quotas: must have `requests`, `rows` or both", id="no quota"),
@@ -345,10 +368,10 @@ class TestFiles:
 
         assert settings.auth is not None
         assert settings.drift is not None
-        assert settings.auth.secret_file == folder / "secret"
+        assert settings.auth.secret_file == (folder / "secret",)
         assert settings.drift.report == folder / "drift.html"
         assert settings.models[0].reference == folder / "reference.parquet"
-        assert settings.secret == SECRET.encode()
+        assert secrets_of(settings) == (SECRET.encode(),)
 
     def test_absolute(self, tmp_path: Path, reference: Path) -> None:
         """An absolute path stays what it is."""
@@ -400,13 +423,13 @@ class TestMappings:
         settings = loaded({"auth": AUTH})
 
         assert load(settings, environ={"MLGUARD_SERVICE__NAME": "other"}) is settings
-        assert settings.secret == SECRET.encode()
+        assert secrets_of(settings) == (SECRET.encode(),)
 
     def test_settings_made_by_hand_have_their_secret(self) -> None:
         """Settings that name a secret are never used without it."""
         made = Settings.model_validate({"auth": AUTH})
 
-        assert loaded(made).secret == SECRET.encode()
+        assert secrets_of(loaded(made)) == (SECRET.encode(),)
 
 
 OVERRIDES = [
@@ -437,7 +460,7 @@ OVERRIDES = [
     pytest.param("AUTH__SCOPES", "predict", "auth.scopes", ("predict",), id="list of one"),
     pytest.param("AUTH__SCOPES", "", "auth.scopes", (), id="empty list"),
     pytest.param("AUTH__AUDIENCE", '["a", "b"]', "auth.audience", ("a", "b"), id="union, a list"),
-    pytest.param("AUTH__AUDIENCE", "a", "auth.audience", "a", id="union, a text"),
+    pytest.param("AUTH__AUDIENCE", "a", "auth.audience", ("a",), id="union, a text"),
     pytest.param("TRACING__SAMPLE", "0.25", "tracing.sample", 0.25, id="float of a new table"),
     pytest.param("METRICS__PATH", "/internal", "metrics.path", "/internal", id="route"),
 ]
@@ -478,12 +501,12 @@ class TestEnvironment:
             MLGUARD_AUTH__ISSUER="https://login.example.com/",
             MLGUARD_AUTH__AUDIENCE="iris-api",
             MLGUARD_AUTH__SECRET_ENV="SECRET",
-            MLGUARD_AUTH__ALGORITHMS="HS256,HS384",
+            MLGUARD_AUTH__ALGORITHMS="HS384",
             SECRET="s" * 48,
         )
 
         assert settings.auth is not None
-        assert settings.auth.algorithms == ("HS256", "HS384")
+        assert settings.auth.algorithms == ("HS384",)
 
     def test_paths_are_relative_to_the_file(self, tmp_path: Path) -> None:
         """A relative path of the environment is relative to the file too."""
@@ -492,7 +515,7 @@ class TestEnvironment:
 
         settings = loaded(path, MLGUARD_AUTH__SECRET_FILE="secret")
 
-        assert settings.secret == SECRET.encode()
+        assert secrets_of(settings) == (SECRET.encode(),)
 
     @pytest.mark.parametrize(
         ("variable", "said"),
@@ -572,7 +595,7 @@ class TestSecrets:
     @pytest.mark.parametrize(("algorithm", "least"), [("HS256", 32), ("HS384", 48), ("HS512", 64)])
     def test_long_enough(self, algorithm: str, least: int) -> None:
         """RFC 7518 section 3.2: a secret is as long as the hash; a short one is not repeated."""
-        auth = {**AUTH, "algorithms": ["HS256", algorithm]}
+        auth = {**AUTH, "algorithms": [algorithm]}
         short = "hunter2".ljust(least - 1, "x")
 
         (problem,) = problems({"auth": auth}, SECRET=short)
@@ -580,7 +603,7 @@ class TestSecrets:
         assert f"at least {least} bytes" in problem
         assert f"has {least - 1}" in problem
         assert "hunter2" not in problem
-        assert loaded({"auth": auth}, SECRET="x" * least).secret == b"x" * least
+        assert secrets_of(loaded({"auth": auth}, SECRET="x" * least)) == (b"x" * least,)
 
     def test_missing_variable(self) -> None:
         """A variable that is not set holds no secret."""
@@ -594,7 +617,7 @@ class TestSecrets:
         path.write_text(SECRET + "\n")
         auth = {k: v for k, v in AUTH.items() if k != "secret_env"} | {"secret_file": path}
 
-        assert loaded({"auth": auth}).secret == SECRET.encode()
+        assert secrets_of(loaded({"auth": auth})) == (SECRET.encode(),)
 
     @pytest.mark.parametrize("there", ["nothing", "directory"])
     def test_from_a_file_that_is_not_there(self, tmp_path: Path, there: str) -> None:
@@ -644,7 +667,7 @@ class TestSecrets:
         """A secret of random bytes is taken as it stands in the environment."""
         raw = bytes(range(128, 168))
 
-        assert loaded({"auth": AUTH}, SECRET=os.fsdecode(raw)).secret == raw
+        assert secrets_of(loaded({"auth": AUTH}, SECRET=os.fsdecode(raw))) == (raw,)
 
     def test_a_public_key_is_no_secret(self) -> None:
         """A PEM where a secret belongs is a mistake: everybody knows a public key."""
@@ -732,3 +755,447 @@ class TestDigest:
         )
 
         assert other.stdout.strip() == loaded(source).digest()
+
+
+PUBLIC: dict[str, Any] = {
+    "issuer": "https://login.example.com/",
+    "audience": "iris-api",
+    "algorithms": ["RS256"],
+}
+TWO = """
+[auth]
+scopes = ["predict"]
+
+[[auth.issuers]]
+name = "corp-one"
+issuer = "https://one.example.com/"
+audience = ["a", "b"]
+algorithms = ["RS256", "ES256"]
+jwks_file = "keys/one.json"
+
+[[auth.issuers]]
+name = "partner"
+issuer = "https://two.example.com/"
+audience = "c"
+algorithms = ["HS256"]
+secret_file = ["old", "new"]
+"""
+
+
+class TestIssuers:
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        (tmp_path / "keys").mkdir()
+        (tmp_path / "keys" / "one.json").write_text("{}")
+        (tmp_path / "old").write_text(SECRET)
+        (tmp_path / "new").write_text(SECRET[::-1] + "\n")
+        return written(tmp_path, TWO)
+
+    def test_each_has_its_own(self, path: Path) -> None:
+        """Each entry has its audience and keys, their paths relative to the file."""
+        auth = loaded(path).auth
+
+        assert auth is not None
+        one, two = auth.accepted
+        assert (one.audience, two.audience) == (("a", "b"), ("c",))
+        assert one.jwks_file == path.parent / "keys" / "one.json"
+        assert two.secret_file == (path.parent / "old", path.parent / "new")
+
+    def test_secrets_from_oldest_to_newest(self, path: Path) -> None:
+        """Secrets keep their order; an issuer with public keys has none."""
+        settings = loaded(path)
+
+        assert settings.auth is not None
+        one, two = settings.auth.accepted
+        assert settings.secrets_of(one) == ()
+        assert settings.secrets_of(two) == (SECRET.encode(), SECRET[::-1].encode())
+
+    def test_overridden_by_name(self, path: Path) -> None:
+        """A variable names an entry, its dashes as underscores."""
+        settings = loaded(
+            path,
+            MLGUARD_AUTH__ISSUERS__CORP_ONE__AUDIENCE="other",
+            MLGUARD_AUTH__ISSUERS__PARTNER__SECRET_FILE="new, old",
+        )
+
+        assert settings.auth is not None
+        one, two = settings.auth.accepted
+        assert one.audience == ("other",)
+        assert settings.secrets_of(two)[1] == SECRET.encode()
+
+    def test_an_issuer_alone(self) -> None:
+        """Keys of one issuer may stand in the table itself."""
+        auth = loaded({"auth": AUTH}).auth
+
+        assert auth is not None
+        assert auth.accepted == (auth,)
+
+    @pytest.mark.parametrize(
+        ("variable", "said"),
+        [
+            ("CORP_TWO__AUDIENCE", "no entry of issuers is named 'corp_two'; did you mean"),
+            ("PARTNER__SECRETFILE", "unknown key 'secretfile'; did you mean 'secret_file'?"),
+            ("PARTNER", "names no key of that entry"),
+        ],
+    )
+    def test_overrides_of_nothing(self, path: Path, variable: str, said: str) -> None:
+        """A variable for no entry, or no key of it, is told with the nearest one."""
+        (problem,) = problems(path, **{f"MLGUARD_AUTH__ISSUERS__{variable}": "x"})
+
+        assert problem.startswith(f"MLGUARD_AUTH__ISSUERS__{variable}: {said}")
+
+    @pytest.mark.parametrize(
+        ("auth", "said"),
+        [
+            pytest.param(
+                {"issuers": [AUTH, AUTH]},
+                "auth: has two entries with the issuer 'https://login.example.com/': "
+                "give one entry both audiences",
+                id="one issuer twice",
+            ),
+            pytest.param(
+                {"issuers": [AUTH | {"name": "a"}, AUTH | {"name": "a", "issuer": "other"}]},
+                "auth: has two entries with the name 'a': rename one",
+                id="one name twice",
+            ),
+            pytest.param(
+                {"issuers": [AUTH], "audience": "x", "jwks_url": "https://k.example.com"},
+                "auth: has `issuers`: move audience, jwks_url into its entries",
+                id="keys of one beside several",
+            ),
+            pytest.param(
+                {"issuers": [AUTH, {"name": "corp", **PUBLIC, "issuer": "urn:corp"}]},
+                "auth.issuers[corp]: must have `jwks_url`, `jwks_file`, `pem_file`, `secret_env` "
+                "or `secret_file`, or an https:// issuer, whose keys OpenID discovery finds",
+                id="no keys",
+            ),
+            pytest.param(
+                {"issuers": [AUTH, {**PUBLIC, "issuer": "i", "leeway": 5, "jwks_file": "x"}]},
+                "auth.issuers[1].leeway: unknown key",
+                id="what holds for all",
+            ),
+            pytest.param({"issuers": AUTH}, "auth.issuers: must be a list", id="a table"),
+            pytest.param({"issuers": [5]}, "auth.issuers[0] = 5: must be a table", id="a number"),
+            pytest.param({"issuers": 5}, "auth.issuers = 5: must be a list", id="a number alone"),
+            pytest.param(
+                {"issuers": [AUTH | {"secret_env": "NOT_SET", "name": "corp"}]},
+                "auth.issuers[corp].secret_env = 'NOT_SET': is not set",
+                id="no secret",
+            ),
+            pytest.param(
+                {"issuers": [{**PUBLIC, "jwks_file": "/nowhere/k.json"}]},
+                "auth.issuers[0].jwks_file = '/nowhere/k.json': no such file",
+                id="no file",
+            ),
+        ],
+    )
+    def test_mistakes(self, auth: dict[str, Any], said: str) -> None:
+        """A mistake in an entry is told once, with the entry's name or its place."""
+        (problem,) = problems({"auth": auth})
+
+        assert problem.startswith(said)
+
+    @pytest.mark.parametrize(
+        ("auth", "where"),
+        [({}, "auth"), ({"issuers": [{"name": "corp"}]}, "auth.issuers[corp]")],
+        ids=["alone", "entry"],
+    )
+    def test_what_must_be_there(self, auth: dict[str, Any], where: str) -> None:
+        """Each key that is missing is told, among mistakes of other keys too."""
+        missing = [f"{where}.{key}: is missing" for key in ("issuer", "audience", "algorithms")]
+
+        assert problems({"auth": auth}) == missing
+        assert problems({"auth": auth, "servise": 5})[:3] == missing
+
+
+class TestKeySources:
+    @pytest.mark.parametrize(
+        "issuer",
+        [
+            "https://login.example.com",
+            "https://login.example.com/realms/x/",
+            "http://127.0.0.1:8080/realms/x",
+            "http://localhost",
+            "http://[::1]:8080",
+        ],
+    )
+    def test_discovery(self, issuer: str) -> None:
+        """Without a source, the keys of an https issuer, or one of this machine, are discovered."""
+        auth = loaded({"auth": PUBLIC | {"issuer": issuer}}).auth
+
+        assert auth is not None
+        assert auth.is_fetched
+        assert auth.origin == "OpenID discovery"
+
+    @pytest.mark.parametrize(
+        "issuer",
+        [
+            "login.example.com",
+            "urn:login",
+            "http://login.example.com",
+            "http://127.0.0.1.example.com",
+            "https://alice:hunter2@login.example.com",
+            "https://login.example.com/?realm=x",
+            "https://login.example.com/#x",
+            "https://",
+        ],
+    )
+    def test_no_discovery(self, issuer: str) -> None:
+        """An issuer of another kind must say where its keys are; a password is not repeated."""
+        (problem,) = problems({"auth": PUBLIC | {"issuer": issuer}})
+
+        assert problem.startswith("auth: must have `jwks_url`, `jwks_file`, `pem_file`,")
+        assert "hunter2" not in problem
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "https://login.example.com/jwks?appid=5",
+            "HTTPS://login.example.com:8443/jwks",
+            "https://[2001:db8::1]/jwks",
+            "http://[::1]:8080/jwks",
+            "http://127.8.9.10/jwks",
+            "http://localhost:1/jwks",
+        ],
+    )
+    def test_urls(self, url: str) -> None:
+        """Keys are fetched over https, and over http from this machine only."""
+        auth = loaded({"auth": PUBLIC | {"issuer": "i", "jwks_url": url}}).auth
+
+        assert auth is not None
+        assert (auth.is_fetched, auth.origin) == (True, f"jwks_url {url}")
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            pytest.param("http://login.example.com/jwks", id="http"),
+            pytest.param("http://127.0.0.1.example.com/jwks", id="not loopback"),
+            pytest.param("http://127.0.0.1@login.example.com/jwks", id="loopback as a user"),
+            pytest.param("http://[2001:db8::1]/jwks", id="http over IPv6"),
+            pytest.param("https://[::1/jwks", id="half an address"),
+            pytest.param("https://login.example.com:99999/jwks", id="no port"),
+            pytest.param("https://login.example.com:0/jwks", id="port zero"),
+            pytest.param("https://login.example.com/ jwks", id="blank"),
+            pytest.param(" https://login.example.com/jwks", id="leading blank"),
+            pytest.param("https://login.example.com/jwks\n", id="line break"),
+            pytest.param("https://login.example.com\t/jwks", id="tab"),
+            pytest.param("https://login.example.com\\@evil/jwks", id="backslash"),
+            pytest.param("https:///jwks", id="no host"),
+            pytest.param("ftp://login.example.com/jwks", id="ftp"),
+            pytest.param("file:///etc/passwd", id="file"),
+            pytest.param("", id="empty"),
+            pytest.param(5, id="number"),
+            pytest.param([], id="list"),
+        ],
+    )
+    def test_no_urls(self, url: object) -> None:
+        """What is no such URL is told with what it must be."""
+        (problem,) = problems({"auth": PUBLIC | {"jwks_url": url}})
+
+        must = "must be an https:// URL without a password; http:// only for this machine"
+        assert problem.startswith("auth.jwks_url = ")
+        assert problem.endswith(must)
+
+    @pytest.mark.parametrize(
+        "url", ["https://alice:hunter2@x", "https://a:b/hunter2@x", "https:a:hunter2@x@y"]
+    )
+    def test_passwords_in_urls(self, url: str) -> None:
+        """A URL with a password is refused, and the password is not repeated."""
+        (problem,) = problems({"auth": PUBLIC | {"jwks_url": url}})
+
+        assert "hunter2" not in problem
+
+    @pytest.mark.parametrize("key", ["jwks_file", "pem_file"])
+    @pytest.mark.parametrize("path", ["nowhere", "\0", "x" * 5000], ids=["none", "NUL", "long"])
+    def test_files_that_are_not_there(self, key: str, path: str) -> None:
+        """A file that cannot be there is told, unless who loads will make it."""
+        auth = {"auth": PUBLIC | {key: path}}
+
+        (problem,) = problems(auth)
+        assert problem.startswith(f"auth.{key} = ")
+        assert problem.endswith(": no such file")
+        assert load(auth, environ={}, key_files=False).auth is not None
+
+    @pytest.mark.parametrize(
+        ("typ", "expected"),
+        [
+            (None, ("at+jwt", "JWT")),
+            ("JWT", ("JWT",)),
+            (["at+jwt", "None"], ("at+jwt", "none")),
+        ],
+        ids=["default", "one", "none"],
+    )
+    def test_types(self, typ: object, expected: tuple[str, ...]) -> None:
+        """One or several types are accepted; "none", however spelt, is a token without one."""
+        auth = loaded({"auth": AUTH | ({"typ": typ} if typ else {})}).auth
+
+        assert auth is not None
+        assert auth.typ == expected
+
+    @pytest.mark.parametrize(
+        ("table", "said"),
+        [
+            pytest.param({"typ": []}, "auth.typ = []: must not be empty", id="no type"),
+            pytest.param({"typ": ""}, "auth.typ = '': must have at least 1", id="empty type"),
+            pytest.param({"typ": 5}, "auth.typ = 5: must be a list", id="number type"),
+            pytest.param({"typ": [5]}, "auth.typ[0] = 5: must be a valid string", id="types"),
+            pytest.param(
+                {"failures": "many"},
+                'auth.failures = \'many\': must be a rate like "100/minute", or "off"',
+                id="failures",
+            ),
+            pytest.param({"failures": False}, "auth.failures = False: must be", id="failures off"),
+            pytest.param({"failures": 100}, "auth.failures = 100: must be a rate", id="number"),
+            pytest.param({"max_age": 0}, "auth.max_age = 0: must be greater", id="no age"),
+            pytest.param({"max_age": "60"}, "auth.max_age = '60': must be", id="text age"),
+            pytest.param({"max_age": True}, "auth.max_age = True: must be", id="true age"),
+            pytest.param({"jwks_max_age": 0}, "auth.jwks_max_age = 0: must", id="jwks_max_age"),
+            pytest.param({"jwks_max_stale": -1}, "auth.jwks_max_stale = -1", id="jwks_max_stale"),
+            pytest.param({"jwks_timeout": 31}, "auth.jwks_timeout = 31: must", id="jwks_timeout"),
+            pytest.param({"jwks_cooldown": 0}, "auth.jwks_cooldown = 0: must", id="cooldown"),
+            pytest.param({"subject_claim": ""}, "auth.subject_claim = '': must", id="claim"),
+        ],
+    )
+    def test_mistakes(self, table: dict[str, Any], said: str) -> None:
+        """A mistake names the key, the value and what it must be."""
+        (problem,) = problems({"auth": AUTH | table})
+
+        assert problem.startswith(said)
+
+    @pytest.mark.parametrize(("text", "limit"), [("off", "off"), ("5/second", 5)])
+    def test_failures(self, text: str, limit: object) -> None:
+        """The limit of refused tokens is a rate or off, in the file and in the environment."""
+        one = loaded({"auth": AUTH | {"failures": text}}).auth
+        other = loaded({"auth": AUTH}, MLGUARD_AUTH__FAILURES=text).auth
+
+        assert one is not None
+        assert one == other
+        assert getattr(one.failures, "limit", one.failures) == limit
+
+    def test_scopes_of_a_model_need_tokens(self) -> None:
+        """Scopes of a model without authentication would be an open door: a mistake."""
+        (problem,) = problems({"models": [MODEL | {"scopes": ["iris"]}]})
+
+        assert problem == "models[iris].scopes: needs the table [auth]"
+
+    def test_all_scopes(self) -> None:
+        """The service's and the models' scopes are listed once each."""
+        models = [{"name": "a", "scopes": ["x", "y"]}, {"name": "b", "scopes": ["y", "z"]}]
+
+        settings = loaded({"models": models, "auth": AUTH | {"scopes": ["x", "w"]}})
+
+        assert settings.all_scopes == ("x", "w", "y", "z")
+
+
+class TestSeveralSecrets:
+    def test_the_wrong_ones_are_named(self, tmp_path: Path) -> None:
+        """Of several secrets, each that is missing, too short or a key file is named."""
+        (tmp_path / "good").write_text(SECRET)
+        (tmp_path / "short").write_text("hunter2")
+        (tmp_path / "pem").write_text("-----BEGIN PUBLIC KEY-----\nhunter2" + "A" * 64)
+        names = ["short", "good", "pem", "nowhere", "\0"]
+        table = {k: v for k, v in AUTH.items() if k != "secret_env"}
+
+        told = problems({"auth": table | {"secret_file": [str(tmp_path / n) for n in names]}})
+
+        ends = ["at least 32 bytes for HS256, has 7", "use `pem_file` for public keys"]
+        assert len(told) == 4
+        assert [told[0].endswith(ends[0]), told[1].endswith(ends[1])] == [True, True]
+        assert told[2].startswith(f"auth.secret_file = '{tmp_path / 'nowhere'}': cannot be read: ")
+        assert "cannot be read: embedded null byte" in told[3]
+        assert "hunter2" not in "".join(told)
+
+    def test_variables(self) -> None:
+        """Several variables are read in their order; each wrong one is named."""
+        auth = {"auth": AUTH | {"secret_env": ["OLD", "SECRET"]}}
+
+        assert secrets_of(loaded(auth, OLD="o" * 32)) == (b"o" * 32, SECRET.encode())
+        (problem,) = problems(auth, OLD="hunter2")
+        assert problem.startswith("auth.secret_env = 'OLD': must hold a secret of at least 32")
+        assert "hunter2" not in problem
+
+    def test_a_secret_among_variables_is_not_repeated(self) -> None:
+        """A secret that was written where a variable's name belongs is not repeated."""
+        (problem,) = problems({"auth": AUTH | {"secret_env": ["SECRET", "hunter2/+=="]}})
+
+        assert problem == "auth.secret_env[1]: must be the name of an environment variable"
+
+    def test_a_table_in_place_of_another_is_not_repeated(self) -> None:
+        """What stands within a table of the wrong shape may be a secret."""
+        told = problems({"auth": [AUTH | {"secret": "hunter2"}]})
+
+        assert told == ["auth: must be a table"]
+
+
+STORE = "redis://:hunter2@redis.example.com:6379/0"
+
+
+class TestStore:
+    @pytest.mark.parametrize(
+        "url",
+        [
+            STORE,
+            "rediss://alice:hunter2@redis.example.com",
+            "redis://:hun/hunter2@redis.example.com",
+            "redis://redis.example.com/0?password=hunter2",
+            "http://:hunter2@redis.example.com",
+            ["redis://:hunter2@redis.example.com"],
+            "redis//:hunter2@redis.example.com",
+            "redis://:hunter2 @redis.example.com",
+        ],
+    )
+    def test_a_password_in_the_file(self, url: object) -> None:
+        """A password of the store is refused in the settings, and not repeated."""
+        told = problems({"auth": AUTH | {"store": url}})
+
+        assert told
+        assert "hunter2" not in "".join(told)
+        assert all(problem.startswith("auth.store: ") for problem in told)
+
+    def test_a_password_in_the_file_is_told_where_it_belongs(self) -> None:
+        """The message names the variable, even where that is set already."""
+        said = "passwords never stand in the settings; set MLGUARD_AUTH__STORE instead"
+
+        assert problems({"auth": AUTH | {"store": STORE}}) == [f"auth.store: {said}"]
+        told = problems({"auth": AUTH | {"store": STORE}}, MLGUARD_AUTH__STORE=STORE)
+        assert told == [f"auth.store: {said}"]
+
+    def test_a_password_of_the_environment(self) -> None:
+        """The environment may hold the password, which no way of printing settings shows."""
+        settings = loaded({"auth": AUTH}, MLGUARD_AUTH__STORE=STORE)
+
+        assert settings.auth is not None
+        assert settings.auth.store == STORE
+        shown = f"{settings!r} {settings} {settings.model_dump_json()} {settings.model_dump()}"
+        assert "hunter2" not in shown
+        assert "redis://redis.example.com:6379/0" in settings.model_dump_json()
+
+    def test_a_mistake_of_the_environment(self) -> None:
+        """A URL of the environment that is none is not repeated either."""
+        told = problems({"auth": AUTH}, MLGUARD_AUTH__STORE="redis//:hunter2@redis")
+
+        assert told == ['auth.store: must be a URL like "rediss://redis.example.com:6379/0"']
+
+    def test_stores_differ(self) -> None:
+        """Workers with another store, or another password of it, are another service."""
+        one = loaded({"auth": AUTH}, MLGUARD_AUTH__STORE=STORE)
+        other = loaded({"auth": AUTH}, MLGUARD_AUTH__STORE=STORE.replace("hunter2", "hunter3"))
+
+        assert one.digest() != other.digest()
+
+    def test_needs_the_companion(self) -> None:
+        """Without the companion process nobody would ask the store: a mistake."""
+        source = {"service": {"companion": False}, "auth": AUTH | {"store": "redis://h"}}
+
+        (problem,) = problems(source)
+
+        assert problem.startswith("auth.store: needs the companion process")
+
+    def test_pydantic_repeats_nothing(self) -> None:
+        """Settings that are made by hand do not show what they refuse."""
+        table = {"store": "http://:hunter2@redis", "secret_env": "hunter2/"}
+
+        with pytest.raises(ValueError, match="validation error") as caught:
+            Settings.model_validate({"auth": AUTH | table})
+
+        assert "hunter2" not in str(caught.value)

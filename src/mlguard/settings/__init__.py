@@ -1,10 +1,15 @@
 """What did the operator decide? One TOML file, overridable from the environment."""
 
+from mlguard.settings.environment import PREFIX
 from mlguard.settings.load import load
 from mlguard.settings.mistakes import nearest
 from mlguard.settings.tables import (
+    HMAC,
+    PUBLIC_KEY,
+    RSA,
     Auth,
     Drift,
+    Issuer,
     Metrics,
     Model,
     Quotas,
@@ -12,12 +17,18 @@ from mlguard.settings.tables import (
     Service,
     Settings,
     Tracing,
+    is_loopback,
     secret_bytes,
 )
 
 __all__ = [
+    "HMAC",
+    "PREFIX",
+    "PUBLIC_KEY",
+    "RSA",
     "Auth",
     "Drift",
+    "Issuer",
     "Metrics",
     "Model",
     "Quotas",
@@ -25,6 +36,7 @@ __all__ = [
     "Service",
     "Settings",
     "Tracing",
+    "is_loopback",
     "load",
     "nearest",
     "secret_bytes",

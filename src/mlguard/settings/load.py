@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,51 +12,72 @@ from typing import Any
 from pydantic import ValidationError
 
 from mlguard.errors import InvalidSettings, MLGuardError
-from mlguard.settings.environment import override
+from mlguard.settings.environment import PREFIX, override
 from mlguard.settings.mistakes import sentences
-from mlguard.settings.tables import Auth, Model, Settings, secret_bytes
+from mlguard.settings.tables import Auth, Issuer, Model, Settings, secret_bytes
 
 _LEAST_PSEUDONYM_KEY = 16  # bytes
+_PASSWORD = re.compile(r"@|[?&](username|password)=")
 
 
 def load(
     source: str | os.PathLike[str] | Mapping[str, Any] | Settings,
     *,
     environ: Mapping[str, str] | None = None,
+    key_files: bool = True,
 ) -> Settings:
     """Read the settings, override them from the environment and find every mistake.
 
     Relative paths in a file are relative to that file.
+
+    Args:
+        source: A path, a mapping or Settings.
+        environ: The environment; default: this process's.
+        key_files: Whether files with public keys must be there.
 
     Raises:
         InvalidSettings: Names each wrong key, its value and what it must be.
     """
     environ = os.environ if environ is None else environ
     if isinstance(source, Settings):
-        return source if source.resolved else _resolved(source, [], "settings", environ)
+        return (
+            source
+            if source.resolved
+            else _resolved(source, [], "settings", environ, key_files=key_files)
+        )
     if isinstance(source, Mapping):
         data, name, folder = _plain(source), "settings", Path.cwd()
     else:
         path = Path(source)
         data, name, folder = _read(path), str(path), path.resolve().parent
-    problems = list(override(data, environ))
+    problems = [*_passwords(data), *override(data, environ)]
     _absolute(data, folder)
     try:
         settings = Settings.model_validate(data)
     except ValidationError as error:
         raise InvalidSettings(*problems, *sentences(error, data), source=name) from None
-    return _resolved(settings, problems, name, environ)
+    return _resolved(settings, problems, name, environ, key_files=key_files)
 
 
 def _resolved(
-    settings: Settings, problems: list[str], name: str, environ: Mapping[str, str]
+    settings: Settings,
+    problems: list[str],
+    name: str,
+    environ: Mapping[str, str],
+    *,
+    key_files: bool,
 ) -> Settings:
     """Fetch what the settings only name, and raise all mistakes together."""
-    secrets: dict[str, bytes] = {}
-    problems += _named(settings, secrets, environ)
+    secrets: dict[str, tuple[bytes, ...]] = {}
+    problems += _auth(settings.auth, secrets, environ)
+    problems += _key_files(settings.auth) if key_files else ()
+    pseudonym_key, problem = _pseudonym_key(settings.service.pseudonym_key_env, environ)
+    problems += [problem] if problem else []
+    for model in settings.models:
+        problems += _reference(model)
     if problems:
         raise InvalidSettings(*problems, source=name)
-    settings.resolve(name, secrets)
+    settings.resolve(name, secrets, pseudonym_key)
     return settings
 
 
@@ -81,56 +103,100 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def _passwords(data: Mapping[str, Any]) -> Iterator[str]:
+    """Find a password that stands in the settings; the environment may hold one."""
+    auth = data.get("auth")
+    store = auth.get("store") if isinstance(auth, dict) else None
+    if isinstance(store, str) and _PASSWORD.search(store):
+        variable = f"{PREFIX}AUTH__STORE"
+        yield f"auth.store: passwords never stand in the settings; set {variable} instead"
+
+
 def _absolute(data: dict[str, Any], folder: Path) -> None:
-    tables = [("auth", "jwks_file"), ("auth", "secret_file"), ("drift", "report")]
-    places = [(data.get(table), key) for table, key in tables]
-    models = data.get("models")
-    places += [(m, "reference") for m in models] if isinstance(models, list) else []
+    """Make paths relative to the settings file."""
+    auth = data.get("auth")
+    issuers = auth.get("issuers") if isinstance(auth, dict) else None
+    keys = ("jwks_file", "pem_file", "secret_file")
+    places = [(table, key) for table in [auth, *_entries(issuers)] for key in keys]
+    places += [(data.get("drift"), "report")]
+    places += [(model, "reference") for model in _entries(data.get("models"))]
     for table, key in places:
-        if isinstance(table, dict) and isinstance(table.get(key), str) and table[key]:
-            table[key] = str(folder / table[key])
+        if isinstance(table, dict) and table.get(key):
+            table[key] = _joined(folder, table[key])
 
 
-def _named(
-    settings: Settings, secrets: dict[str, bytes], environ: Mapping[str, str]
+def _entries(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _joined(folder: Path, value: Any) -> Any:
+    if isinstance(value, list):
+        return [_joined(folder, entry) for entry in value]
+    return str(folder / value) if isinstance(value, str) and value else value
+
+
+def _auth(
+    auth: Auth | None, secrets: dict[str, tuple[bytes, ...]], environ: Mapping[str, str]
 ) -> Iterator[str]:
-    """Fetch what the settings only name: secrets, key files, references."""
-    auth = settings.auth
-    if auth and auth.jwks_file:
-        if not auth.jwks_file.is_file():
-            yield f"auth.jwks_file = '{auth.jwks_file}': no such file"
-    elif auth:
-        yield from _secret(auth, secrets, environ)
-    variable = settings.service.pseudonym_key_env
-    if variable:
-        key = secrets["pseudonym"] = os.fsencode(environ.get(variable, ""))
-        if len(key) < _LEAST_PSEUDONYM_KEY:
-            must = f"that variable must hold at least {_LEAST_PSEUDONYM_KEY} bytes"
-            yield f"service.pseudonym_key_env = {variable!r}: {must}"
-    for model in settings.models:
-        yield from _reference(model)
+    """Fetch the secrets that issuers name."""
+    for where, issuer in _issuers(auth):
+        if issuer.is_symmetric:
+            found = list(_secrets(issuer, where, environ))
+            yield from (problem for _, problem in found if problem)
+            secrets[issuer.issuer] = tuple(secret for secret, _ in found)
 
 
-def _secret(auth: Auth, secrets: dict[str, bytes], environ: Mapping[str, str]) -> Iterator[str]:
-    if auth.secret_env:
-        place = f"auth.secret_env = {auth.secret_env!r}"
-        secret = os.fsencode(environ.get(auth.secret_env, ""))
-    else:
-        place = f"auth.secret_file = '{auth.secret_file}'"
+def _key_files(auth: Auth | None) -> Iterator[str]:
+    """Look for the files with public keys that issuers name."""
+    for where, issuer in _issuers(auth):
+        for key in ("jwks_file", "pem_file"):
+            path = getattr(issuer, key)
+            if path and not os.path.isfile(path):  # noqa: PTH113 - which takes any path
+                yield f"{where}.{key} = '{path}': no such file"
+
+
+def _issuers(auth: Auth | None) -> Iterator[tuple[str, Issuer]]:
+    """List the issuers, each with its place in the file."""
+    for number, issuer in enumerate(auth.accepted if auth else ()):
+        yield f"auth.issuers[{issuer.name or number}]" if auth and auth.issuers else "auth", issuer
+
+
+def _secrets(issuer: Issuer, where: str, environ: Mapping[str, str]) -> Iterator[tuple[bytes, str]]:
+    """Yield each secret, and what is wrong with it."""
+    least = secret_bytes(issuer.algorithms[0])
+    must = f"must hold a secret of at least {least} bytes for {issuer.algorithms[0]}"
+    for variable in issuer.secret_env:
+        secret = os.fsencode(environ.get(variable, ""))
+        problem = _unfit(secret, least, must)
+        yield secret, problem and f"{where}.secret_env = {variable!r}: {problem}"
+    for path in issuer.secret_file:
+        place = f"{where}.secret_file = '{path}'"
         try:
-            secret = Path(str(auth.secret_file)).read_bytes().strip()
-        except OSError as error:
-            yield f"{place}: cannot be read: {error.strerror}"
-            return
-    least = max(map(secret_bytes, auth.algorithms))
-    must = f"must hold a secret of at least {least} bytes for {', '.join(auth.algorithms)}"
+            secret = path.read_bytes().strip()
+        except (OSError, ValueError) as error:
+            yield b"", f"{place}: cannot be read: {getattr(error, 'strerror', error)}"
+            continue
+        problem = _unfit(secret, least, must)
+        yield secret, problem and f"{place}: {problem}"
+
+
+def _unfit(secret: bytes, least: int, must: str) -> str:
     if not secret:
-        yield f"{place}: is not set, or empty; it {must}"
-    elif len(secret) < least:
-        yield f"{place}: {must}, has {len(secret)}"
-    elif secret.startswith(b"-----BEGIN"):
-        yield f"{place}: {must}, and holds a key file; use `jwks_file` for public keys"
-    secrets["auth"] = secret
+        return f"is not set, or empty; it {must}"
+    if secret.startswith(b"-----BEGIN"):
+        return f"{must}, and holds a key file; use `pem_file` for public keys"
+    return f"{must}, has {len(secret)}" if len(secret) < least else ""
+
+
+def _pseudonym_key(variable: str | None, environ: Mapping[str, str]) -> tuple[bytes | None, str]:
+    """Fetch the key of pseudonyms, and tell what is wrong with it."""
+    if variable is None:
+        return None, ""
+    key = os.fsencode(environ.get(variable, ""))
+    if len(key) >= _LEAST_PSEUDONYM_KEY:
+        return key, ""
+    must = f"that variable must hold at least {_LEAST_PSEUDONYM_KEY} bytes"
+    return None, f"service.pseudonym_key_env = {variable!r}: {must}"
 
 
 def _reference(model: Model) -> Iterator[str]:

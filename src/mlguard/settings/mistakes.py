@@ -6,7 +6,7 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -14,7 +14,9 @@ from pydantic_core import ErrorDetails
 
 from mlguard.settings.tables import Rate, Settings, Table
 
-_USERINFO = re.compile(r"//[^/@]*@")
+_USERINFO = re.compile(r"(['\"](?:\w+://)?).*@", re.DOTALL)
+_REQUIRED = ("issuer", "audience", "algorithms")
+_SHOULD = re.compile(r"^(Input|String) should")
 _SAID = {
     "tuple_type": "must be a list",
     "model_type": "must be a table",
@@ -31,13 +33,21 @@ def _sentence(error: ErrorDetails, data: Mapping[str, Any]) -> str:
         return _unknown(error["loc"], where)
     if error["type"] == "missing":
         return f"{where}: is missing"
-    said = _SAID.get(error["type"]) or error["msg"].replace("Input should", "must")
+    said = _SAID.get(error["type"]) or _SHOULD.sub("must", error["msg"])
     if error["type"] == "contradiction":
         return f"{where}: {said}" if where else said
-    shown = _USERINFO.sub("//…@", repr(error["input"]))
-    if str(error["loc"][-1]).endswith("_env"):
+    keys = [part for part in error["loc"] if isinstance(part, str)]
+    if any(key.endswith("_env") for key in keys):
         return f"{where}: must be the name of an environment variable"
+    if where == "auth.store" or _has_tables(error["input"]):  # whatever is there, maybe a password
+        return f"{where}: {said}"
+    shown = _USERINFO.sub(r"\1…@", repr(error["input"]))
     return f"{where} = {shown if len(shown) <= 80 else shown[:77] + '...'}: {said}"
+
+
+def _has_tables(value: Any) -> bool:
+    entries = value if isinstance(value, list) else [value]
+    return any(isinstance(entry, dict) and entry for entry in entries)
 
 
 def _where(loc: tuple[int | str, ...], data: Any) -> str:
@@ -72,9 +82,23 @@ def _unknown(loc: tuple[int | str, ...], where: str) -> str:
 def sentences(error: ValidationError, data: Mapping[str, Any]) -> list[str]:
     """Say each mistake once: the key, the value and what it must be."""
     # The members of a union all complain of one value, and a list with a wrong entry seems short.
-    errors = [e for e in error.errors() if not (e["type"] == "too_short" and e["input"])]
+    errors = [
+        e
+        for e in error.errors()
+        if e["type"] != "lacking" and not (e["type"] == "too_short" and e["input"])
+    ]
     said = {_where(e["loc"], data): _sentence(e, data) for e in reversed(errors)}
-    return list(reversed(said.values()))
+    return [*_lacking(data.get("auth")), *reversed(said.values())]
+
+
+def _lacking(auth: Any) -> Iterator[str]:
+    """Name each key that an issuer must have, among mistakes of other keys too."""
+    tables = auth.get("issuers") or [auth] if isinstance(auth, dict) else None
+    for number, issuer in enumerate(tables if isinstance(tables, list) else ()):
+        if isinstance(issuer, dict):
+            loc = ("auth",) if issuer is auth else ("auth", "issuers", number)
+            where = _where(loc, {"auth": auth})
+            yield from (f"{where}.{key}: is missing" for key in _REQUIRED if key not in issuer)
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
