@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
-import re
+from dataclasses import dataclass
 from typing import Any
 
-from jose.exceptions import JOSEError
-
-from mlguard.auth.keys import KeySet
+from mlguard.auth.keys import KeySet, VerifyingKey
+from mlguard.auth.strict import base64url, json_object
 
 LONGEST_TOKEN = 8192  # characters; servers cap a header line near this
-LONGEST_HEADER = 2048
-_SEGMENT = re.compile(r"[A-Za-z0-9_-]+\Z")
-_TYPES = ("jwt", "at+jwt", "application/at+jwt")
+LONGEST_HEADER = 2048  # bytes
+_DEEPEST_HEADER = 8  # objects and arrays within each other
+_DEEPEST_PAYLOAD = 32
 
 
 class InvalidToken(Exception):
@@ -23,7 +19,7 @@ class InvalidToken(Exception):
 
     Attributes:
         code: What the client is told.
-        reason: What only the log is told.
+        reason: What only the log is told; it repeats nothing of the token.
     """
 
     def __init__(self, reason: str, code: str = "token_untrusted") -> None:
@@ -32,76 +28,130 @@ class InvalidToken(Exception):
         super().__init__(reason)
 
 
+@dataclass(frozen=True, slots=True)
+class Unverified:
+    """What a token says of itself, before anything vouches for it.
+
+    Attributes:
+        header: The JOSE header.
+        algorithm: The header's `alg`; any text.
+        kid: The header's `kid`.
+        payload: The decoded payload.
+        signed: What the signature is over.
+        signature: The decoded signature.
+    """
+
+    header: dict[str, Any]
+    algorithm: str
+    kid: str | None
+    payload: bytes
+    signed: bytes
+    signature: bytes
+
+    def verify(self, keys: KeySet) -> VerifyingKey:
+        """Find the key that verifies the signature.
+
+        Raises:
+            InvalidToken: None does.
+        """
+        candidates = keys.candidates(self.algorithm, self.kid)
+        for candidate in candidates:
+            if _holds(candidate.key, self.signed, self.signature):
+                return candidate
+        if candidates:
+            raise InvalidToken("no key verifies the signature")
+        raise InvalidToken("no key has the token's alg and kid")
+
+
 def verify_jws(token: str, keys: KeySet) -> bytes:
     """Verify the signature alone and return the payload.
 
     Raises:
         InvalidToken: For every refusal.
     """
-    if len(token) > LONGEST_TOKEN:
-        raise InvalidToken("longer than 8192 characters", "token_malformed")
-    segments = token.split(".")
+    unverified = parse_jws(token)
+    unverified.verify(keys)
+    return unverified.payload
+
+
+def parse_jws(token: str) -> Unverified:
+    """Take a token apart, and refuse one that is spelt or demands anything out of the ordinary.
+
+    Raises:
+        InvalidToken: For every refusal.
+    """
+    raw = _ascii(token)
+    segments = raw.split(b".", 3)
     if len(segments) != 3:
-        raise InvalidToken("not three segments", "token_malformed")
-    header_bytes, payload, signature = (_decode(s) for s in segments)
+        raise _malformed("not three segments")
+    header_bytes, payload, signature = map(_decode, segments)
     if len(header_bytes) > LONGEST_HEADER:
-        raise InvalidToken("a header longer than 2048 bytes", "token_malformed")
-    header = parse_object(header_bytes, "header")
+        raise _malformed("a header longer than 2048 bytes")
+    if not signature:
+        raise _malformed("no signature")
+    header = _object(header_bytes, "header", _DEEPEST_HEADER)
     algorithm, kid = _checked(header)
-    signed = token[: token.rindex(".")].encode()
-    for key in keys.candidates(algorithm, kid):
-        if _holds(key, signed, signature):
-            return payload
-    raise InvalidToken("no key verifies the signature")
+    return Unverified(header, algorithm, kid, payload, raw[: raw.rindex(b".")], signature)
 
 
 def parse_object(raw: bytes, part: str) -> dict[str, Any]:
-    """Read a JSON object in which no member stands twice (RFC 7515 section 4)."""
+    """Read a JSON object in which no member stands twice (RFC 7519 section 4).
+
+    Args:
+        raw: The text.
+        part: What it is, for the log.
+
+    Raises:
+        InvalidToken: It is no such object.
+    """
+    return _object(raw, part, _DEEPEST_PAYLOAD)
+
+
+def _object(raw: bytes, part: str, deepest: int) -> dict[str, Any]:
     try:
-        value = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
-    except (ValueError, RecursionError):
-        raise InvalidToken(f"{part} is not JSON with unique members", "token_malformed") from None
-    if not isinstance(value, dict):
-        raise InvalidToken(f"{part} is not an object", "token_malformed")
-    return value
+        return json_object(raw, deepest)
+    except ValueError as error:
+        raise _malformed(f"{part} {error}") from None
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("a member stands twice")
-    return members
-
-
-def _decode(segment: str) -> bytes:
-    """Decode base64url, refusing padding, junk and stray bits (RFC 7515 section 2)."""
-    if not _SEGMENT.match(segment):
-        raise InvalidToken("a segment is not base64url", "token_malformed")
+def _ascii(token: object) -> bytes:
+    if not isinstance(token, str):
+        raise _malformed("no text")
+    if len(token) > LONGEST_TOKEN:
+        raise _malformed("longer than 8192 characters")
     try:
-        raw = base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
-    except (ValueError, binascii.Error):
-        raise InvalidToken("a segment is not base64url", "token_malformed") from None
-    if base64.urlsafe_b64encode(raw).rstrip(b"=") != segment.encode():
-        raise InvalidToken("a segment has stray bits", "token_malformed")
-    return raw
+        return token.encode("ascii")
+    except UnicodeEncodeError:
+        raise _malformed("a segment is not base64url") from None
+
+
+def _decode(segment: bytes) -> bytes:
+    try:
+        return base64url(segment)
+    except ValueError as error:
+        raise _malformed(f"a segment {error}") from None
 
 
 def _checked(header: dict[str, Any]) -> tuple[str, str | None]:
-    algorithm, kid, kind = header.get("alg"), header.get("kid"), header.get("typ", "JWT")
+    algorithm, kid = header.get("alg"), header.get("kid")
     if not isinstance(algorithm, str):
-        raise InvalidToken("alg is not a string", "token_malformed")
-    if kid is not None and not isinstance(kid, str):
-        raise InvalidToken("kid is not a string", "token_malformed")
+        raise _malformed("alg is not a string")
+    if "kid" in header and not isinstance(kid, str):
+        raise _malformed("kid is not a string")
     # RFC 7515 section 4.1.11: extensions that are not understood must be refused.
     if "crit" in header or "b64" in header:
         raise InvalidToken("the header demands extensions")
-    if not isinstance(kind, str) or kind.lower() not in _TYPES:
-        raise InvalidToken("typ is not that of an access token")
+    if "enc" in header or "zip" in header:
+        raise InvalidToken("the header is that of an encrypted token")
     return algorithm, kid
+
+
+def _malformed(reason: str) -> InvalidToken:
+    return InvalidToken(reason, "token_malformed")
 
 
 def _holds(key: Any, signed: bytes, signature: bytes) -> bool:
     try:
         return bool(key.verify(signed, signature))
-    except (JOSEError, ValueError, TypeError):
+    except Exception:  # noqa: BLE001 - whatever goes wrong, nothing was verified
         return False

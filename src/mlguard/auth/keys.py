@@ -2,121 +2,195 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any, TypeVar
 
-from jose import jwk
-from jose.constants import ALGORITHMS
-from jose.exceptions import JOSEError
+from mlguard.auth import jwk
+from mlguard.auth.algorithms import ALL
+from mlguard.auth.jwk import VerifyingKey
+from mlguard.auth.pem import blocks, to_jwk
+from mlguard.auth.strict import json_object
+from mlguard.settings import HMAC
 
-from mlguard.settings import secret_bytes
+__all__ = ["KeySet", "VerifyingKey"]
 
-_BITS_OF_RSA = 2048  # RFC 7518 section 3.3: a key of size 2048 bits or larger
+MOST_KEYS = 100
+LONGEST_DOCUMENT = 256 * 1024  # bytes
+_DEEPEST = 16  # objects and arrays within each other
 
-
-@dataclass(frozen=True, slots=True)
-class VerifyingKey:
-    """One key, bound to the one algorithm it verifies.
-
-    Attributes:
-        algorithm: The JWA name, as in the token's header.
-        kid: The key's identifier, None where it has none.
-        key: The built python-jose key.
-    """
-
-    algorithm: str
-    kid: str | None
-    key: Any
+Group = TypeVar("Group", bound=Hashable)
 
 
 class KeySet:
-    """Public keys, or HMAC secrets from oldest to newest, each usable for its algorithm only.
+    """Public keys, or HMAC secrets, each built once and usable for its one algorithm only.
+
+    A key serves its own `alg`, else what its type and curve say; keys that are for something
+    else are passed over (RFC 7517 section 5).
 
     Args:
-        jwks: JSON Web Keys (RFC 7517).
-        algorithms: What keys without an `alg` of their own may be used for.
+        jwks: JSON Web Keys (RFC 7517), the ones to try first in front.
+        algorithms: The algorithms that keys may serve, and what an RSA key or a secret without an
+            `alg` is for; empty for every algorithm, RS256 and HS256.
+        passed_over: Is told of each malformed or weak key, which is then left out.
+
+    Attributes:
+        is_symmetric: Whether it holds HMAC secrets.
+        ids: The identities of its keys.
 
     Raises:
-        ValueError: Says which key cannot be used, and why; never its secret parts.
+        ValueError: Says which key cannot be used, and why; never its secret parts. A set with a
+            private key, or with secrets among public keys, is refused as a whole.
     """
 
     def __init__(
-        self, jwks: Iterable[Mapping[str, Any]], *, algorithms: Sequence[str] = ("RS256",)
+        self,
+        jwks: Iterable[Mapping[str, Any]],
+        *,
+        algorithms: Sequence[str] = (),
+        passed_over: Callable[[str], None] | None = None,
     ) -> None:
-        self._keys = tuple(k for n, entry in enumerate(jwks) for k in _keys(n, entry, algorithms))
+        entries = list(islice(jwks, MOST_KEYS + 1))
+        _check_algorithms(algorithms)
+        _check_entries(entries)
+        self._hold(_read(entries, algorithms, passed_over))
 
     @classmethod
-    def from_document(cls, text: str | bytes, *, algorithms: Sequence[str] = ("RS256",)) -> KeySet:
+    def from_document(
+        cls,
+        text: str | bytes,
+        *,
+        algorithms: Sequence[str] = (),
+        passed_over: Callable[[str], None] | None = None,
+    ) -> KeySet:
         """Read a JSON Web Key Set document: {"keys": [...]}."""
-        try:
-            document = json.loads(text)
-        except (ValueError, RecursionError):
-            raise ValueError("is not JSON") from None
-        jwks = document.get("keys") if isinstance(document, dict) else None
-        if not isinstance(jwks, list) or not all(isinstance(entry, dict) for entry in jwks):
-            raise ValueError('must be a JSON Web Key Set: {"keys": [{...}, ...]}')
-        keys = cls(jwks, algorithms=algorithms)
-        if not len(keys):
-            raise ValueError(f"has no key that verifies {', '.join(algorithms)}")
-        return keys
+        jwks = json_object(_bounded(text), _DEEPEST).get("keys")
+        if not isinstance(jwks, list):
+            raise ValueError('must be a JSON Web Key Set: {"keys": [{...}, ...]}')  # noqa: TRY004
+        return cls(jwks, algorithms=algorithms, passed_over=passed_over)._usable(algorithms)
 
     @classmethod
-    def from_secret(cls, secret: bytes, *, algorithms: Sequence[str] = ("HS256",)) -> KeySet:
-        """Hold one HMAC secret, at least as long as the algorithms' hashes."""
-        keys = cls(())
-        for algorithm in algorithms:
-            if algorithm not in ALGORITHMS.HMAC:
-                raise ValueError(f"{algorithm} takes no secret")
-            least = secret_bytes(algorithm)
-            if len(secret) < least:
-                raise ValueError(f"{algorithm} needs a secret of at least {least} bytes")
+    def from_pem(
+        cls,
+        pem: str | bytes,
+        *,
+        algorithms: Sequence[str] = (),
+        passed_over: Callable[[str], None] | None = None,
+    ) -> KeySet:
+        """Read PEM: one or several public keys or certificates, which name no kid and no alg.
+
+        A certificate is a wrapping of its key: its dates, names and signature are not looked at.
+        """
+        jwks = []
+        for position, (label, block) in enumerate(blocks(_bounded(pem))):
             try:
-                keys._keys += (VerifyingKey(algorithm, None, jwk.construct(secret, algorithm)),)
-            except JOSEError as error:
-                raise ValueError("is a key file, not a secret") from error
+                jwks.append(to_jwk(label, block))
+            except ValueError as error:
+                _pass_over(f"key {position} {error}", passed_over)
+                jwks.append({})
+        return cls(jwks, algorithms=algorithms, passed_over=passed_over)._usable(algorithms)
+
+    @classmethod
+    def from_secrets(cls, secrets: Sequence[bytes], *, algorithm: str = "HS256") -> KeySet:
+        """Hold HMAC secrets, oldest to newest, each at least as long as the algorithm's hash."""
+        if not secrets or len(secrets) > MOST_KEYS:
+            raise ValueError(f"must be 1 to {MOST_KEYS} secrets")
+        found = []
+        for position, secret in enumerate(secrets):
+            try:
+                found.append(jwk.from_secret(secret, algorithm))
+            except ValueError as error:
+                raise ValueError(f"secret {position} {error}") from None
+        keys = cls(())
+        keys._hold(found[::-1])
         return keys
 
     def __len__(self) -> int:
         return len(self._keys)
 
-    def candidates(self, algorithm: str, kid: str | None) -> list[Any]:
-        """List the built keys that may verify a token with this header."""
-        return [
-            k.key
-            for k in self._keys
-            if k.algorithm == algorithm and (kid is None or k.kid is None or k.kid == kid)
-        ]
+    def candidates(self, algorithm: str, kid: str | None) -> Sequence[VerifyingKey]:
+        """List the keys that may verify a token with this header, likeliest first.
+
+        These are the keys of that name, or all where the token names none; and those without one.
+        """
+        if kid is None:
+            return self._all.get(algorithm, ())
+        return self._named.get((algorithm, kid), ()) + self._nameless.get(algorithm, ())
+
+    def _hold(self, keys: Sequence[VerifyingKey]) -> None:
+        self._keys = tuple(keys)
+        self.ids = frozenset(k.id for k in keys)
+        self.is_symmetric = any(k.algorithm in HMAC for k in keys)
+        self._all = _grouped((k.algorithm, k) for k in keys)
+        self._nameless = _grouped((k.algorithm, k) for k in keys if k.kid is None)
+        self._named = _grouped(((k.algorithm, k.kid), k) for k in keys if k.kid is not None)
+
+    def _usable(self, algorithms: Sequence[str]) -> KeySet:
+        if not self._keys:
+            raise ValueError(f"has no key that verifies {', '.join(algorithms) or 'a token'}")
+        return self
 
 
-def _keys(
-    position: int, entry: Mapping[str, Any], algorithms: Sequence[str]
-) -> Iterable[VerifyingKey]:
-    """Build a JWK once for each algorithm it may serve; keys of other types are passed over."""
-    kid, kty = entry.get("kid"), entry.get("kty")
-    name = f"key {kid!r}" if isinstance(kid, str) else f"key {position}"
-    if kty != "RSA" or not _verifies(entry):
-        return
-    if "d" in entry:
-        raise ValueError(f"{name} is a private key: a verifier needs the public one only")
-    own = entry.get("alg")
-    for algorithm in algorithms if own is None else (own,):
-        if algorithm not in algorithms or algorithm not in ALGORITHMS.RSA_DS:
-            continue
+def _grouped(
+    pairs: Iterable[tuple[Group, VerifyingKey]],
+) -> dict[Group, tuple[VerifyingKey, ...]]:
+    groups: dict[Group, tuple[VerifyingKey, ...]] = {}
+    for group, key in pairs:
+        groups[group] = (*groups.get(group, ()), key)
+    return groups
+
+
+def _read(
+    entries: Sequence[Mapping[str, Any]],
+    algorithms: Sequence[str],
+    passed_over: Callable[[str], None] | None,
+) -> list[VerifyingKey]:
+    found = []
+    for position, entry in enumerate(entries):
         try:
-            key = jwk.construct(dict(entry), algorithm)
-            bits = key.prepared_key.key_size
-        except (JOSEError, ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{name} cannot be read as an RSA key") from error
-        if bits < _BITS_OF_RSA:
-            raise ValueError(f"{name} has {bits} bits; RFC 7518 demands {_BITS_OF_RSA}")
-        yield VerifyingKey(algorithm, kid if isinstance(kid, str) else None, key)
+            key = jwk.read(entry, algorithms)
+        except ValueError as error:
+            _pass_over(f"{_name(position, entry)} {error}", passed_over)
+        else:
+            found += [key] if key else []
+    return found
 
 
-def _verifies(entry: Mapping[str, Any]) -> bool:
-    """Say whether `use` and `key_ops` allow verifying (RFC 7517 sections 4.2 and 4.3)."""
-    operations = entry.get("key_ops")
-    return entry.get("use", "sig") == "sig" and (
-        operations is None or (isinstance(operations, list) and "verify" in operations)
-    )
+def _pass_over(problem: str, passed_over: Callable[[str], None] | None) -> None:
+    if passed_over is None:
+        raise ValueError(problem)
+    passed_over(problem)
+
+
+def _check_algorithms(algorithms: Sequence[str]) -> None:
+    for algorithm in algorithms:
+        if algorithm not in ALL:
+            raise ValueError(
+                f"{algorithm!r} is no algorithm: list some of {', '.join(sorted(ALL))}"
+            )
+
+
+def _check_entries(entries: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse what no key set may hold, in keys that would be passed over too."""
+    if len(entries) > MOST_KEYS:
+        raise ValueError(f"has more than {MOST_KEYS} keys")
+    for position, entry in enumerate(entries):
+        if not isinstance(entry, Mapping):
+            raise ValueError(f"key {position} is no JSON object")  # noqa: TRY004
+        if jwk.is_private(entry):
+            name = _name(position, entry)
+            raise ValueError(f"{name} is a private key: a verifier needs the public one only")
+    if any(map(jwk.is_secret, entries)) and any(map(jwk.is_public, entries)):
+        raise ValueError("mixes secrets with public keys: whoever reads it can sign")
+
+
+def _name(position: int, entry: Mapping[str, Any]) -> str:
+    kid = entry.get("kid")
+    return f"key {kid[:64]!r}" if isinstance(kid, str) else f"key {position}"
+
+
+def _bounded(text: str | bytes) -> bytes:
+    raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+    if len(raw) > LONGEST_DOCUMENT:
+        raise ValueError(f"is longer than {LONGEST_DOCUMENT} bytes")
+    return raw

@@ -1,0 +1,74 @@
+"""Which public keys are in this file? PEM (RFC 7468), read into JSON Web Keys."""
+
+from __future__ import annotations
+
+import base64
+import re
+from typing import Any
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_public_key,
+)
+from cryptography.x509 import load_pem_x509_certificate
+
+_BLOCK = re.compile(
+    rb"-----BEGIN (?P<label>[A-Z0-9 ]+)-----[^-]*-----END (?P=label)-----", re.ASCII
+)
+_MARK = re.compile(rb"-----(?:BEGIN|END) ")
+_CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
+
+
+def blocks(pem: bytes) -> list[tuple[str, bytes]]:
+    """Cut a file into blocks: the label and the text of each.
+
+    Raises:
+        ValueError: It holds no block, half a one, a private key or something else.
+    """
+    if b"PRIVATE KEY" in pem:
+        raise ValueError("holds a private key: a verifier needs the public one only")
+    found = [(m["label"].decode(), m[0]) for m in _BLOCK.finditer(pem)]
+    if not found or len(_MARK.findall(pem)) != 2 * len(found):
+        raise ValueError("must hold blocks from -----BEGIN PUBLIC KEY----- to its -----END")
+    for label, _ in found:
+        if label not in ("PUBLIC KEY", "RSA PUBLIC KEY", "CERTIFICATE"):
+            raise ValueError(f"holds a {label}: PUBLIC KEY and CERTIFICATE are read")
+    return found
+
+
+def to_jwk(label: str, block: bytes) -> dict[str, Any]:
+    """Write the public key of one block as a JWK.
+
+    Raises:
+        ValueError: Goes on after the block's name.
+    """
+    try:
+        if label == "CERTIFICATE":
+            key: Any = load_pem_x509_certificate(block).public_key()
+        else:
+            key = load_pem_public_key(block)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise ValueError(f"cannot be read as a {label}") from None
+    if isinstance(key, rsa.RSAPublicKey):
+        numbers = key.public_numbers()
+        return {"kty": "RSA", "n": _number(numbers.n), "e": _number(numbers.e)}
+    if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _CURVES:
+        octets = (key.curve.key_size + 7) // 8
+        point = key.public_numbers()
+        x, y = (_text(c.to_bytes(octets)) for c in (point.x, point.y))
+        return {"kty": "EC", "crv": _CURVES[key.curve.name], "x": x, "y": y}
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        raw = key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+        return {"kty": "OKP", "crv": "Ed25519", "x": _text(raw)}
+    raise ValueError("is of a type or curve that verifies no token")
+
+
+def _number(value: int) -> str:
+    return _text(value.to_bytes((value.bit_length() + 7) // 8))
+
+
+def _text(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
