@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -21,10 +22,16 @@ from typing import Any, TypeVar
 
 import pytest
 
+from mlguard.auth import revocations
 from mlguard.metrics import Family, Metrics
-from mlguard.runtime.companion import Companion, CompanionConfig, DriftModel
-from mlguard.runtime.companion.folder import Folder
+from mlguard.revocations import Revocation, Revocations, RevocationsFull
+from mlguard.runtime.companion import Companion, CompanionConfig, DriftModel, outbox
+from mlguard.runtime.companion.book import Book
+from mlguard.runtime.companion.folder import Folder, Lock, roots
+from mlguard.runtime.companion.frames import MAX_FRAME, encode, written
+from mlguard.runtime.companion.operators import remember, tell_companions
 from mlguard.runtime.companion.processes import Process, supervisor
+from mlguard.runtime.companion.revoked_file import RevokedFile
 from mlguard.runtime.companion.totals import Totals
 from mlguard.runtime.companion.windows import Windows
 
@@ -36,6 +43,7 @@ T = TypeVar("T")
 SPAWN = multiprocessing.get_context("spawn")
 ROWS = "mlguard_inference_rows_total"
 FAMILY = "test-" + secrets.token_hex(4)
+ISSUER = "https://login.example.com/"
 
 
 def eventually(ask: Callable[[], T], seconds: float = 10.0) -> T:
@@ -71,18 +79,38 @@ def value(families: list[Family] | None, name: str, **labels: str) -> float | No
     return sum(found) if found else None
 
 
+def of_token(name: str, until: float | None = None) -> Revocation:
+    return Revocation(ISSUER, jti=name, until=until)
+
+
 class Alone:
     """A service whose only worker is this process, or the process that makes one."""
 
     def __init__(self, config: CompanionConfig) -> None:
         self.states: list[bool] = []
         self.metrics = Metrics([("iris", "3")])
+        self.revocations = Revocations()
         self.companion = Companion(
-            config, snapshot=self.metrics.snapshot, on_state=self.states.append
+            config,
+            snapshot=self.metrics.snapshot,
+            on_state=self.states.append,
+            on_revoked=self.revocations.add,
         )
 
     def predict(self, rows: int) -> None:
         self.metrics.inference_ended("iris", "3", 0.1, rows)
+
+    def revoke(self, *names: str) -> None:
+        self.companion.revoke([of_token(name) for name in names])
+
+    def knows(self, *names: str) -> bool:
+        return all(self.revocations.covers(ISSUER, {"jti": name}, "") for name in names)
+
+    def has_handed_over(self) -> bool:
+        """Say whether the companion has acknowledged everything."""
+        outbox = self.companion._outbox
+        with outbox._lock:
+            return not outbox._kept
 
     def total(self, timeout: float = 5.0) -> float | None:
         return value(self.companion.collect(timeout), ROWS)
@@ -169,6 +197,17 @@ def folder_of(config: CompanionConfig) -> Folder:
 
 def saved(config: CompanionConfig, name: str) -> list[Any]:
     return list(json.loads(folder_of(config).load(name) or b"[]"))
+
+
+def file_of(config: CompanionConfig) -> Path:
+    """Return the path of what is revoked, in a folder that is there."""
+    folder = folder_of(config)
+    folder.prepare()
+    return RevokedFile(folder.path.parent, config.service).path
+
+
+def hello() -> bytes:
+    return b'{"hello":{"process":{"pid":%d,"started":""},"name":"x"}}' % os.getpid()
 
 
 def answer_to(folder: Folder, frames: list[bytes]) -> bytes:
@@ -344,6 +383,425 @@ class TestOneWorker:
         assert alone.companion.collect() is None
         alone.companion.close()
         assert not companions(config.service)
+
+
+class TestRevocations:
+    """What one worker revokes is revoked on the host."""
+
+    def test_every_worker_knows_within_a_second(
+        self, config: CompanionConfig, workers: list[Worker]
+    ) -> None:
+        """What one says the others know, those that come later too."""
+        workers[0].do("revoke", "a")
+        revoked = time.monotonic()
+        for worker in workers:
+            eventually(lambda worker=worker: worker.do("knows", "a"))
+        assert time.monotonic() - revoked < 5  # the companion had to start
+
+        workers[1].do("revoke", "b", "c")
+        revoked = time.monotonic()
+        for worker in workers:
+            eventually(lambda worker=worker: worker.do("knows", "c"))
+        assert time.monotonic() - revoked < 1
+
+        late = Worker(config)
+        eventually(lambda: late.do("knows", "a") and late.do("knows", "c"))
+        assert not late.do("knows", "d")
+        late.kill()
+
+    def test_an_acknowledged_revocation_outlives_the_companion(
+        self, config: CompanionConfig, workers: list[Worker]
+    ) -> None:
+        """Killed right after it has said yes, the next one tells those that come."""
+        workers[0].do("revoke", "a")
+        eventually(lambda: workers[0].do("has_handed_over"))
+        (pid,) = companions(config.service)
+        os.kill(pid, signal.SIGKILL)
+        for worker in workers:
+            worker.kill()
+
+        late = Worker(config)
+
+        eventually(lambda: late.do("knows", "a"))
+        assert companions(config.service) != [pid]
+        late.kill()
+
+    def test_what_was_not_acknowledged_is_sent_again(
+        self, config: CompanionConfig, alone: Alone
+    ) -> None:
+        """A companion that dies before it has read what is revoked loses none of it."""
+        assert alone.total() is not None
+        (pid,) = companions(config.service)
+        os.kill(pid, signal.SIGSTOP)
+
+        for number in range(10):
+            alone.revoke(f"{number}")
+        os.kill(pid, signal.SIGKILL)
+
+        eventually(lambda: all(alone.knows(f"{number}") for number in range(10)))
+        eventually(alone.has_handed_over)
+
+    def test_a_service_that_starts_again_knows(self, config: CompanionConfig) -> None:
+        """Before its companion is there, what an earlier service revoked is read from a file."""
+        first = Alone(config)
+        first.revoke("a")  # before the start, too
+        first.companion.start()
+        eventually(first.has_handed_over)
+        first.companion.close()
+        eventually(lambda: not companions(config.service))
+
+        again = Alone(config)
+
+        assert again.companion.known_revocations() == [of_token("a")]
+        assert Alone(replace(config, service="other")).companion.known_revocations() == []
+
+    def test_a_worker_that_leaves_hands_over(self, config: CompanionConfig) -> None:
+        """What is revoked in the last moment is not lost."""
+        alone = Alone(config)
+        alone.companion.start()
+        eventually(lambda: alone.states == [True])
+
+        alone.revoke("last")
+        alone.companion.close()
+
+        eventually(lambda: not companions(config.service))
+        assert alone.companion.known_revocations() == [of_token("last")]
+
+    def test_two_companions_of_a_service_share_a_file(self, config: CompanionConfig) -> None:
+        """Of an old and a new service that run side by side, each learns what the other revokes."""
+        old, new = Alone(config), Alone(replace(config, digest="new settings"))
+        for alone in (old, new):
+            alone.companion.start()
+            assert alone.total() is not None
+        assert len(companions(config.service)) == 2
+
+        for number in range(10):
+            (old, new)[number % 2].revoke(f"{number}")
+        began = time.monotonic()
+        for alone in (old, new):
+            eventually(lambda alone=alone: all(alone.knows(f"{n}") for n in range(10)))
+        assert time.monotonic() - began < 1
+
+        assert {r.jti for r in old.companion.known_revocations()} == {str(n) for n in range(10)}
+        for alone in (old, new):
+            alone.companion.close()
+
+    def test_a_worker_that_never_reads_holds_up_nobody(
+        self, config: CompanionConfig, alone: Alone
+    ) -> None:
+        """Where one worker's buffer is full the others are told all the same."""
+        assert alone.total() is not None
+        other = Alone(config)
+        other.companion.start()
+        with folder_of(config).connect() as deaf:
+            deaf.send_bytes(hello())
+            eventually(lambda: len(saved(config, "workers.json")) == 2)
+
+            for many in range(0, 20_000, 1000):
+                alone.revoke(*(f"{number:0100}" for number in range(many, many + 1000)))
+            eventually(lambda: other.knows(f"{19_999:0100}"))
+            eventually(alone.has_handed_over)
+            alone.revoke("next")
+            began = time.monotonic()
+            eventually(lambda: other.knows("next"))
+            assert time.monotonic() - began < 1
+            assert alone.total() is not None
+        other.companion.close()
+
+    def test_junk_and_silence_revoke_nothing(self, config: CompanionConfig, alone: Alone) -> None:
+        """What is no revocation ends its connection."""
+        assert alone.total() is not None
+        for entries in (b"1", b"[1]", b'[{"issuer":"i"}]'):
+            with pytest.raises((EOFError, OSError)):
+                answer_to(folder_of(config), [hello(), b'{"revoke":%s,"number":1}' % entries])
+
+        assert len(alone.revocations) == 0
+        assert alone.total() is not None
+
+    @pytest.mark.parametrize(
+        ("content", "rest"),
+        [
+            pytest.param(b"junk", [], id="no JSON"),
+            pytest.param(b'{"revoked":1}', [], id="no list"),
+            pytest.param(b"[" * 100_000, [], id="deep"),
+            pytest.param(
+                b'{"revoked":[1,{"issuer":"https://login.example.com/","jti":"old"}]}',
+                ["old"],
+                id="one bad entry",
+            ),
+        ],
+    )
+    def test_a_damaged_file_is_put_aside(
+        self,
+        config: CompanionConfig,
+        content: bytes,
+        rest: list[str],
+        capfd: pytest.CaptureFixture[str],
+    ) -> None:
+        """What can be read of it counts, it is kept for who looks, and all goes on."""
+        path = file_of(config)
+        path.write_bytes(content)
+        path.chmod(0o600)
+        alone = Alone(config)
+        assert [r.jti for r in alone.companion.known_revocations()] == rest
+
+        alone.companion.start()
+        alone.revoke("new")
+        eventually(alone.has_handed_over)
+        alone.companion.close()
+        eventually(lambda: not companions(config.service))
+
+        assert sorted(r.jti or "" for r in alone.companion.known_revocations()) == ["new", *rest]
+        assert path.with_suffix(".corrupt").read_bytes() == content
+        assert capfd.readouterr().err.count("is damaged") == 1
+
+    @pytest.mark.parametrize("spoil", ["mode", "link", "folder mode"])
+    def test_a_file_that_others_may_have_made_is_refused(
+        self, config: CompanionConfig, root: Path, spoil: str
+    ) -> None:
+        """It is neither believed nor replaced; what is revoked now holds until the service ends."""
+        path = file_of(config)
+        stranger = root / "stranger.json"
+        stranger.write_text(json.dumps({"revoked": [of_token("theirs").as_dict()]}))
+        stranger.chmod(0o644 if spoil == "mode" else 0o600)
+        if spoil == "link":
+            path.symlink_to(stranger)
+        else:
+            stranger.rename(path)
+        alone = Alone(config)
+        if spoil == "folder mode":
+            path.parent.chmod(0o755)
+            assert alone.companion.known_revocations() == []
+            return
+
+        alone.companion.start()
+        alone.revoke("ours")
+        eventually(lambda: alone.knows("ours"))
+
+        assert not alone.knows("theirs")
+        assert alone.companion.known_revocations() == []
+        degraded = value(alone.companion.collect(5), "mlguard_degraded", part="revocations")
+        assert degraded == 1
+        assert not alone.has_handed_over()
+        path.unlink()
+        eventually(alone.has_handed_over)
+        alone.companion.close()
+
+    def test_a_file_that_is_swept_away_comes_back(
+        self, config: CompanionConfig, alone: Alone
+    ) -> None:
+        """Temporary folders are swept while services run."""
+        alone.revoke("a")
+        eventually(alone.has_handed_over)
+        assert file_of(config).stat().st_mode & 0o777 == 0o600
+
+        file_of(config).unlink()
+
+        eventually(lambda: alone.companion.known_revocations() == [of_token("a")], 1)
+
+    def test_a_folder_that_is_swept_away_takes_nothing_along(
+        self, config: CompanionConfig, alone: Alone
+    ) -> None:
+        """The next companion meets in a new folder, and knows what the last one knew."""
+        alone.revoke("a")
+        eventually(alone.has_handed_over)
+        (pid,) = companions(config.service)
+
+        shutil.rmtree(file_of(config).parent)
+
+        eventually(lambda: companions(config.service) not in ([], [pid]))
+        late = Alone(config)
+        late.companion.start()
+        eventually(lambda: late.knows("a"))
+        late.companion.close()
+
+    def test_a_lock_that_is_never_released_is_not_waited_for(self, config: CompanionConfig) -> None:
+        """The file is read without; what cannot be written is written later."""
+        path = file_of(config)
+        remembered, book = RevokedFile(path.parent, config.service), Book()
+        book.learn([of_token("a")])
+
+        with contextlib.closing(Lock(path.with_suffix(".lock"))) as lock:
+            assert lock.acquire()
+            with pytest.raises(TimeoutError):
+                remembered.exchange(book)
+            assert remembered.read() == []
+
+        remembered.exchange(book)
+        assert remembered.read() == [of_token("a")]
+
+    def test_what_has_no_room_is_refused_aloud(
+        self,
+        config: CompanionConfig,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """A worker hears at once that too many wait; a book says how many it did not take."""
+        monkeypatch.setattr(outbox, "MAX_ENTRIES", 3)
+        monkeypatch.setattr(revocations, "MAX_ENTRIES", 3)
+        alone, book = Alone(config), Book()
+        told: list[Revocation] = []
+        book.on_news = told.extend
+
+        alone.revoke("a", "b")
+        with pytest.raises(RevocationsFull):
+            alone.revoke("c", "d")
+        assert book.learn([of_token("a"), of_token("b")]) == 0
+        assert book.learn([of_token("c"), of_token("d")]) == 1
+
+        assert {r.jti for r in book.entries()} == {"a", "b", "c"}
+        # Workers may have room: who forgot more than this companion.
+        assert {r.jti for r in told} == {"a", "b", "c", "d"}
+        assert "no room for 1 more" in caplog.text
+
+    def test_the_longest_texts_fit_into_frames(self) -> None:
+        """As many revocations as are sent together are never too long."""
+        longest = Revocation(
+            "\U0001f600" * 1024, jti="\U0001f600" * 1024, before=1 / 3, until=1 / 3
+        )
+
+        parts = list(written([longest] * 300))
+
+        assert [len(part) for part in parts] == [256, 44]
+        assert len(encode({"revoke": parts[0], "number": 2**63})) < MAX_FRAME
+
+    def test_what_is_past_is_not_kept(self, config: CompanionConfig, alone: Alone) -> None:
+        """With the next revocation, what may be forgotten is gone from the file."""
+        assert alone.total() is not None
+        soon = time.time() + 1
+        alone.companion.revoke([of_token("short", until=soon), of_token("past", until=1)])
+        eventually(lambda: alone.knows("short"))
+        assert not alone.knows("past")
+        eventually(lambda: time.time() > soon)
+
+        alone.revoke("long")
+        eventually(alone.has_handed_over)
+
+        kept = json.loads(file_of(config).read_text())["revoked"]
+        assert [entry["jti"] for entry in kept] == ["long"]
+        assert alone.companion.known_revocations() == [of_token("long")]
+
+
+class TestOperators:
+    """Who revokes without being a worker."""
+
+    @pytest.fixture
+    def config(
+        self, config: CompanionConfig, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> Iterator[CompanionConfig]:
+        """A service whose folder operators find; what they leave elsewhere is removed."""
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(root))
+        monkeypatch.setattr(tempfile, "tempdir", str(root))
+        yield replace(config, root=None)
+        for path in roots():
+            for kept in (file := RevokedFile(path, config.service).path, file.with_suffix(".lock")):
+                kept.unlink(missing_ok=True)
+
+    def test_every_companion_is_told(self, config: CompanionConfig) -> None:
+        """All of the service's take it, when their workers have been sent it; no other's does."""
+        ordered = [of_token(f"{number}") for number in range(1000)]
+        blue, green = Alone(config), Alone(replace(config, digest="green"))
+        other = Alone(replace(config, service=config.service + "-other"))
+        for alone in (blue, green, other):
+            alone.companion.start()
+            assert alone.total() is not None
+
+        assert tell_companions(config.service, ordered, timeout=5) == 2
+
+        eventually(lambda: all(alone.knows("0", "999") for alone in (blue, green)), 1)
+        assert not other.knows("0")
+        assert set(blue.companion.known_revocations()) == set(ordered)
+        assert other.companion.known_revocations() == []
+        for alone in (blue, green, other):
+            alone.companion.close()
+
+    def test_none_runs(self, config: CompanionConfig) -> None:
+        """Nobody takes it; written down, it is known at the next start."""
+        assert tell_companions(config.service, [of_token("a")]) == 0
+        remember(config.service, [of_token("a")])
+        remember(config.service, [of_token("b")])
+
+        alone = Alone(config)
+        assert {r.jti for r in alone.companion.known_revocations()} == {"a", "b"}
+        alone.companion.start()
+        eventually(lambda: alone.knows("a") and alone.knows("b"))
+        alone.companion.close()
+
+    def test_what_is_remembered_is_where_a_service_may_look(self, config: CompanionConfig) -> None:
+        """It may be given another environment; a folder that others can open is left out."""
+        own, *others = roots()
+        own.mkdir(mode=0o755)
+
+        remember(config.service, [of_token("a")])
+
+        assert not list(own.iterdir())
+        kept = [RevokedFile(other, config.service).read() for other in others]
+        assert [of_token("a")] in kept
+
+    def test_a_running_companion_reads_what_is_remembered(self, config: CompanionConfig) -> None:
+        """What is only written down is known within a second."""
+        alone = Alone(config)
+        alone.companion.start()
+        assert alone.total() is not None
+
+        remember(config.service, [of_token("a")])
+
+        eventually(lambda: alone.knows("a"), 1)
+        alone.companion.close()
+
+    def test_an_operator_is_no_worker(self, config: CompanionConfig) -> None:
+        """It counts nowhere, and may do nothing but revoke."""
+        alone = Alone(config)
+        alone.companion.start()
+        assert alone.total() == 0
+        eventually(lambda: len(saved(config, "workers.json")) == 1)
+
+        with folder_of(config).connect() as operator:
+            operator.send_bytes(b'{"operator":{}}')
+            assert json.loads(operator.recv_bytes()) == {"service": config.service}
+            assert alone.total() == 0
+            assert len(saved(config, "workers.json")) == 1
+            alone.companion.close()
+            # The supervisor is over: an operator that stays keeps nothing alive.
+            eventually(lambda: not companions(config.service))
+        with pytest.raises((EOFError, OSError)):
+            answer_to(folder_of(config), [b'{"operator":{}}', b'{"rows":[]}'])
+
+    def test_a_companion_that_hangs_is_not_counted(self, config: CompanionConfig) -> None:
+        """An operator waits no longer than it wants to."""
+        alone = Alone(config)
+        alone.companion.start()
+        assert alone.total() is not None
+        (pid,) = companions(config.service)
+        os.kill(pid, signal.SIGSTOP)
+
+        began = time.monotonic()
+        assert tell_companions(config.service, [of_token("a")], timeout=0.3) == 0
+        assert time.monotonic() - began < 1
+        os.kill(pid, signal.SIGCONT)
+        alone.companion.close()
+
+    @pytest.mark.parametrize("spoil", ["mode", "owner", "folder mode"])
+    def test_a_folder_of_others_is_not_entered(self, config: CompanionConfig, spoil: str) -> None:
+        """Where somebody else could listen, nobody is told, and nothing is written down."""
+        if spoil == "owner" and os.getuid():
+            pytest.skip("only root gives folders away")
+        alone = Alone(config)
+        alone.companion.start()
+        assert alone.total() is not None
+        path = folder_of(config).path
+        path = path if spoil == "folder mode" else path.parent
+        if spoil == "owner":
+            os.chown(path, 65534, 65534)
+        else:
+            path.chmod(0o755)
+
+        assert tell_companions(config.service, [of_token("a")], timeout=5) == 0
+        assert not alone.knows("a")
+        os.chown(path, os.getuid(), os.getgid())
+        path.chmod(0o700)
+        assert tell_companions(config.service, [of_token("a")], timeout=5) == 1
+        alone.companion.close()
 
 
 def test_requests_in_flight_of_the_dead_are_forgotten() -> None:

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 
 from mlguard.logs import LOGGER
 from mlguard.runtime.companion.config import CompanionConfig
@@ -24,7 +24,8 @@ def main() -> None:
     stop = Event()
     # Ctrl-C reaches every process of a terminal; this one ends after the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    # In a thread: the signal may come while the main thread holds the event's own lock.
+    signal.signal(signal.SIGTERM, lambda *_: Thread(target=stop.set, daemon=True).start())
     if hasattr(os, "nice"):
         os.nice(_NICE)
     logging.basicConfig(

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import secrets
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mlguard.logs import LOGGER
 from mlguard.metrics import Family
+from mlguard.revocations import Revocation
+from mlguard.runtime.companion.book import Book
 from mlguard.runtime.companion.config import CompanionConfig
 from mlguard.runtime.companion.courier import Courier, Row, new_name
 from mlguard.runtime.companion.folder import Folder
+from mlguard.runtime.companion.outbox import Outbox
 from mlguard.runtime.companion.processes import supervisor
+from mlguard.runtime.companion.revoked_file import RevokedFile
 from mlguard.runtime.companion.spawner import Spawner
 
 MAX_ROWS = 10_000
@@ -31,6 +35,7 @@ class Companion:
         snapshot: Callable[[], list[Family]],
         on_state: Callable[[bool], None],
         on_drop: Callable[[str, str, str, int], None] = lambda *_: None,
+        on_revoked: Callable[[list[Revocation]], None] = lambda _: None,
         max_rows: int = MAX_ROWS,
     ) -> None:
         """Remember what is needed; nothing starts before `start`.
@@ -40,14 +45,18 @@ class Companion:
             snapshot: Returns this worker's numbers; called in a thread of ours.
             on_state: Told, in some thread, whether the companion is there: whenever that changes.
             on_drop: Told the model, version, reason and count of rows lost after `offer`.
+            on_revoked: Told in a thread of ours what any worker, operator or host revoked: what is
+                known at each connection, then what comes; some of it more than once.
             max_rows: Rows that may wait.
         """
         self._config = config
         self._snapshot = snapshot
         self._on_state = on_state
         self._on_drop = on_drop
+        self._on_revoked = on_revoked
         self._max_rows = max_rows
         self._rows: deque[Row] = deque()
+        self._outbox = Outbox()
         self._courier: Courier | None = None
         self._pid = 0
         self._name = ""
@@ -70,9 +79,11 @@ class Companion:
             folder,
             Spawner(folder, self._config, who),
             self._rows,
+            self._outbox,
             snapshot=self._snapshot,
             on_state=self._on_state,
             on_drop=self._on_drop,
+            on_revoked=self._on_revoked,
             name=self._name,
         )
         self._courier.start()
@@ -83,6 +94,29 @@ class Companion:
             return False
         self._rows.append((model, version, row))
         return True
+
+    def revoke(self, revocations: Sequence[Revocation]) -> None:
+        """Have every worker of the service told, this one among them; returns at once.
+
+        What is revoked is kept until the companion has written it down, before `start` too.
+
+        Raises:
+            RevocationsFull: Too many wait for the companion already.
+        """
+        self._be_in_this_process()
+        self._outbox.put(revocations)
+        if self._courier is not None:
+            self._courier.ring()
+
+    def known_revocations(self) -> list[Revocation]:
+        """Read what was revoked on this host, for a start before the companion is there."""
+        folder = Folder.of(self._config, supervisor()).path.parent
+        book = Book()
+        try:
+            book.learn(RevokedFile(folder, self._config.service).read())
+        except OSError as error:
+            LOGGER.warning("what was revoked earlier cannot be read: %s", error)
+        return book.entries()
 
     def collect(self, timeout: float = 1.0) -> list[Family] | None:
         """Return the numbers of all workers as of now; None where they do not come in time.
@@ -127,5 +161,6 @@ class Companion:
             self._pid = os.getpid()
             self._name = new_name()
             self._rows = deque()
+            self._outbox = Outbox()
             self._courier = None
             self._key = b""

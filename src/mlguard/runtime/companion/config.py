@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,7 @@ class CompanionConfig:
         report: Where to write each check's HTML report; None writes none.
         secrets: Variables with secrets, which the companion does not inherit.
         root: The folder for the private folder, where the platform's own will not do.
+        store: The Redis where the hosts of the service meet; its URL may hold a password.
     """
 
     service: str
@@ -44,6 +45,7 @@ class CompanionConfig:
     report: str | None = None
     secrets: tuple[str, ...] = ()
     root: str | None = None
+    store: str | None = field(default=None, repr=False)
 
     def to_json(self) -> str:
         """Write it down for the companion's standard input."""

@@ -16,8 +16,10 @@ from typing import TypeAlias
 
 from mlguard.logs import LOGGER, Seldom
 from mlguard.metrics import Family
+from mlguard.revocations import Revocation
 from mlguard.runtime.companion.folder import Folder
-from mlguard.runtime.companion.frames import Message, plain, receive, send
+from mlguard.runtime.companion.frames import Message, plain, receive, revocations, send
+from mlguard.runtime.companion.outbox import Outbox
 from mlguard.runtime.companion.processes import Process
 from mlguard.runtime.companion.spawner import Spawner
 
@@ -50,18 +52,22 @@ class Courier:
         folder: Folder,
         spawner: Spawner,
         rows: deque[Row],
+        outbox: Outbox,
         *,
         snapshot: Callable[[], list[Family]],
         on_state: Callable[[bool], None],
         on_drop: Callable[[str, str, str, int], None],
+        on_revoked: Callable[[list[Revocation]], None],
         name: str,
     ) -> None:
         self._folder = folder
         self._spawner = spawner
         self._rows = rows
+        self._outbox = outbox
         self._snapshot = snapshot
         self._on_state = on_state
         self._on_drop = on_drop
+        self._on_revoked = on_revoked
         self._hello = {"process": asdict(Process.of(os.getpid())), "name": name}
         self._log = Seldom()
         self._is_up: bool | None = None
@@ -86,7 +92,7 @@ class Courier:
             number = self._next_ask = self._next_ask + 1
             self._asks[number] = ask
             self._new_asks.append(number)
-        self._ring()
+        self.ring()
         in_time = ask.done.wait(timeout)
         with self._lock:
             self._asks.pop(number, None)
@@ -97,10 +103,11 @@ class Courier:
     def stop(self, timeout: float) -> None:
         """Hand over what is left, as far as the companion takes it in time."""
         self._closing.set()
-        self._ring()
+        self.ring()
         self._thread.join(timeout)
 
-    def _ring(self) -> None:
+    def ring(self) -> None:
+        """Have what waits carried now."""
         with self._lock:
             if not self._has_rung:
                 self._has_rung = True
@@ -157,6 +164,7 @@ class Courier:
         self._next_snapshot = 0.0
         with self._lock:
             self._new_asks = list(self._asks)
+        self._outbox.again()
         try:
             send(connection, {"hello": self._hello})
             self._say(True)
@@ -184,6 +192,8 @@ class Courier:
         return ready
 
     def _carry(self, connection: Connection, is_last: bool) -> None:
+        for message in self._outbox.take():
+            send(connection, message)
         for frame, lost in self._row_frames():
             try:
                 connection.send_bytes(frame)
@@ -207,6 +217,18 @@ class Courier:
             for ask in answered:
                 ask.families = message["families"]
                 ask.done.set()
+        elif "revoked" in message:
+            self._tell_revoked(message["revoked"])
+        elif "revoke_done" in message:
+            self._outbox.done(message["revoke_done"])
+            if message["refused"]:
+                LOGGER.error("%d tokens are not revoked: no room", message["refused"])
+
+    def _tell_revoked(self, entries: object) -> None:
+        try:
+            self._on_revoked(revocations(entries))
+        except Exception as error:  # noqa: BLE001 - the next may be understood
+            self._log.warning("revoked", "revocations do not count here: %r", error)
 
     def _send_snapshot(self, connection: Connection, poll: int | None = None) -> None:
         started = time.monotonic()

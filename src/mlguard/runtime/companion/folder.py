@@ -35,6 +35,34 @@ _MAX_ADDRESS = 100  # bytes: sun_path has 108 on Linux, 104 on macOS
 _UNIX = hasattr(socket, "AF_UNIX")
 
 
+class Lock:
+    """A file that one process at a time can lock; where the platform has no such, all can."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor: int | None = None
+        self._is_held = False
+        if fcntl is not None:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+
+    def acquire(self) -> bool:
+        """Try to hold it; say whether it is held."""
+        if self._descriptor is not None:
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        self._is_held = True
+        return True
+
+    def close(self) -> None:
+        """Let others hold it."""
+        if self._descriptor is not None:
+            if self._is_held:
+                # A forked child may hold the descriptor too: closing it would not unlock.
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            os.close(self._descriptor)
+
+
 class Folder:
     """The private folder of the workers that share a service, its settings and a supervisor."""
 
@@ -51,20 +79,20 @@ class Folder:
         name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
         path = _root(config.root) / name
         if len(os.fsencode(path / "socket")) > _MAX_ADDRESS:
-            path = Path("/tmp") / _ours() / name  # noqa: S108 - checked like any other
+            path = Path("/tmp") / ours() / name  # noqa: S108 - checked like any other
         return cls(path)
 
     def prepare(self) -> None:
         """Make it where it is missing; an OSError says why it cannot be trusted."""
-        _private(self.path.parent)
-        _private(self.path)
+        private(self.path.parent)
+        private(self.path)
 
     def key(self) -> bytes:
         """Return 32 secret bytes, the same for every worker."""
         path = self.path / "key"
         if not path.exists():
             fresh = self.path / f"key.{os.getpid()}.{secrets.token_hex(4)}"
-            _write(fresh, secrets.token_bytes(_KEY_BYTES))
+            write(fresh, secrets.token_bytes(_KEY_BYTES))
             # The first to link wins, and nobody ever sees half a key.
             with contextlib.suppress(FileExistsError):
                 os.link(fresh, path)
@@ -104,23 +132,8 @@ class Folder:
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[bool]:
         """Try to hold the lock of this name; yield whether it is held. It dies with its holder."""
-        if fcntl is None:  # pragma: no cover - Windows
-            yield True
-            return
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-        descriptor = os.open(self.path / f"{name}.lock", flags, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            # A forked child may hold the descriptor too: closing it would not unlock.
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-            os.close(descriptor)
+        with contextlib.closing(Lock(self.path / f"{name}.lock")) as lock:
+            yield lock.acquire()
 
     def is_there(self) -> bool:
         """Say whether it still exists: temporary folders are swept."""
@@ -136,7 +149,7 @@ class Folder:
         """Replace a file as a whole."""
         fresh = self.path / f"{name}.new"
         fresh.unlink(missing_ok=True)
-        _write(fresh, content)
+        write(fresh, content)
         fresh.replace(self.path / name)
 
     def load(self, name: str) -> bytes | None:
@@ -154,24 +167,39 @@ class Folder:
         return self.path / "socket"
 
 
-def _ours() -> str:
+def roots() -> list[Path]:
+    """Return where services of this user may have their folders: this process's own first."""
+    found = [_root(None), Path(tempfile.gettempdir()) / ours(), Path("/tmp") / ours()]  # noqa: S108
+    if hasattr(os, "getuid"):  # a login session's, which a service may or may not have been given
+        found.append(Path(f"/run/user/{os.getuid()}") / ours())
+    return list(dict.fromkeys(found))
+
+
+def ours() -> str:
+    """Return the name of a folder that is this user's."""
     user = os.getuid() if hasattr(os, "getuid") else getpass.getuser()
     return f"mlguard-{user}"
 
 
 def _root(wanted: str | None) -> Path:
     if wanted is not None:
-        return Path(wanted).absolute() / _ours()
+        return Path(wanted).absolute() / ours()
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     # It may be another user's, kept by sudo or by a server that gave up root.
     if runtime and os.access(runtime, os.W_OK) and Path(runtime).stat().st_uid == os.getuid():
-        return Path(runtime) / _ours()
-    return Path(tempfile.gettempdir()) / _ours()
+        return Path(runtime) / ours()
+    return Path(tempfile.gettempdir()) / ours()
 
 
-def _private(path: Path) -> None:
+def private(path: Path) -> None:
+    """Make a folder where it is missing; an OSError says why it cannot be trusted."""
     with contextlib.suppress(FileExistsError):
         path.mkdir(0o700)
+    verify(path)
+
+
+def verify(path: Path) -> None:
+    """Do nothing where only this user can open a folder; an OSError says why it is not so."""
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode):
         raise PermissionError(f"{path}: not a folder of its own, a link perhaps")
@@ -183,7 +211,11 @@ def _private(path: Path) -> None:
             raise PermissionError(f"{path}: mode is {mode:o}, must be 700")
 
 
-def _write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes, *, is_lasting: bool = False) -> None:
+    """Write a new file that only this user can open; one that is lasting survives the power."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
     with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
         file.write(content)
+        if is_lasting:
+            file.flush()
+            os.fsync(file.fileno())

@@ -4,16 +4,25 @@ JSON objects, each with one of these keys; never pickles.
 
     worker to companion     hello: who am I        snapshot: my families, polled or not
                             rows: [model, version, row]…        ask: a number
+                            revoke: revocations, with a number          bye: my supervisor ends
     companion to worker     poll: a number         families: of all workers, with the number asked
+                            revoked: revocations   revoke_done: the last number that is safe
+
+An operator says `operator` instead of hello, is told the service, and may only revoke: its
+messages say whether there are `more`, and the last is acknowledged.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, TypeAlias
 
+from mlguard.revocations import Revocation
+
 MAX_FRAME = 8 * 2**20  # bytes
+MAX_REVOCATIONS = 256  # of the longest texts, all to be escaped: 6 MiB
 Message: TypeAlias = dict[str, Any]
 
 
@@ -49,6 +58,22 @@ def receive(connection: Connection) -> Message:
     if not isinstance(message, dict):
         raise Junk("a frame that is not an object")
     return message
+
+
+def written(revocations: Sequence[Revocation]) -> Iterator[list[dict[str, Any]]]:
+    """Write revocations down, as many together as one frame holds."""
+    for start in range(0, len(revocations), MAX_REVOCATIONS):
+        yield [r.as_dict() for r in revocations[start : start + MAX_REVOCATIONS]]
+
+
+def revocations(entries: object) -> list[Revocation]:
+    """Read what `written` wrote."""
+    if not isinstance(entries, list):
+        raise Junk("revocations that are not a list")
+    try:
+        return [Revocation.from_dict(entry) for entry in entries]
+    except ValueError as error:
+        raise Junk(str(error)) from error
 
 
 def plain(value: object) -> object:

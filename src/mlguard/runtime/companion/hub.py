@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
-from threading import Condition, Lock, Thread
+from threading import Condition, Event, Lock, Thread
 from typing import Any
 
 from mlguard.logs import Seldom
 from mlguard.metrics import Family, merge
+from mlguard.revocations import Revocation
 from mlguard.runtime.companion.drift_metrics import DriftMetrics
-from mlguard.runtime.companion.frames import Junk, Message, receive, send
+from mlguard.runtime.companion.frames import Junk, Message, receive, revocations
+from mlguard.runtime.companion.keeper import Keeper
+from mlguard.runtime.companion.link import Link
 from mlguard.runtime.companion.processes import Process
 from mlguard.runtime.companion.totals import Totals
 from mlguard.runtime.companion.windows import Windows
@@ -20,51 +23,9 @@ DEPARTED = "departed.json"
 WORKERS = "workers.json"
 MAX_CONNECTIONS = 256
 _POLL_WAIT = 0.5  # seconds
-_SEND_WAIT = 0.1
 _RETURN_WAIT = 3.0
 _LAST_WORDS = 5.0
-
-
-class Link:
-    """One worker's connection.
-
-    Attributes:
-        polled: The number of the last poll that was sent.
-        answered: The number of the last poll that was answered.
-        asked: The number of the worker's last question for everybody's numbers.
-        is_told: Whether no thread is at answering it.
-        gone_since: When its process was first seen gone.
-    """
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self.process = Process(0, "")
-        self.name = ""
-        self.polled = 0
-        self.answered = 0
-        self.asked = 0
-        self.is_told = True
-        self.gone_since: float | None = None
-        self._sending = Lock()
-
-    def send(self, message: Message) -> None:
-        """Send, however long the worker takes to read."""
-        with self._sending:
-            send(self.connection, message)
-
-    def poll(self, number: int) -> bool:
-        """Ask for a snapshot; False where the worker does not even read."""
-        # Another thread may be about to end its sending, or be stuck in it for ever.
-        if self.polled != self.answered or not self._sending.acquire(timeout=_SEND_WAIT):
-            return False
-        try:
-            send(self.connection, {"poll": number})
-        except OSError:
-            return False
-        finally:
-            self._sending.release()
-        self.polled = number
-        return True
+_OPERATOR_WAIT = 5.0
 
 
 class Hub:
@@ -79,9 +40,14 @@ class Hub:
         totals: Totals,
         windows: Windows,
         metrics: DriftMetrics,
+        keeper: Keeper,
         save: Callable[[str, bytes], None],
+        service: str,
     ) -> None:
         self._authkey = authkey
+        self._service = service
+        self._keeper = keeper
+        keeper.book.on_news = self._spread
         self._save = save
         self._totals = totals
         self._windows = windows
@@ -159,7 +125,13 @@ class Hub:
                     lambda: all(k.answered == number or k not in self._links for k in polled),
                     _POLL_WAIT,
                 )
-                return merge([self._totals.families(), self._metrics.families()])
+                return merge(
+                    [
+                        self._totals.families(),
+                        self._metrics.families(),
+                        self._keeper.families(),
+                    ]
+                )
 
     def _serve(self, connection: Connection) -> None:
         link = Link(connection)
@@ -168,7 +140,11 @@ class Hub:
                 # As multiprocessing's own Listener does, but here, where it keeps no one waiting.
                 deliver_challenge(connection, self._authkey)
                 answer_challenge(connection, self._authkey)
-                self._greet(link, receive(connection))
+                message = receive(connection)
+                if "operator" in message:
+                    self._obey(link)
+                    return
+                self._greet(link, message)
                 while True:
                     self._hear(link, receive(connection))
         except (OSError, EOFError):
@@ -176,10 +152,12 @@ class Hub:
         except Exception as error:  # noqa: BLE001 - one worker must not stop the others
             self._log.warning("junk", "a connection was closed: %r", error)
         finally:
+            link.teller.end()
             with self._changed:
-                self._links.discard(link)
                 self._connections -= 1
-                self._last_company = time.monotonic()
+                if link in self._links:
+                    self._links.discard(link)
+                    self._last_company = time.monotonic()
                 self._changed.notify_all()
 
     def _greet(self, link: Link, message: Message) -> None:
@@ -188,6 +166,8 @@ class Hub:
         link.name = str(hello["name"])
         with self._changed:
             self._links.add(link)
+        # Only now: what is learned meanwhile is in the book, or it is told to the link.
+        link.teller.tell(self._keeper.book.entries())
 
     def _hear(self, link: Link, message: Message) -> None:
         if "rows" in message:
@@ -196,10 +176,53 @@ class Hub:
             self._take_snapshot(link, message["snapshot"], message["poll"])
         elif "ask" in message:
             self._take_ask(link, int(message["ask"]))
+        elif "revoke" in message:
+            number = int(message["number"])
+            self._keeper.take(
+                revocations(message["revoke"]),
+                lambda refused: link.teller.acknowledge(number, refused),
+            )
         elif "bye" in message:
             self.farewells.add(link.process)
         else:
             raise Junk(f"a message of no known kind: {sorted(message)[:3]}")
+
+    def _spread(self, news: list[Revocation]) -> None:
+        with self._changed:
+            links = list(self._links)
+        for link in links:
+            link.teller.tell(news)
+
+    def _obey(self, operator: Link) -> None:
+        """Do what an operator says, which is no worker."""
+        operator.send({"service": self._service})
+        refused = 0
+        while "revoke" in (message := receive(operator.connection)):
+            ordered = revocations(message["revoke"])
+            if message["more"]:
+                refused += self._keeper.book.learn(ordered)
+            else:
+                refused += self._take_order(ordered)
+                operator.send({"revoke_done": int(message["number"]), "refused": refused})
+
+    def _take_order(self, ordered: list[Revocation]) -> int:
+        """Return, when every worker has been told, how many there was no room for."""
+        refusals: list[int] = []
+        is_kept = Event()
+
+        def keep(refused: int) -> None:
+            refusals.append(refused)
+            is_kept.set()
+
+        self._keeper.take(ordered, keep)
+        with self._changed:
+            links = list(self._links)
+        deadline = time.monotonic() + _OPERATOR_WAIT
+        if not (
+            is_kept.wait(_OPERATOR_WAIT) and all(link.teller.has_told(deadline) for link in links)
+        ):
+            raise TimeoutError("a revocation is not known everywhere")
+        return refusals[0]
 
     def _take_rows(self, rows: list[Any]) -> None:
         for name, version, row in rows:

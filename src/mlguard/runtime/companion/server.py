@@ -12,7 +12,10 @@ from mlguard.runtime.companion.config import CompanionConfig
 from mlguard.runtime.companion.drift_metrics import DriftMetrics
 from mlguard.runtime.companion.folder import Folder
 from mlguard.runtime.companion.hub import DEPARTED, WORKERS, Hub
+from mlguard.runtime.companion.keeper import Keeper
 from mlguard.runtime.companion.processes import Process
+from mlguard.runtime.companion.revoked_file import RevokedFile
+from mlguard.runtime.companion.store import Store
 from mlguard.runtime.companion.totals import Totals
 from mlguard.runtime.companion.windows import Windows
 
@@ -29,18 +32,24 @@ def serve(config: CompanionConfig, folder: Folder, supervisor: Process, stop: Ev
             return
         metrics = DriftMetrics()
         windows = Windows(config.drift_models, config.window)
-        hub = Hub(folder.authkey(), _totals(folder), windows, metrics, folder.save)
+        keeper = _keeper(config, folder)
+        keeper.start()
+        hub = Hub(
+            *(folder.authkey(), _totals(folder), windows, metrics, keeper, folder.save),
+            config.service,
+        )
         with folder.listen() as listener:
             Thread(target=_accept, args=(listener, hub), daemon=True).start()
             if config.drift_models:
                 Thread(target=Checker(config, windows, metrics).run, daemon=True).start()
             LOGGER.info("the companion of %s is up", config.service)
-            is_service_over = _live(folder, hub, supervisor, stop)
+            is_service_over = _live(folder, hub, keeper, supervisor, stop)
+        keeper.stop()
         if is_service_over:
             folder.remove()
 
 
-def _live(folder: Folder, hub: Hub, supervisor: Process, stop: Event) -> bool:
+def _live(folder: Folder, hub: Hub, keeper: Keeper, supervisor: Process, stop: Event) -> bool:
     """Look after the workers until it is time to end; return whether none will come again."""
     next_touch = 0.0
     while not stop.wait(_TICK):
@@ -50,11 +59,17 @@ def _live(folder: Folder, hub: Hub, supervisor: Process, stop: Event) -> bool:
         if time.monotonic() >= next_touch:
             next_touch = time.monotonic() + _TOUCH_EVERY
             folder.touch()
+            keeper.touch()
         hub.sweep()
         is_orphan = supervisor in hub.farewells or not supervisor.runs()
         if hub.loneliness() > (0 if is_orphan else _MAX_LONELINESS):
             return is_orphan
     return False
+
+
+def _keeper(config: CompanionConfig, folder: Folder) -> Keeper:
+    store = Store(config.store, config.service) if config.store else None
+    return Keeper(RevokedFile(folder.path.parent, config.service), store)
 
 
 def _totals(folder: Folder) -> Totals:

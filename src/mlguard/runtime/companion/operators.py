@@ -1,0 +1,115 @@
+"""How does an operator revoke, without being a worker?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from multiprocessing import AuthenticationError
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
+
+from mlguard.logs import LOGGER
+from mlguard.revocations import Revocation, RevocationsFull
+from mlguard.runtime.companion.book import Book
+from mlguard.runtime.companion.folder import Folder, roots, verify
+from mlguard.runtime.companion.frames import Junk, receive, send, written
+from mlguard.runtime.companion.revoked_file import RevokedFile
+from mlguard.runtime.companion.store import Store
+
+
+def tell_companions(
+    service: str, revocations: Sequence[Revocation], *, timeout: float = 2.0
+) -> int:
+    """Hand revocations to every companion of a service that runs here for this user.
+
+    Returns how many took them all: each has told its workers, and written them down.
+
+    Args:
+        service: The service's name.
+        revocations: What is revoked.
+        timeout: How long to wait for all of them, in seconds.
+    """
+    folders = [folder for root in roots() for folder in _folders(root)]
+    answers: SimpleQueue[bool] = SimpleQueue()
+    for folder in folders:
+        # One that hangs keeps its thread, but nobody else.
+        Thread(
+            target=lambda folder: answers.put(_tell(folder, service, revocations)),
+            args=(folder,),
+            daemon=True,
+        ).start()
+    deadline = time.monotonic() + timeout
+    taken = 0
+    for _ in folders:
+        try:
+            taken += answers.get(timeout=max(0.0, deadline - time.monotonic()))
+        except Empty:
+            break
+    return taken
+
+
+def remember(service: str, revocations: Sequence[Revocation]) -> None:
+    """Write revocations down, so that they are known when the service next starts here.
+
+    They are written wherever that may look: it may be given another environment than we.
+
+    Raises:
+        RevocationsFull: There is no room for them.
+        OSError: They cannot be written anywhere.
+    """
+    troubles: list[OSError] = []
+    found = [root for root in roots() if root.parent.is_dir()]
+    for root in found:
+        try:
+            _remember(root, service, revocations)
+        except OSError as error:
+            LOGGER.warning("revocations are not kept in %s: %s", root, error)
+            troubles.append(error)
+    if len(troubles) == len(found):
+        raise troubles[0] if troubles else FileNotFoundError("there is no folder to write to")
+
+
+def publish(store: str, service: str, revocations: Sequence[Revocation]) -> None:
+    """Write revocations to the store where the service's hosts meet.
+
+    Raises:
+        ConnectionError: It does not take them; the message holds no password.
+        MissingExtra: The package that it needs is not installed.
+    """
+    met = Store(store, service)
+    try:
+        met.publish(revocations)
+    finally:
+        met.close()
+
+
+def _remember(root: Path, service: str, revocations: Sequence[Revocation]) -> None:
+    book = Book()
+    book.learn(RevokedFile(root, service).read())
+    if refused := book.learn(revocations):
+        raise RevocationsFull(refused)
+    RevokedFile(root, service).exchange(book)
+
+
+def _folders(root: Path) -> list[Folder]:
+    try:
+        verify(root)
+        return [Folder(path.parent) for path in root.glob("*/key")]
+    except OSError:
+        return []
+
+
+def _tell(folder: Folder, service: str, revocations: Sequence[Revocation]) -> bool:
+    try:
+        verify(folder.path)
+        with folder.connect() as connection:
+            send(connection, {"operator": {}})
+            if receive(connection).get("service") != service:
+                return False
+            parts = list(written(revocations))
+            for number, part in enumerate(parts, 1):
+                send(connection, {"revoke": part, "number": number, "more": number < len(parts)})
+            return not parts or receive(connection) == {"revoke_done": len(parts), "refused": 0}
+    except (OSError, EOFError, AuthenticationError, Junk):
+        return False

@@ -1,0 +1,47 @@
+"""Which revocations has the companion not acknowledged yet?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from threading import Lock
+from typing import Any
+
+from mlguard.revocations import MAX_ENTRIES, Revocation, RevocationsFull
+from mlguard.runtime.companion.frames import Message, written
+
+
+class Outbox:
+    """Messages with revocations, kept until they are acknowledged. Threads may share it."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._kept: dict[int, list[dict[str, Any]]] = {}
+        self._unsent: list[int] = []
+        self._last = 0
+
+    def put(self, revocations: Sequence[Revocation]) -> None:
+        """Keep them, and have them sent; RevocationsFull where too many wait already."""
+        with self._lock:
+            if len(revocations) + sum(map(len, self._kept.values())) > MAX_ENTRIES:
+                raise RevocationsFull(len(revocations))
+            for part in written(revocations):
+                self._last += 1
+                self._kept[self._last] = part
+                self._unsent.append(self._last)
+
+    def take(self) -> list[Message]:
+        """Return what is not under way yet, oldest first."""
+        with self._lock:
+            unsent, self._unsent = self._unsent, []
+            return [{"revoke": self._kept[n], "number": n} for n in unsent if n in self._kept]
+
+    def again(self) -> None:
+        """Have everything sent again, as another companion may listen."""
+        with self._lock:
+            self._unsent = list(self._kept)
+
+    def done(self, number: int) -> None:
+        """Forget what was sent up to this number: it is safe."""
+        with self._lock:
+            for known in [n for n in self._kept if n <= number]:
+                del self._kept[known]
