@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import stat
 import sys
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from uuid import uuid4
 
 import pandas as pd
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
 from jose import jwt
 
 from mlguard import __version__
+from mlguard.auth import KeySet, verify_jws
+from mlguard.auth.minting import make_key, mint, secret_signer, signer
 from mlguard.cli import main
+from mlguard.messages import Deny, Principal
 from mlguard.reference import Reference
+from mlguard.runtime.companion.folder import roots
+from mlguard.runtime.companion.revoked_file import RevokedFile
+from mlguard.runtime.service import Service
 
 SECRET = "a secret of the tests that is long enough"
 FILE = """\
@@ -34,7 +52,7 @@ name = "own"
 issuer = "https://login.example.com/"
 audience = ["iris-api", "another-api"]
 secret_env = "CLI_SECRET"
-algorithms = ["HS384", "HS256"]
+algorithms = ["HS384"]
 scopes = ["predict", "explain"]
 tenant_claim = "tid"
 
@@ -119,7 +137,8 @@ class TestCheck:
         assert (code, err) == (0, "")
         assert out.splitlines() == [
             "mlguard.toml: ok",
-            "  auth     tokens of https://login.example.com/",
+            "  auth     https://login.example.com/: HS384 by secret_env CLI_SECRET",
+            "  scopes   predict explain",
             "  quotas   600/minute requests, 10000/hour rows, 50000/day rows",
             "  drift    off",
             "  tracing  25% to http://127.0.0.1:4318",
@@ -275,9 +294,10 @@ class TestMint:
         claims = self.claims(out)
         assert (code, err) == (0, "")
         assert claims.pop("exp") - claims.pop("iat") == 3600
+        assert claims.pop("jti")
         assert claims == {
             "iss": "https://login.example.com/",
-            "aud": "another-api",
+            "aud": "iris-api",
             "sub": "alice",
             "scope": "predict explain",
             "tid": "tenant",
@@ -299,7 +319,7 @@ class TestMint:
     @pytest.mark.parametrize(
         ("text", "said"),
         [
-            ("", "mint needs [auth] with `secret_env` or `secret_file`"),
+            ("", "mlguard: mlguard.toml: tokens need the table [auth]"),
             ("[auth]\nissuer = 5\n", "auth.issuer = 5"),
         ],
         ids=["no auth", "mistakes"],
@@ -322,7 +342,7 @@ class TestMint:
         code, out, err = told("token", "mint")
 
         assert (code, out) == (1, "")
-        assert "only the issuer has private keys" in err
+        assert "only the issuer has private keys of" in err
 
     @pytest.mark.parametrize("minutes", ["nan", "inf"])
     def test_odd_minutes(self, told: Any, minutes: str) -> None:
@@ -331,6 +351,738 @@ class TestMint:
 
         with pytest.raises(SystemExit, match="2"):
             told("token", "mint", "--minutes", minutes)
+
+
+FETCHED = """\
+[auth]
+issuer = "https://login.example.com/"
+audience = "iris-api"
+algorithms = ["RS256"]
+"""
+OWN = """\
+[service]
+companion = false
+
+[[models]]
+name = "iris"
+scopes = ["iris"]
+
+[auth]
+issuer = "https://login.example.com/"
+audience = "iris-api"
+algorithms = ["{algorithm}"]
+jwks_file = "keys.json"
+scopes = ["predict"]
+"""
+SEVERAL = """\
+[service]
+companion = false
+
+[auth]
+scopes = ["predict"]
+
+[[auth.issuers]]
+name = "corp"
+issuer = "https://login.example.com/"
+audience = ["iris-api", "other"]
+algorithms = ["RS256"]
+
+[[auth.issuers]]
+name = "partner"
+issuer = "https://partner.example.com/"
+audience = "iris-api"
+algorithms = ["HS256"]
+secret_env = ["CLI_OLD", "CLI_SECRET"]
+tenant_claim = "https://partner.example.com/tenant"
+
+[[auth.issuers]]
+issuer = "urn:pem"
+audience = "iris-api"
+algorithms = ["EdDSA"]
+pem_file = "nowhere.pem"
+"""
+
+
+def verdict(settings: str, token: str) -> Principal | Deny:
+    """Ask what a service with these settings would."""
+    authenticator = Service(settings).guard.authenticator
+    assert authenticator is not None
+    with pytest.raises(StopIteration) as decided:
+        next(authenticator.verify((f"Bearer {token}",), time.time()))
+    return cast("Principal | Deny", decided.value.value)
+
+
+class TestCheckOfAuth:
+    def test_where_keys_come_from(self, told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Each issuer is told with its algorithms and where its keys come from; and the scopes."""
+        monkeypatch.setenv("CLI_OLD", "o" * 40)
+        fifth = 'issuer = "five"\naudience = "a"\nalgorithms = ["RS256", "ES256"]\n'
+        text = SEVERAL.replace('"nowhere.pem"', f'"{pem("keys.pem")}"')
+        written(
+            "mlguard.toml",
+            f"{text}[[auth.issuers]]\n{fifth}jwks_url = 'https://k.example.com/jwks'\n"
+            "[[models]]\nname = 'iris'\nscopes = ['iris', 'admin']\n",
+        )
+
+        code, out, err = told("check", "mlguard.toml")
+
+        assert (code, err) == (0, "")
+        lines = out.splitlines()
+        assert lines[1:6] == [
+            "  auth     https://login.example.com/: RS256 by OpenID discovery",
+            "  auth     https://partner.example.com/: HS256 by secret_env CLI_OLD, CLI_SECRET",
+            f"  auth     urn:pem: EdDSA by pem_file {Path('keys.pem').resolve()}",
+            "  auth     five: RS256, ES256 by jwks_url https://k.example.com/jwks",
+            "  scopes   predict",
+        ]
+        assert lines[-1] == "  model    iris 1 in a handler, scopes iris admin"
+
+    def test_the_store(self, told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The store is told without its password."""
+        written("mlguard.toml", FETCHED)
+        monkeypatch.setenv("MLGUARD_AUTH__STORE", "redis://alice:hunter2@redis.example.com/0")
+
+        code, out, err = told("check", "mlguard.toml")
+
+        assert (code, err) == (0, "")
+        assert "  store    redis.example.com:6379, for revocations\n" in out
+        assert "hunter2" not in out
+        assert "alice" not in out
+
+    def test_a_store_that_is_none(self, told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A wrong store is told without its password too."""
+        written("mlguard.toml", FETCHED)
+        monkeypatch.setenv("MLGUARD_AUTH__STORE", "http://alice:hunter2@redis.example.com/0")
+
+        code, out, err = told("check", "mlguard.toml")
+
+        assert code == 1
+        assert "auth.store: must be a URL like" in err
+        assert "hunter2" not in out + err
+
+
+def pem(name: str) -> Path:
+    """Write a public key of Ed25519."""
+    public = Ed25519PrivateKey.generate().public_key()
+    path = Path(name)
+    path.write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    return path
+
+
+class TestMintWithKeys:
+    @pytest.mark.parametrize("algorithm", ["RS256", "PS384", "ES256", "ES512", "EdDSA"])
+    def test_keys_are_made(self, told: Any, algorithm: str) -> None:
+        """Where no key set is, one is made with its private key, whose tokens are accepted."""
+        written("mlguard.toml", OWN.format(algorithm=algorithm))
+
+        code, out, err = told("token", "mint")
+
+        public, private = Path("keys.json").resolve(), Path("keys.private.pem").resolve()
+        made = f"made {public}, and {private} to sign with: keep that one off every server\n"
+        assert (code, err) == (0, made)
+        assert stat.S_IMODE(private.stat().st_mode) == 0o600
+        principal = verdict("mlguard.toml", out.strip())
+        assert isinstance(principal, Principal)
+        assert principal.scopes == {"predict", "iris"}
+        assert "PRIVATE" not in public.read_text()
+
+    def test_keys_are_used_again(self, told: Any) -> None:
+        """A second token is of the same keys."""
+        written("mlguard.toml", OWN.format(algorithm="ES256"))
+        _, first, _ = told("token", "mint")
+        before = Path("keys.json").read_bytes(), Path("keys.private.pem").read_bytes()
+
+        code, second, err = told("token", "mint", "--subject", "bob")
+
+        assert (code, err) == (0, "")
+        assert (Path("keys.json").read_bytes(), Path("keys.private.pem").read_bytes()) == before
+        keys = KeySet.from_document(before[0])
+        subjects = [json.loads(verify_jws(t.strip(), keys))["sub"] for t in (first, second)]
+        assert subjects == ["alice", "bob"]
+
+    @pytest.mark.parametrize(
+        ("missing", "said"),
+        [
+            ("keys.private.pem", "name a `jwks_file` that is not there yet, and both are made"),
+            ("keys.json", "bring the one back, or remove the other, and both are made anew"),
+        ],
+    )
+    def test_half_a_pair(self, told: Any, missing: str, said: str) -> None:
+        """Half of the pair signs nothing, is not replaced, and the way out is told."""
+        written("mlguard.toml", OWN.format(algorithm="ES256"))
+        told("token", "mint")
+        Path(missing).unlink()
+
+        code, out, err = told("token", "mint")
+
+        assert (code, out) == (1, "")
+        assert f"mlguard: {Path(missing).resolve()} is missing" in err
+        assert said in err
+        assert not Path(missing).exists()
+
+    @pytest.mark.parametrize(
+        ("name", "content"),
+        [
+            ("keys.json", "{}"),
+            ("keys.json", '{"keys": []}'),
+            ("keys.json", '{"keys": [{"kty": "EC"}]}'),
+            ("keys.json", "not json"),
+            ("keys.json", None),
+            ("keys.private.pem", "not PEM"),
+            ("keys.private.pem", ""),
+            ("keys.private.pem", None),
+            ("mlguard.toml", OWN.format(algorithm="RS256")),
+            ("mlguard.toml", OWN.format(algorithm="EdDSA")),
+        ],
+    )
+    def test_a_pair_that_does_not_fit(self, told: Any, name: str, content: str | None) -> None:
+        """Keys that would sign what is refused sign nothing; None is another pair's half."""
+        written("mlguard.toml", OWN.format(algorithm="ES256"))
+        told("token", "mint")
+        kept = Path(name).read_text()
+        if content is None:
+            Path("keys.json").unlink()
+            Path("keys.private.pem").unlink()
+            told("token", "mint")
+        Path(name).write_text(content if content is not None else kept)
+
+        code, out, err = told("token", "mint")
+
+        assert (code, out) == (1, "")
+        assert "keys.private.pem cannot sign for " in err
+        assert "PRIVATE KEY" not in err
+
+    def test_keys_that_cannot_be_written(self, told: Any) -> None:
+        """A folder that is not there is told, not raised."""
+        text = OWN.format(algorithm="ES256").replace("keys.json", "no/such/keys.json")
+        written("mlguard.toml", text)
+
+        code, out, err = told("token", "mint")
+
+        assert (code, out) == (1, "")
+        assert f"mlguard: {Path('no/such/keys.json').resolve()}: cannot be made: " in err
+
+    def test_keys_that_are_fetched(self, told: Any) -> None:
+        """Nobody but the issuer can sign for keys that are fetched; what to do is told."""
+        written("mlguard.toml", FETCHED)
+
+        code, out, err = told("token", "mint")
+
+        assert (code, out) == (1, "")
+        assert "only the issuer 'https://login.example.com/' has private keys" in err
+        assert "let settings of your own name a `jwks_file` or a `secret_env`" in err
+
+    @pytest.mark.parametrize("name", ["partner", "https://partner.example.com/"])
+    def test_one_of_several_issuers(
+        self, told: Any, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An issuer is chosen by itself or its entry's name; the newest of its secrets signs."""
+        monkeypatch.setenv("CLI_OLD", "o" * 40)
+        written("mlguard.toml", SEVERAL)
+
+        code, out, err = told("token", "mint", "--issuer", name, "--tenant", "t")
+
+        assert (code, err) == (0, "")
+        newest = os.environ["CLI_SECRET"].encode()
+        claims = json.loads(verify_jws(out.strip(), KeySet.from_secrets([newest])))
+        assert claims["iss"] == "https://partner.example.com/"
+        assert claims["https://partner.example.com/tenant"] == "t"
+
+    @pytest.mark.parametrize(
+        ("name", "said"),
+        [
+            ("nobody", "no issuer is 'nobody'; known: https://login.example.com/, https://par"),
+            ("urn:pem", "only the issuer 'urn:pem' has private keys of its pem_file "),
+        ],
+    )
+    def test_issuers_that_cannot(
+        self, told: Any, name: str, said: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An issuer that is not there, or whose private keys are not, is told."""
+        monkeypatch.setenv("CLI_OLD", "o" * 40)
+        written("mlguard.toml", SEVERAL)
+
+        code, out, err = told("token", "mint", "--issuer", name)
+
+        assert (code, out) == (1, "")
+        assert said in err
+
+
+EXPLAINED = """\
+[service]
+companion = false
+
+[[models]]
+name = "iris"
+scopes = ["iris"]
+
+[auth]
+issuer = "https://login.example.com/"
+audience = ["iris-api", "other"]
+algorithms = ["HS384"]
+secret_env = "CLI_SECRET"
+typ = "at+jwt"
+scopes = ["predict"]
+tenant_claim = "org.id"
+max_age = 7200
+"""
+ABSENT = object()
+
+
+def signed(*, key: str = "", alg: str = "HS384", header: Any = None, **others: Any) -> str:
+    """Sign a token of `EXPLAINED` with other claims or another header."""
+    now = int(time.time())
+    claims = {
+        "iss": "https://login.example.com/",
+        "aud": "iris-api",
+        "sub": "alice",
+        "org": {"id": "acme"},
+        "scope": "predict iris",
+        "iat": now - 60,
+        "exp": now + 600,
+    } | others
+    told = {"typ": "at+jwt"} | (header or {})
+    return mint(
+        {n: value for n, value in claims.items() if value is not ABSENT},
+        alg,
+        secret_signer((key or os.environ["CLI_SECRET"]).encode(), alg),
+        **{n: value for n, value in told.items() if value is not ABSENT},
+    )
+
+
+def claims_of(token: str) -> dict[str, Any]:
+    """Read a token's claims, without looking at its signature."""
+    return dict(jwt.get_unverified_claims(token.strip()))
+
+
+def marked(out: str) -> list[str]:
+    """Return the names of the rows that are marked as wrong."""
+    return [line.split()[1] for line in out.splitlines() if line.startswith("! ")]
+
+
+PAST = int(time.time()) - 100_000
+REFUSALS = [
+    pytest.param(
+        {"exp": PAST + 3600, "iat": PAST},
+        "token_expired: exp is past, or iat longer ago than max_age",
+        ["iat", "exp"],
+        id="expired",
+    ),
+    pytest.param({"iat": PAST}, "token_expired: exp is past, or iat", ["iat"], id="old"),
+    pytest.param({"exp": ABSENT}, "token_untrusted: exp is missing", ["exp"], id="no exp"),
+    pytest.param({"exp": "5"}, "token_untrusted: exp is missing or no", ["exp"], id="text exp"),
+    pytest.param({"iat": ABSENT}, "token_untrusted: iat is missing", ["iat"], id="no iat"),
+    pytest.param(
+        {"nbf": PAST + 200_000}, "token_not_yet_valid: nbf is in the future", ["nbf"], id="early"
+    ),
+    pytest.param(
+        {"iat": PAST + 200_000}, "token_not_yet_valid: iat is in the future", ["iat"], id="future"
+    ),
+    pytest.param({"aud": "x"}, "token_untrusted: aud is not the audience", ["aud"], id="audience"),
+    pytest.param({"aud": 5}, "token_untrusted: aud is missing or no string", ["aud"], id="no aud"),
+    pytest.param({"iss": "x"}, "token_untrusted: iss is not the issuer", ["iss"], id="issuer"),
+    pytest.param({"iss": ABSENT}, "token_untrusted: iss is not the", ["iss"], id="no issuer"),
+    pytest.param({"iss": ["x"]}, "token_untrusted: iss is not the", ["iss"], id="odd issuer"),
+    pytest.param({"sub": ABSENT}, "token_untrusted: sub is missing", ["sub"], id="no subject"),
+    pytest.param({"sub": "\ud800"}, "token_untrusted: sub is missing", ["sub"], id="surrogate"),
+    pytest.param({"org": 5}, "token_untrusted: org.id is missing", ["org.id"], id="no tenant"),
+    pytest.param(
+        {"key": "k" * 48},
+        "token_untrusted: no key verifies the signature",
+        ["signature"],
+        id="signature",
+    ),
+    pytest.param(
+        {"alg": "HS512", "key": "k" * 64},
+        "token_untrusted: no key has the token's alg and kid",
+        ["alg", "signature"],
+        id="algorithm",
+    ),
+    pytest.param(
+        {"header": {"typ": ABSENT}},
+        "token_untrusted: typ is not that of an access token",
+        ["typ"],
+        id="no type",
+    ),
+    pytest.param(
+        {"header": {"typ": "JWT"}}, "token_untrusted: typ is not that", ["typ"], id="type"
+    ),
+    pytest.param(
+        {"scope": "iris"}, "scope_missing: it does not grant predict", ["scope"], id="scope"
+    ),
+    pytest.param(
+        {"aud": "x", "exp": PAST, "header": {"typ": "JWT"}},
+        "token_untrusted: typ is not that of an access token",
+        ["typ", "aud", "exp"],
+        id="three at once",
+    ),
+    pytest.param(
+        {"aud": "x", "key": "k" * 48},
+        "token_untrusted: no key verifies the signature",
+        ["signature", "aud"],
+        id="signature and audience",
+    ),
+]
+
+
+class TestExplain:
+    @pytest.fixture(autouse=True)
+    def _settings(self) -> None:
+        written("mlguard.toml", EXPLAINED)
+
+    @pytest.mark.parametrize(("others", "refusal", "wrong"), REFUSALS)
+    def test_a_refusal(
+        self, told: Any, others: dict[str, Any], refusal: str, wrong: list[str]
+    ) -> None:
+        """The code and the reason are told, and every row that is wrong is marked."""
+        text = signed(**others)
+
+        code, out, err = told("token", "explain", text)
+
+        assert code == 1
+        assert err.startswith(f"mlguard: the token would be refused: {refusal}")
+        assert marked(out) == wrong
+        assert "ok: accepted" not in out
+        service = verdict("mlguard.toml", text)
+        expected = service.code if isinstance(service, Deny) else "scope_missing"
+        assert refusal.startswith(f"{expected}: ")
+
+    def test_a_good_one(self, told: Any) -> None:
+        """A token that is accepted is told as that, beside what is accepted."""
+        text = signed(header={"kid": "k"}, nbf=0)
+
+        code, out, err = told("token", "explain", text)
+
+        assert (code, err, marked(out)) == (0, "", [])
+        lines = [" ".join(line.split()) for line in out.splitlines()]
+        assert lines[:9] == [
+            "the token has accepted",
+            'iss "https://login.example.com/" "https://login.example.com/"',
+            'alg "HS384" "HS384"',
+            'kid "k" that of a key, or none',
+            "signature good secret_env CLI_SECRET",
+            'typ "at+jwt" "at+jwt"',
+            'aud "iris-api" "iris-api" or "other"',
+            'sub "alice" any text',
+            'org.id "acme" any text',
+        ]
+        assert lines[9].endswith("UTC, 1 minute ago past, give or take 10 s, by 7200 s at most")
+        assert lines[10].startswith("nbf 1970-01-01 00:00:00 UTC, ")
+        assert lines[11].endswith("UTC, in 9 minutes not past, give or take 10 s")
+        assert lines[12:] == [
+            'scope "iris" "predict" predict',
+            "iris too, for the model iris",
+            "ok: accepted, unless it was revoked",
+        ]
+
+    def test_columns(self, told: Any) -> None:
+        """What is accepted stands in one column."""
+        _, out, _ = told("token", "explain", signed())
+
+        first, *rows, _ = out.splitlines()
+        start = first.index("accepted")
+        assert all(row[start - 2 : start] == "  " and row[start] != " " for row in rows)
+
+    def test_a_model_that_may_not_be_asked(self, told: Any) -> None:
+        """A token without a model's scopes is accepted, and the model is marked."""
+        code, out, _ = told("token", "explain", signed(scope="predict"))
+
+        assert code == 0
+        assert "!" in next(line for line in out.splitlines() if "for the model iris" in line)
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("", "token_malformed: "),
+            ("abc", "token_malformed: not three segments"),
+            ("a.b.c.d", "token_malformed: "),
+            ("\udcff.\x1b.x", "token_malformed: a segment is not base64url"),
+            ("e30.e30.e30", "token_malformed: alg is not a string"),
+            ("a" * 9000, "token_malformed: longer than 8192 characters"),
+        ],
+        ids=["empty", "word", "four", "no text", "no alg", "long"],
+    )
+    def test_what_is_no_token(self, told: Any, text: str, said: str) -> None:
+        """What is no token is told as that, and not repeated."""
+        code, out, err = told("token", "explain", text)
+
+        assert (code, out) == (1, "")
+        assert err.startswith(f"mlguard: the token would be refused: {said}")
+
+    @pytest.mark.parametrize(
+        "around", ["Bearer {}", "bearer  {}\n", "Authorization: Bearer {}", "  {}\r\n"]
+    )
+    @pytest.mark.parametrize("by", ["argument", "standard input"])
+    def test_as_people_copy_it(
+        self, told: Any, around: str, by: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A token may come on standard input, and with what stands around it in a request."""
+        text = around.format(signed())
+        stream = io.TextIOWrapper(io.BytesIO(text.encode()))
+        monkeypatch.setattr(sys, "stdin", stream)
+
+        code, out, err = told("token", "explain", "-" if by == "standard input" else text)
+
+        assert (code, err) == (0, "")
+        assert out.endswith("ok: accepted, unless it was revoked\n")
+
+    def test_bytes_on_standard_input(self, told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Bytes that are no text are no token."""
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xfe.\x80.x")))
+
+        code, _, err = told("token", "explain", "-")
+
+        assert code == 1
+        assert "token_malformed: " in err
+
+    @pytest.mark.parametrize("others", [{}, {"aud": "x"}, {"key": "k" * 48}, {"iss": "x"}])
+    def test_the_signature_is_not_shown(self, told: Any, others: dict[str, Any]) -> None:
+        """What is shown of a token does not let anybody use it."""
+        text = signed(**others)
+
+        _, out, err = told("token", "explain", text)
+
+        signature = text.rpartition(".")[2]
+        assert signature[:12] not in out + err
+
+    @pytest.mark.parametrize("claim", ["iss", "aud", "sub", "scope", "scp", "org", "exp", "nbf"])
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "\x1b]0;owned\x07\x1b[2J",
+            "\x7f\x9b2J\u202e",
+            "\ud800",
+            "x\r\nok: accepted",
+            ["\x1b[2J", "\x9b"],
+            {"id": "\x1b[2J"},
+            10**4000,
+            -(10**300),
+            1e308,
+            float("1e15") + 1,
+            253402300800,
+            True,
+            None,
+            "x" * 3000,
+        ],
+        ids=lambda value: repr(value)[:20].encode("ascii", "replace").decode(),
+    )
+    def test_hostile_claims(self, told: Any, claim: str, value: object) -> None:
+        """A terminal obeys nothing in a token, and no claim stops the explanation."""
+        others = {claim: value} | ({"scope": ABSENT} if claim == "scp" else {})
+
+        code, out, err = told("token", "explain", signed(**others))
+
+        assert code in (0, 1)
+        assert is_plain(out + err)
+        assert max(map(len, out.splitlines())) < 200
+
+    @given(
+        claims=st.dictionaries(
+            st.sampled_from(["iss", "aud", "sub", "org", "scope", "scp", "iat", "nbf", "exp", "x"]),
+            st.recursive(
+                st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+                lambda inner: (
+                    st.lists(inner, max_size=3)
+                    | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+                ),
+                max_leaves=5,
+            ),
+        ),
+        header=st.dictionaries(
+            st.sampled_from(["typ", "kid", "cty", "x"]), st.text(max_size=9) | st.integers()
+        ),
+    )
+    @examples(
+        max_examples=150,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
+    def test_any_claims(self, told: Any, claims: dict[str, Any], header: dict[str, Any]) -> None:
+        """Whatever a signed token says, it is judged as the service would, and shown as text."""
+        text = signed(header=header, **claims)
+
+        code, out, err = told("token", "explain", text)
+
+        accepted = isinstance(verdict("mlguard.toml", text), Principal)
+        assert is_plain(out + err)
+        assert accepted == (code == 0 or "scope_missing" in err)
+        assert (code == 0) == out.endswith("ok: accepted, unless it was revoked\n")
+
+    def test_keys_that_cannot_be_fetched(self, told: Any) -> None:
+        """Where the issuer's keys cannot be fetched, that is the answer, with the reason."""
+        written(
+            "mlguard.toml",
+            FETCHED.replace("RS256", "ES256")
+            + 'jwks_url = "http://127.0.0.1:1/jwks"\njwks_timeout = 2\n',
+        )
+        sign = signer(make_key("ES256")[0], "ES256")
+        claims = {"iss": "https://login.example.com/", "aud": "iris-api", "sub": "a", "exp": 5}
+
+        code, out, err = told("token", "explain", mint(claims, "ES256", sign, typ="JWT"))
+
+        assert code == 1
+        said = "keys_unavailable: its issuer's keys cannot be fetched: "
+        assert err.startswith(f"mlguard: the token would be refused: {said}")
+        assert not err.rstrip().endswith(": ")
+        assert marked(out) == ["signature", "exp"]
+        assert "jwks_url http://127.0.0.1:1/jwks" in out
+
+    def test_a_key_that_is_not_known(self, told: Any) -> None:
+        """A kid that no key has is marked beside the signature."""
+        written("mlguard.toml", OWN.format(algorithm="ES256"))
+        _, made, _ = told("token", "mint")
+        sign = signer(Path("keys.private.pem").read_bytes(), "ES256")
+
+        code, out, err = told("token", "explain", made.strip())
+        assert (code, marked(out)) == (0, [])
+        assert f"jwks_file {Path('keys.json').resolve()}" in out
+
+        text = mint(claims_of(made), "ES256", sign, kid="another", typ="at+jwt")
+        code, out, err = told("token", "explain", text)
+        assert (code, marked(out)) == (1, ["kid", "signature"])
+        assert "token_untrusted: no key has the token's alg and kid" in err
+
+    def test_no_auth(self, told: Any) -> None:
+        """Without authentication there is nothing to explain."""
+        written("mlguard.toml", "")
+
+        assert told("token", "explain", "x")[::2] == (
+            1,
+            "mlguard: mlguard.toml: tokens need the table [auth]\n",
+        )
+
+
+def is_plain(text: str) -> bool:
+    return all(c == "\n" or " " <= c <= "~" for c in text)
+
+
+class TestRevoke:
+    @pytest.fixture
+    def service(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+        """Name a service that nobody else has; forget what is written down for it."""
+        name = f"cli-{uuid4().hex[:16]}"
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        text = EXPLAINED.replace("companion = false", f'name = "{name}"')
+        written("mlguard.toml", text)
+        yield name
+        for root in roots():
+            RevokedFile(root, name).path.unlink(missing_ok=True)
+
+    @pytest.mark.parametrize(
+        ("arguments", "expected"),
+        [
+            (["--jti", "one"], ("jti", "one")),
+            (["--subject", "alice"], ("subject", "alice")),
+            (
+                ["--subject", "alice", "--issuer", "https://login.example.com/"],
+                ("subject", "alice"),
+            ),
+            (["TOKEN"], ("jti", "of a token")),
+            (["Bearer TOKEN"], ("jti", "of a token")),
+        ],
+        ids=["jti", "subject", "subject of an issuer", "token", "bearer"],
+    )
+    def test_nothing_runs(
+        self, told: Any, service: str, arguments: list[str], expected: tuple[str, str]
+    ) -> None:
+        """Where nothing runs that is told with what to do, and remembered for the next start."""
+        text = signed(jti="of a token")
+
+        code, _, err = told("token", "revoke", *[a.replace("TOKEN", text) for a in arguments])
+
+        assert code == 1
+        assert f"no service named {service!r} was told: none runs on this host as this user" in err
+        assert "It is remembered for the next start here; `auth.store` would reach" in err
+        (kept,) = RevokedFile(roots()[0], service).read()
+        assert (kept.kind, kept.name) == expected
+        assert kept.issuer == "https://login.example.com/"
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["abc"], "that is no token: not three segments"),
+            ([""], "that is no token: "),
+            (["--jti", ""], "jti must be a string of 1 to 1024 characters"),
+            (["--subject", ""], "subject must be a string of 1 to 1024 characters"),
+            (["--subject", "a", "--issuer", "x"], "no issuer is 'x'; known: https://login"),
+        ],
+        ids=["no token", "empty token", "empty jti", "empty subject", "unknown issuer"],
+    )
+    def test_mistakes(self, told: Any, service: str, arguments: list[str], said: str) -> None:
+        """What cannot be revoked is told, and nothing is written down."""
+        code, out, err = told("token", "revoke", *arguments)
+
+        assert (code, out) == (1, "")
+        assert said in err
+        assert RevokedFile(roots()[0], service).read() == []
+
+    @pytest.mark.parametrize(
+        ("others", "said"),
+        [
+            ({}, "the token has no jti to revoke it by: revoke its subject"),
+            ({"jti": "j", "iss": "x"}, "the token is of no issuer that is accepted"),
+        ],
+        ids=["no jti", "another issuer"],
+    )
+    def test_tokens_that_cannot_be(
+        self, told: Any, service: str, others: dict[str, Any], said: str
+    ) -> None:
+        """A token that cannot be named, or is refused anyway, is told as that."""
+        code, out, err = told("token", "revoke", signed(**others))
+
+        assert (code, out) == (1, "")
+        assert said in err
+
+    def test_which_of_several_issuers(
+        self, told: Any, service: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Where there are several issuers, it must be said whose subject it is."""
+        monkeypatch.setenv("CLI_OLD", "o" * 40)
+        text = SEVERAL.replace("companion = false", f'name = "{service}"')
+        written("mlguard.toml", text.replace('"nowhere.pem"', f'"{pem("keys.pem")}"'))
+
+        code, _, err = told("token", "revoke", "--subject", "alice")
+        assert code == 1
+        assert "several issuers are accepted: say which, of https://login.example.com/, " in err
+
+        _, _, err = told("token", "revoke", "--subject", "alice", "--issuer", "partner")
+        assert "It is remembered for the next start here" in err
+        (kept,) = RevokedFile(roots()[0], service).read()
+        assert kept.issuer == "https://partner.example.com/"
+
+    def test_a_store_that_does_not_answer(
+        self, told: Any, service: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A store that cannot be reached is told without its password; the host remembers."""
+        monkeypatch.setenv("MLGUARD_AUTH__STORE", "redis://:hunter2@127.0.0.1:1/0")
+
+        code, out, err = told("token", "revoke", "--jti", "one")
+
+        assert code == 1
+        assert "other hosts were not told: 127.0.0.1:1: " in err
+        assert "hunter2" not in out + err
+        assert len(RevokedFile(roots()[0], service).read()) == 1
+
+    def test_without_a_companion(self, told: Any) -> None:
+        """A service without its companion process cannot be told anything."""
+        written("mlguard.toml", EXPLAINED)
+
+        code, out, err = told("token", "revoke", "--jti", "one")
+
+        assert (code, out) == (1, "")
+        assert "`service.companion` is false" in err
+
+    @pytest.mark.parametrize(
+        "arguments", [[], ["x", "--jti", "y"], ["--jti", "x", "--subject", "y"], ["x", "y"]]
+    )
+    def test_usage(self, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+        """Exactly one of a token, a jti and a subject is revoked."""
+        with pytest.raises(SystemExit) as caught:
+            main(["token", "revoke", *arguments])
+
+        assert caught.value.code == 2
+        assert capsys.readouterr().err.startswith("usage: mlguard")
 
 
 class TestReference:

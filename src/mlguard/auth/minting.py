@@ -1,0 +1,101 @@
+"""How is a token made, for trying things out?"""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+from jose import jwk
+
+from mlguard.auth.algorithms import EC, HASHES
+from mlguard.settings import Issuer
+
+_CURVES = {curve.algorithm: curve.curve for curve in EC.values()}
+
+Signer = Callable[[bytes], bytes]
+"""Signs bytes; the raw signature of the algorithm (RFC 7518 section 3)."""
+
+
+def mint(claims: Mapping[str, Any], algorithm: str, sign: Signer, **header: Any) -> str:
+    """Write a token (RFC 7515 section 3.1).
+
+    Args:
+        claims: Its payload.
+        algorithm: The header's `alg`.
+        sign: Signs with the key of that algorithm.
+        **header: Further members of the header; None leaves one out.
+    """
+    told = {"alg": algorithm} | {n: value for n, value in header.items() if value is not None}
+    text = f"{_segment(told)}.{_segment(claims)}"
+    return f"{text}.{_base64url(sign(text.encode()))}"
+
+
+def usual_type(issuer: Issuer) -> str | None:
+    """Choose a `typ` that an issuer's tokens may have, None for none."""
+    return None if issuer.typ[0] == "none" else issuer.typ[0]
+
+
+def make_key(algorithm: str) -> tuple[bytes, dict[str, Any]]:
+    """Make a key pair.
+
+    Returns:
+        The private key as PEM (PKCS #8), and the public one as a JSON Web Key (RFC 7517).
+    """
+    private: Any
+    if algorithm == "EdDSA":
+        private = ed25519.Ed25519PrivateKey.generate()
+    elif algorithm in _CURVES:
+        private = ec.generate_private_key(_CURVES[algorithm])
+    else:
+        private = rsa.generate_private_key(65537, 3072)
+    pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    fixed = {"alg": algorithm, "use": "sig", "kid": secrets.token_hex(8)}
+    return pem, _public_jwk(private.public_key(), algorithm) | fixed
+
+
+def signer(private_pem: bytes, algorithm: str) -> Signer:
+    """Return what signs with a private key.
+
+    Raises:
+        ValueError: It is no private key of that algorithm.
+    """
+    private: Any = load_pem_private_key(private_pem, None)
+    if algorithm == "EdDSA":
+        return private.sign  # type: ignore[no-any-return]
+    if not algorithm.startswith("PS"):
+        return jwk.construct(private_pem, algorithm).sign  # type: ignore[no-any-return]
+    digest = HASHES[algorithm[2:]]
+    pss = padding.PSS(padding.MGF1(digest), digest.digest_size)
+    return lambda data: private.sign(data, pss, digest)
+
+
+def secret_signer(secret: bytes, algorithm: str) -> Signer:
+    """Return what signs with an HMAC secret."""
+    return jwk.construct(secret, algorithm).sign  # type: ignore[no-any-return]
+
+
+def _public_jwk(public: Any, algorithm: str) -> dict[str, Any]:
+    if algorithm == "EdDSA":
+        x = public.public_bytes(Encoding.Raw, PublicFormat.Raw)
+        return {"kty": "OKP", "crv": "Ed25519", "x": _base64url(x)}
+    family = algorithm.replace("PS", "RS")  # what python-jose knows
+    return dict(jwk.construct(public, family).to_dict())
+
+
+def _segment(members: Mapping[str, Any]) -> str:
+    return _base64url(json.dumps(members, separators=(",", ":")).encode())
+
+
+def _base64url(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()

@@ -1,0 +1,31 @@
+"""What can an operator do from a shell? `mlguard check · token · reference`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from mlguard import __version__
+from mlguard.cli import check, reference, token
+from mlguard.errors import MLGuardError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 where all is well, 1 where standard error says what is not."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except MLGuardError as error:
+        print(f"mlguard: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mlguard", description="Guard an ML inference service.")
+    parser.add_argument("--version", action="version", version=f"mlguard {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for command in (check, token, reference):
+        command.add(commands)
+    return parser
