@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,6 +112,21 @@ class Outcome:
     seconds: float
     error_type: str | None = None
     trace_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FetchKeys:
+    """Asks a driver to wait for an issuer's keys, which are being fetched.
+
+    The driver sends back nothing, in time or not: the keyring tells what holds then.
+
+    Attributes:
+        ready: Done when the fetch has ended; others wait for it too.
+        seconds: How long to wait at most.
+    """
+
+    ready: Future[None]
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

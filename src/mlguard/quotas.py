@@ -140,6 +140,13 @@ class MemoryLedger:
                 readings.append(Reading(charge.unit, rate, left, reset, wait))
             return readings
 
+    def wait(self, charge: Charge, now: float) -> float:
+        """Tell how many seconds it takes until a charge would be admitted; charges nothing."""
+        with self._lock:
+            self._age([charge], now)
+            windows = zip(self._counters(charge), charge.rates, strict=True)
+            return max(counter.wait(rate, charge.cost, now) for counter, rate in windows)
+
     def settle(self, charge: Charge, cost: int, since: float, now: float) -> None:
         """Make an admitted charge cost something else.
 

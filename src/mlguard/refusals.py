@@ -50,6 +50,11 @@ def token_not_yet_valid() -> Deny:
     return token("token_not_yet_valid", "The bearer token is not valid yet.")
 
 
+def token_revoked() -> Deny:
+    """The token, or its subject, was revoked."""
+    return token("token_revoked", "The bearer token has been revoked.")
+
+
 def token_untrusted() -> Deny:
     """Signature, key, algorithm, issuer, audience or a claim: which one is never said."""
     return token("token_untrusted", "The bearer token is not trusted.")
@@ -61,6 +66,18 @@ def scope_missing(needed: frozenset[str]) -> Deny:
     challenge = f'Bearer error="insufficient_scope", scope="{scope}"'
     title = "The bearer token does not grant what this route needs."
     return Deny(403, "scope_missing", title, (("WWW-Authenticate", challenge),))
+
+
+def too_many_failures(retry_after: int) -> Deny:
+    """Too many refused tokens from this address; it is not even looked at another one."""
+    title = "Too many refused tokens from this address; retry later."
+    return Deny(429, "too_many_failures", title, (("Retry-After", str(retry_after)),))
+
+
+def keys_unavailable(retry_after: int) -> Deny:
+    """The issuer's keys cannot be fetched, so nothing can be said of the token."""
+    title = "The keys that verify this token cannot be fetched; retry later."
+    return Deny(503, "keys_unavailable", title, (("Retry-After", str(retry_after)),))
 
 
 def body_too_large(limit: int) -> Deny:

@@ -7,13 +7,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from jose import jwt
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from mlguard.auth import KeySet
 from mlguard.auth.claims import usual
+from mlguard.auth.minting import mint, secret_signer, usual_type
 from mlguard.errors import InvalidSettings
 from mlguard.runtime.front import Front
 
@@ -38,7 +38,7 @@ class Rehearsal:
         self._exporter = InMemorySpanExporter()
         self._rows: list[tuple[str, str, list[Any]]] = []
         self._service.rehearse(
-            keys=KeySet.from_secret(self._secret, algorithms=("HS256",)),
+            keys=KeySet.from_secrets([self._secret]),
             spans=SimpleSpanProcessor(self._exporter),
             offer=self._offer,
         )
@@ -49,27 +49,33 @@ class Rehearsal:
         *,
         scopes: Sequence[str] | None = None,
         seconds: float = 300,
+        issuer: str | None = None,
         **claims: Any,
     ) -> str:
         """Sign a token that the guard accepts.
 
         Args:
             subject: Who calls.
-            scopes: What the token grants; default: all that the settings demand.
+            scopes: What the token grants; default: all that the settings demand, of models too.
             seconds: How long it is valid; negative for an expired one.
+            issuer: Who vouches; default: the first in the settings.
             **claims: Further claims, or others in place of the usual; None leaves one out.
 
         Raises:
             InvalidSettings: Authentication is off.
         """
-        auth = self._service.settings.auth
-        if auth is None:
-            raise InvalidSettings("a token needs [auth]", source=self._service.settings.source)
-        scope = " ".join(auth.scopes if scopes is None else scopes)
+        settings = self._service.settings
+        auth = settings.auth
+        known = {i.issuer: i for i in (auth.accepted if auth else ())}
+        who = known.get(issuer) if issuer else next(iter(known.values()), None)
+        if who is None:
+            raise InvalidSettings("a token needs an issuer of [auth]", source=settings.source)
+        scope = " ".join(settings.all_scopes if scopes is None else scopes)
         now = int(time.time())
-        good = usual(auth, subject, scope=scope, tenant="tenant", now=now, seconds=seconds)
+        good = usual(who, subject, scope=scope, tenant="tenant", now=now, seconds=seconds)
         wanted = {name: value for name, value in (good | claims).items() if value is not None}
-        return str(jwt.encode(wanted, self._secret, "HS256"))
+        sign = secret_signer(self._secret, "HS256")
+        return mint(wanted, "HS256", sign, typ=usual_type(who))
 
     def headers(self, subject: str = "tester", **options: Any) -> dict[str, str]:
         """Write the Authorization header; takes what `token` takes."""

@@ -21,7 +21,7 @@ from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-from mlguard.errors import InvalidSettings
+from mlguard.errors import InvalidSettings, Refused
 from mlguard.testing import Rehearsal
 from mlguard_fastapi import MLGuard
 from tests.adapters.common import ROWS, settings
@@ -246,6 +246,52 @@ def test_the_caller_is_a_dependency_in_the_openapi_document() -> None:
     assert client.get("/me", headers=rehearsal.headers("dora")).json() == {"me": "dora"}
     assert document["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
     assert document["paths"]["/me"]["get"]["security"] == [{"HTTPBearer": []}]
+
+
+def test_scopes_are_a_dependency_too() -> None:
+    """`Depends(guard.requires(...))` demands scopes of all routes of a router, at no cost."""
+    app = FastAPI()
+    guard = MLGuard(app, settings(None))
+    router = APIRouter(prefix="/admin", dependencies=[Depends(guard.requires("admin", "ops"))])
+
+    @router.get("/reload")
+    async def reload() -> dict[str, bool]:
+        return {"reloaded": True}
+
+    app.include_router(router)
+    rehearsal = Rehearsal(guard)
+    client = TestClient(app)
+    lacking = client.get("/admin/reload", headers=rehearsal.headers(scopes=["predict", "admin"]))
+    granted = client.get(
+        "/admin/reload", headers=rehearsal.headers(scopes=["predict", "admin", "ops"])
+    )
+
+    assert (lacking.status_code, lacking.json()["code"]) == (403, "scope_missing")
+    assert granted.json() == {"reloaded": True}
+    assert "r=29;" in granted.headers["ratelimit"]  # the refused one was not charged
+    document = client.get("/openapi.json", headers=rehearsal.headers()).json()
+    assert document["paths"]["/admin/reload"]["get"]["security"] == [{"HTTPBearer": []}]
+
+
+@pytest.mark.parametrize("scopes", [(), ("",), ("two words",), ('quote"',), (None,)], ids=repr)
+def test_scopes_that_no_token_can_hold(scopes: Any) -> None:
+    """What could never be granted is an error where it is written."""
+    guard = MLGuard(FastAPI(), settings(None))
+
+    with pytest.raises(ValueError, match="must be one or more words"):
+        guard.requires(*scopes)(lambda: None)
+
+
+def test_a_guarded_function_outside_of_a_request() -> None:
+    """Where nobody asks, nobody is granted anything."""
+    guard = MLGuard(FastAPI(), settings(None))
+
+    @guard.requires("admin")
+    def reload() -> bool:
+        return True
+
+    with pytest.raises(Refused):
+        reload()
 
 
 def test_blocking_inference_on_the_event_loop_is_an_error_that_says_so() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from flask import Blueprint, Flask, Response, g, request
 from flask.testing import FlaskClient
+from flask.views import MethodView
 from flask_cors import CORS
 from opentelemetry import trace
 from opentelemetry.instrumentation.flask import FlaskInstrumentor
@@ -337,3 +338,72 @@ def test_init_app_names_the_app_later() -> None:
     Rehearsal(guard)
 
     assert app.test_client().post("/predict", json=ROWS).status_code == 401
+
+
+def test_scopes_of_views_that_are_classes() -> None:
+    """guard.requires works on methods and in `decorators`, and under other error handlers."""
+    app = Flask(__name__)
+    guard = MLGuard(app, settings(None))
+    blueprint = Blueprint("b", __name__)
+
+    class Method(MethodView):
+        @guard.requires("admin")
+        def get(self) -> dict[str, bool]:
+            return {"got": True}
+
+        def post(self) -> dict[str, bool]:
+            return {"posted": True}
+
+    class Whole(MethodView):
+        decorators: ClassVar[list[Any]] = [guard.requires("admin")]
+
+        def get(self) -> dict[str, bool]:
+            return {"got": True}
+
+    @blueprint.errorhandler(Exception)
+    def swallow(error: Exception) -> tuple[str, int]:
+        return "swallowed", 418
+
+    blueprint.add_url_rule("/whole", view_func=Whole.as_view("whole"))
+    app.add_url_rule("/method", view_func=Method.as_view("method"))
+    app.register_blueprint(blueprint)
+    rehearsal = Rehearsal(guard)
+    client = app.test_client()
+    lacking, granted = (rehearsal.headers(scopes=["predict", *s]) for s in ([], ["admin"]))
+
+    assert client.get("/method", headers=lacking).status_code == 403
+    assert client.post("/method", headers=lacking).json == {"posted": True}
+    assert client.get("/whole", headers=lacking).status_code == 403
+    assert client.get("/method", headers=granted).json == {"got": True}
+    assert client.get("/whole", headers=granted).json == {"got": True}
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_apps_beside_flask(order: str, caplog: pytest.LogCaptureFixture) -> None:
+    """An app that stood beside Flask before is guarded; one put around the guard is told of."""
+    app = Flask(__name__)
+    ran: list[str] = []
+
+    def beside(environ: Any, start_response: Any) -> list[bytes]:
+        ran.append(environ["PATH_INFO"])
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"beside"]
+
+    def put() -> None:
+        app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {"/beside": beside})  # type: ignore[method-assign]
+
+    if order == "before":
+        put()
+    rehearsal = Rehearsal(MLGuard(app, settings(None)))
+    if order == "after":
+        put()
+    client = app.test_client()
+    client.get("/nowhere", headers=rehearsal.headers())
+    answer = client.get("/beside/x")
+
+    if order == "before":
+        assert (answer.status_code, ran) == (401, [])
+        assert client.get("/beside/x", headers=rehearsal.headers()).data == b"beside"
+    else:
+        assert (answer.status_code, ran) == (200, ["/x"])
+        assert "what is mounted at /beside is not guarded" in caplog.text

@@ -6,11 +6,22 @@ import hashlib
 from collections.abc import Iterator
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, HTTPException, Request
-from fastapi.responses import StreamingResponse
+from fastapi import (
+    APIRouter,
+    BackgroundTasks,
+    FastAPI,
+    HTTPException,
+    Request,
+    WebSocket,
+    WebSocketDisconnect,
+)
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel
+from starlette.types import Receive, Scope, Send
 
 from mlguard_fastapi import MLGuard
+from tests.apps.decorators import forgetful
 
 
 class Rows(BaseModel):
@@ -86,5 +97,103 @@ def guarded(settings: Any) -> FastAPI:
         with guard.inference("own", rows.instances) as call:
             call.predictions = [sum(row) for row in rows.instances]
         return {"predictions": call.predictions}
+
+    return app
+
+
+def extended(settings: Any) -> FastAPI:
+    """Add what the contract of authentication asks for."""
+    app = guarded(settings)
+    guard: MLGuard = app.state.mlguard
+    app.add_middleware(
+        CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"]
+    )
+    done: list[str | None] = []
+    mounted = {"runs": 0}
+
+    def name() -> str | None:
+        caller = guard.caller()
+        return caller.subject if caller else None
+
+    @app.get("/whoami")
+    async def whoami() -> dict[str, str | None]:
+        caller = guard.caller()
+        assert caller is not None
+        return {"issuer": caller.issuer, "subject": caller.subject, "tenant": caller.tenant}
+
+    @app.get("/admin")
+    @guard.requires("admin")
+    async def admin() -> dict[str, bool]:
+        return {"admin": True}
+
+    @app.get("/admin/sync")
+    @app.get("/health/admin")
+    @guard.requires("admin")
+    def admin_sync() -> dict[str, bool]:
+        return {"admin": True}
+
+    @app.get("/admin/odd")
+    @forgetful
+    @guard.requires("admin")
+    def admin_odd() -> dict[str, bool]:
+        return {"admin": True}
+
+    @app.post("/own/sum")
+    async def own_sum(rows: Rows) -> dict[str, list[float]]:
+        async with guard.inference("sum", rows.instances) as call:
+            call.predictions = [sum(row) for row in rows.instances]
+        return {"predictions": call.predictions}
+
+    @app.get("/revoke")
+    async def revoke(jti: str | None = None, subject: str | None = None) -> dict[str, bool]:
+        guard.revoke(jti=jti, subject=subject, issuer="https://login.example.com/")
+        return {"revoked": True}
+
+    @app.get("/later")
+    async def later(tasks: BackgroundTasks) -> dict[str, bool]:
+        async def work() -> None:
+            async with guard.inference("own", 2) as call:
+                call.version = "later"
+            done.append(name())
+
+        tasks.add_task(work)
+        return {"later": True}
+
+    @app.get("/later/done")
+    def later_done() -> dict[str, list[str | None]]:
+        return {"callers": done}
+
+    @app.api_route("/head", methods=["GET", "HEAD"])
+    def head() -> dict[str, bool]:
+        return {"head": True}
+
+    @app.options("/options")
+    def options() -> dict[str, bool]:
+        return {"options": True}
+
+    async def beside(scope: Scope, receive: Receive, send: Send) -> None:
+        mounted["runs"] = 0 if scope["path"].endswith("/reset") else mounted["runs"] + 1
+        await JSONResponse({**mounted, "caller": name()})(scope, receive, send)
+
+    app.mount("/mounted", beside)
+
+    @app.websocket("/ws")
+    async def ws(socket: WebSocket) -> None:
+        await socket.accept()
+        await socket.send_json({"caller": name()})
+        try:
+            while True:
+                rows = await socket.receive_json()
+                async with guard.inference("own", rows) as call:
+                    call.predictions = [sum(row) for row in rows]
+                await socket.send_json({"predictions": call.predictions})
+        except WebSocketDisconnect:
+            pass
+
+    @app.websocket("/ws/admin")
+    @guard.requires("admin")
+    async def ws_admin(socket: WebSocket) -> None:
+        await socket.accept()
+        await socket.close()
 
     return app

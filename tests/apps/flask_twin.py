@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextvars
 import hashlib
+import json
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 from flask import Blueprint, Flask, Response, abort, request
+from flask_cors import CORS
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from mlguard_flask import MLGuard
+from tests.apps.decorators import forgetful
 
 
 def _rows() -> list[list[float]]:
@@ -66,8 +72,8 @@ def bare() -> Flask:
     return app
 
 
-def guarded(settings: Any) -> Flask:
-    app = bare()
+def guarded(settings: Any, app: Flask | None = None) -> Flask:
+    app = app or bare()
     guard = MLGuard(app, settings)
 
     @app.get("/me")
@@ -95,3 +101,92 @@ def guarded(settings: Any) -> Flask:
         return {"predictions": call.predictions}
 
     return app
+
+
+def extended(settings: Any) -> Flask:
+    """Add what the contract of authentication asks for."""
+    app = bare()
+    mounted = {"runs": 0}
+    done: list[str | None] = []
+
+    def beside(environ: Any, start_response: Any) -> Any:
+        mounted["runs"] = 0 if environ["PATH_INFO"].endswith("/reset") else mounted["runs"] + 1
+        return jsonify_bytes({**mounted, "caller": name()})(environ, start_response)
+
+    app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {"/mounted": beside})  # type: ignore[method-assign]
+    app = guarded(settings, app)
+    guard: MLGuard = app.extensions["mlguard"]
+    CORS(app)
+
+    def name() -> str | None:
+        caller = guard.caller()
+        return caller.subject if caller else None
+
+    @app.get("/whoami")
+    def whoami() -> dict[str, str | None]:
+        caller = guard.caller()
+        assert caller is not None
+        return {"issuer": caller.issuer, "subject": caller.subject, "tenant": caller.tenant}
+
+    @app.get("/admin")
+    @guard.requires("admin")
+    async def admin() -> dict[str, bool]:
+        return {"admin": True}
+
+    @app.get("/admin/sync")
+    @app.get("/health/admin")
+    @guard.requires("admin")
+    def admin_sync() -> dict[str, bool]:
+        return {"admin": True}
+
+    @app.get("/admin/odd")
+    @forgetful
+    @guard.requires("admin")
+    def admin_odd() -> dict[str, bool]:
+        return {"admin": True}
+
+    @app.post("/own/sum")
+    def own_sum() -> dict[str, list[float]]:
+        rows = _rows()
+        with guard.inference("sum", rows) as call:
+            call.predictions = [sum(row) for row in rows]
+        return {"predictions": call.predictions}
+
+    @app.get("/revoke")
+    def revoke() -> dict[str, bool]:
+        wanted = request.args
+        guard.revoke(
+            jti=wanted.get("jti"),
+            subject=wanted.get("subject"),
+            issuer="https://login.example.com/",
+        )
+        return {"revoked": True}
+
+    @app.get("/later")
+    def later() -> dict[str, bool]:
+        def work() -> None:
+            with guard.inference("own", 2) as call:
+                call.version = "later"
+            done.append(name())
+
+        # A thread that is given the request's context variables, as asyncio.to_thread does.
+        threading.Thread(target=contextvars.copy_context().run, args=(work,)).start()
+        return {"later": True}
+
+    @app.get("/later/done")
+    def later_done() -> dict[str, list[str | None]]:
+        return {"callers": done}
+
+    @app.get("/head")
+    def head() -> dict[str, bool]:
+        return {"head": True}
+
+    @app.route("/options", methods=["OPTIONS"])
+    def options() -> dict[str, bool]:
+        return {"options": True}
+
+    return app
+
+
+def jsonify_bytes(content: Any) -> Response:
+    return Response(json.dumps(content), mimetype="application/json")

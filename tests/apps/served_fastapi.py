@@ -5,4 +5,6 @@ import os
 
 from tests.apps import fastapi_twin
 
-app = fastapi_twin.guarded(json.loads(os.environ["TWIN_SETTINGS"]))
+app = getattr(fastapi_twin, os.environ.get("TWIN", "guarded"))(
+    json.loads(os.environ["TWIN_SETTINGS"])
+)

@@ -5,4 +5,6 @@ import os
 
 from tests.apps import flask_twin
 
-app = flask_twin.guarded(json.loads(os.environ["TWIN_SETTINGS"]))
+app = getattr(flask_twin, os.environ.get("TWIN", "guarded"))(
+    json.loads(os.environ["TWIN_SETTINGS"])
+)

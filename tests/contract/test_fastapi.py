@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
+from websockets.exceptions import ConnectionClosedError, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
 
 from tests import servers
 from tests.apps import fastapi_twin
-from tests.contract.client import SECRET, SETTINGS, Answer, OverSockets
+from tests.contract import authentication
+from tests.contract.authentication import SECRETS, AuthContract, ask, own
+from tests.contract.client import SECRET, SETTINGS, Answer, OverSockets, metric
 from tests.contract.contract import Contract
 
 
@@ -32,6 +37,119 @@ class InProcess:
         content = body if isinstance(body, bytes) else iter(body)
         answer = self.http.request(method, path, headers=raw, content=content)
         return Answer(answer.status_code, answer.headers.multi_items(), answer.content)
+
+
+@pytest.fixture(scope="module")
+def auth_settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return authentication.auth_settings(tmp_path_factory.mktemp("keys"))
+
+
+class TestAuthInProcess(AuthContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def client(cls, auth_settings: dict[str, Any]) -> Iterator[InProcess]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("MLGUARD_SERVICE__COMPANION", "false")
+            for name, secret in SECRETS.items():
+                patch.setenv(name, secret)
+            client = InProcess(fastapi_twin.extended(auth_settings))
+            with client.http:
+                yield client
+
+
+class TestAuthOverUvicorn(AuthContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def client(
+        cls, auth_settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+    ) -> Iterator[OverSockets]:
+        env = {"TWIN_SETTINGS": json.dumps(auth_settings), "TWIN": "extended", **SECRETS}
+        folder: Path = tmp_path_factory.mktemp("uvicorn")
+        with servers.uvicorn("tests.apps.served_fastapi:app", cwd=folder, env=env) as server:
+            yield OverSockets(server.url)
+
+    # -- WebSockets, which Flask does not have ---------------------------------------------------
+
+    def test_handshakes_take_a_token(self, client: OverSockets) -> None:
+        """A WebSocket is refused before it is accepted, with the refusal as HTTP's."""
+        for text, status, code in (
+            (None, 401, "token_missing"),
+            ("junk", 401, "token_malformed"),
+            (own("zoe", exp=1), 401, "token_expired"),
+            (own("zoe", scope="other"), 403, "scope_missing"),
+        ):
+            answer = refused(client, "/ws", text)
+
+            assert (answer.status_code, json.loads(answer.body)["code"]) == (status, code)
+            assert answer.headers["content-type"] == "application/problem+json"
+        answer = refused(client, "/ws/admin", own("zoe"))
+        assert (answer.status_code, json.loads(answer.body)["code"]) == (403, "scope_missing")
+
+    def test_handshakes_are_rationed(self, client: OverSockets) -> None:
+        """Bad tokens in handshakes count like those of requests."""
+        statuses = [
+            refused(client, "/ws", own("zoe", exp=n), "10.200.0.1").status_code for n in range(8)
+        ]
+
+        assert statuses == [401] * 6 + [429] * 2
+
+    def test_messages_are_charged(self, client: OverSockets) -> None:
+        """Each message's rows are spent; what the quota refuses closes the connection."""
+        labels = {
+            "http_request_method": "GET", "http_route": "/ws", "http_response_status_code": "101",
+        }  # fmt: skip
+        name = "http_server_request_duration_seconds_count"
+        before = metric(client, name, **labels)
+        rows = [[1.0, 2.0]]
+        with connected(client, "/ws", own("yara")) as socket:
+            assert json.loads(socket.recv()) == {"caller": "yara"}
+            socket.send(json.dumps(rows * 60))
+            assert json.loads(socket.recv()) == {"predictions": [3.0] * 60}
+            socket.send(json.dumps(rows * 60))
+            with pytest.raises(ConnectionClosedError) as closed:
+                socket.recv()
+
+        assert closed.value.rcvd is not None
+        assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1008, "quota_exceeded")
+        assert metric(client, name, **labels) - before == 1
+
+    def test_handshakes_are_charged(self, client: OverSockets) -> None:
+        """A connection costs a request; who has none left gets none."""
+        for _ in range(30):
+            ask(client, "/whoami", own("xena"))
+        answer = refused(client, "/ws", own("xena"))
+
+        assert (answer.status_code, json.loads(answer.body)["code"]) == (429, "rate_exceeded")
+
+    def test_revoked_handshakes(self, client: OverSockets) -> None:
+        """A revoked token opens no connection, and asks nothing more on one that is open."""
+        jti = secrets.token_hex(8)
+        with connected(client, "/ws", own("wim", jti=jti)) as socket:
+            socket.recv()
+            ask(client, f"/revoke?jti={jti}", own("operator"))
+            socket.send("[[1, 2]]")
+            with pytest.raises(ConnectionClosedError) as closed:
+                socket.recv()
+
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.reason == "token_revoked"
+        answer = refused(client, "/ws", own("wim", jti=jti))
+        assert json.loads(answer.body)["code"] == "token_revoked"
+
+
+def connected(
+    client: OverSockets, path: str, text: str | None, address: str = "10.201.0.1"
+) -> ClientConnection:
+    host, port = client.address
+    headers = {"X-Forwarded-For": address}
+    headers |= {"Authorization": f"Bearer {text}"} if text else {}
+    return connect(f"ws://{host}:{port}{path}", additional_headers=headers, proxy=None)
+
+
+def refused(client: OverSockets, path: str, text: str | None, address: str = "10.202.0.1") -> Any:
+    with pytest.raises(InvalidStatus) as caught:
+        connected(client, path, text, address)
+    return caught.value.response
 
 
 class TestInProcess(Contract):

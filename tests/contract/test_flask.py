@@ -14,6 +14,8 @@ from werkzeug.datastructures import Headers
 
 from tests import servers
 from tests.apps import flask_twin
+from tests.contract import authentication
+from tests.contract.authentication import SECRETS, AuthContract
 from tests.contract.client import SECRET, SETTINGS, Answer, OverSockets
 from tests.contract.contract import Contract
 
@@ -40,6 +42,34 @@ class InProcess:
             )
             found = [(n.lower(), v) for n, v in answer.headers]
             return Answer(answer.status_code, found, answer.get_data())
+
+
+@pytest.fixture(scope="module")
+def auth_settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return authentication.auth_settings(tmp_path_factory.mktemp("keys"))
+
+
+class TestAuthInProcess(AuthContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def client(cls, auth_settings: dict[str, Any]) -> Iterator[InProcess]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("MLGUARD_SERVICE__COMPANION", "false")
+            for name, secret in SECRETS.items():
+                patch.setenv(name, secret)
+            yield InProcess(flask_twin.extended(auth_settings))
+
+
+class TestAuthOverGunicorn(AuthContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def client(
+        cls, auth_settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+    ) -> Iterator[OverSockets]:
+        env = {"TWIN_SETTINGS": json.dumps(auth_settings), "TWIN": "extended", **SECRETS}
+        folder: Path = tmp_path_factory.mktemp("gunicorn")
+        with servers.gunicorn("tests.apps.served_flask:app", cwd=folder, env=env) as server:
+            yield OverSockets(server.url)
 
 
 class FlaskContract(Contract):

@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
-from mlguard.auth import Authenticator, KeySet
+from mlguard.auth import Authenticator, Keyring, KeySet
 from mlguard.errors import BlockingCall, InvalidSettings, Refused, UnknownModel
 from mlguard.guard import Exchange, Guard
 from mlguard.messages import Call, Deny, ReadBody
@@ -74,8 +74,9 @@ def guarded(source: dict[str, Any] = SETTINGS, **parts: Any) -> Guard:
     settings = load(source, environ={"SECRET": SECRET})
     authenticator = None
     if settings.auth:
-        keys = KeySet.from_secret(SECRET.encode(), algorithms=("HS256",))
-        authenticator = Authenticator(settings.auth, keys, ":".join)
+        keys = KeySet.from_secrets([SECRET.encode()])
+        rings = {issuer.issuer: Keyring(keys) for issuer in settings.auth.accepted}
+        authenticator = Authenticator(settings.auth, rings, ":".join)
     usual: dict[str, Any] = {
         "authenticator": authenticator,
         "quota": Quota(settings.quotas, MemoryLedger()) if settings.quotas else None,

@@ -1,7 +1,17 @@
 """Who is calling: bearer tokens."""
 
-from mlguard.auth.bearer import Authenticator
+from mlguard.auth.bearer import Authenticator, KeysUnavailable
 from mlguard.auth.jws import InvalidToken, verify_jws
+from mlguard.auth.keyring import Keyring
 from mlguard.auth.keys import KeySet
+from mlguard.auth.revoking import revocation
 
-__all__ = ["Authenticator", "InvalidToken", "KeySet", "verify_jws"]
+__all__ = [
+    "Authenticator",
+    "InvalidToken",
+    "KeySet",
+    "Keyring",
+    "KeysUnavailable",
+    "revocation",
+    "verify_jws",
+]

@@ -4,100 +4,233 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 from mlguard import refusals
 from mlguard.auth import claims as jwt
-from mlguard.auth.jws import InvalidToken, parse_object, verify_jws
-from mlguard.auth.keys import KeySet
+from mlguard.auth.jws import InvalidToken, Unverified, parse_jws, parse_object
+from mlguard.auth.keyring import Keyring
+from mlguard.auth.keys import KeySet, VerifyingKey
 from mlguard.logs import Seldom
-from mlguard.messages import Deny, Principal
-from mlguard.settings import Auth
+from mlguard.messages import Deny, FetchKeys, Principal
+from mlguard.revocations import Revocations
+from mlguard.settings import Auth, Issuer
 
 REMEMBERED = 10_000  # verified tokens
-_TOKEN68 = re.compile(r"[A-Za-z0-9._~+/=-]+\Z")  # RFC 6750 section 2.1
+_FETCHES = 2  # one may have been under way before the key was there
+_WHILE_FAILING = 0.25  # seconds: who waits longer for a server that is gone holds up others
+_TOKEN68 = re.compile(r"[A-Za-z0-9._~+/-]+=*\Z")  # RFC 6750 section 2.1
 
 _REFUSALS: Mapping[str, Callable[[], Deny]] = {
     "token_malformed": refusals.token_malformed,
     "token_expired": refusals.token_expired,
     "token_not_yet_valid": refusals.token_not_yet_valid,
     "token_untrusted": refusals.token_untrusted,
+    "token_revoked": refusals.token_revoked,
 }
+
+Verification: TypeAlias = Generator[FetchKeys, None, Principal | Deny]
+"""A verification in the making: yields what it has to wait for, returns who calls or a refusal."""
+
+
+class KeysUnavailable(Exception):
+    """The key that a token names may exist, but the issuer's keys cannot be fetched."""
+
+
+class _Known(NamedTuple):
+    """A token that was verified.
+
+    Attributes:
+        principal: Who sent it.
+        until: Seconds since 1970 when it ends.
+        ring: Holds the issuer's keys.
+        key: The id of the key that verified it.
+    """
+
+    principal: Principal
+    until: float
+    ring: Keyring
+    key: bytes
 
 
 class Authenticator:
     """Turn credentials into a principal or a refusal; fails closed.
 
-    A verified token is remembered by a digest until it expires.
+    A verified token is remembered by a digest: no longer than the token holds, than its issuer's
+    keys hold, the one that verified it among them, and than it is not revoked.
 
     Args:
         settings: Whose tokens are accepted.
-        keys: What verifies them.
+        rings: The keys of each issuer.
         pseudonym: Makes the keyed hash of a principal's key.
+        revoked: What is accepted no longer.
     """
 
     def __init__(
-        self, settings: Auth, keys: KeySet, pseudonym: Callable[[tuple[str, str, str]], str]
+        self,
+        settings: Auth,
+        rings: Mapping[str, Keyring],
+        pseudonym: Callable[[tuple[str, str, str]], str],
+        revoked: Revocations | None = None,
     ) -> None:
         self._settings = settings
+        self._issuers = {i.issuer: (i, rings[i.issuer]) for i in settings.accepted}
         self._pseudonym = pseudonym
-        self._needed = frozenset(settings.scopes)
-        self._verified: dict[bytes, tuple[Principal, float]] = {}
-        self.trust(keys)
+        self.revoked = Revocations() if revoked is None else revoked
+        self._young: dict[bytes, _Known] = {}
+        self._old: dict[bytes, _Known] = {}
         self._log = Seldom()
 
     def trust(self, keys: KeySet) -> None:
-        """Verify with these keys from now on; what the old ones verified is forgotten."""
-        self._keys = keys
-        self._verified.clear()
+        """Verify every issuer's tokens with these keys from now on."""
+        self._issuers = {name: (i, Keyring(keys)) for name, (i, _) in self._issuers.items()}
+        self._young, self._old = {}, {}
 
-    def authenticate(self, authorization: tuple[str, ...], now: float) -> Principal | Deny:
-        """Decide who calls.
+    def known(self, authorization: tuple[str, ...], now: float) -> Principal | Deny | None:
+        """Decide about a token that was verified before, and about one that is none.
+
+        Args:
+            authorization: Each Authorization header.
+            now: Seconds since 1970.
+
+        Returns:
+            None where it takes `verify` to decide.
+        """
+        try:
+            token = bearer_token(authorization)
+            if token is None:
+                return refusals.token_missing()
+            known = self._recall(_digest(token), now)
+            if known is None:
+                return None
+            self._demand_unrevoked(known)
+        except InvalidToken as error:
+            return self._refusal(error)
+        return known
+
+    def verify(self, authorization: tuple[str, ...], now: float) -> Verification:
+        """Decide about a token that `known` did not know.
 
         Args:
             authorization: Each Authorization header.
             now: Seconds since 1970.
         """
         try:
-            token = bearer_token(authorization)
-            if token is None:
-                return refusals.token_missing()
-            principal = self._known(token, now) or self._verify(token, now)
+            return (yield from self.judge(bearer_token(authorization) or "", now))
         except InvalidToken as error:
-            self._log.warning(error.reason, "a token was refused: %s", error.reason)
-            return _REFUSALS[error.code]()
-        if not self._needed <= principal.scopes:
-            return refusals.scope_missing(self._needed)
+            return self._refusal(error)
+        except KeysUnavailable:
+            self._log.warning("keys", "a token cannot be verified: its issuer's keys are not there")
+            return refusals.keys_unavailable(self._settings.jwks_cooldown)
+
+    def lapsed(self, principal: Principal, now: float) -> Deny | None:
+        """Refuse who was let in while the token held, and it does no longer: on long connections.
+
+        Args:
+            principal: Who was let in.
+            now: Seconds since 1970.
+        """
+        try:
+            self._demand_unrevoked(principal)
+            if jwt.expiry(principal.claims, self._settings) <= now:
+                return refusals.token_expired()
+        except InvalidToken as error:
+            return self._refusal(error)
+        return None
+
+    def judge(self, token: str, now: float) -> Generator[FetchKeys, None, Principal]:
+        """Verify a token, and remember that it was.
+
+        Raises:
+            InvalidToken: With the reason.
+            KeysUnavailable: Nothing can be said of it.
+        """
+        unverified = parse_jws(token)
+        claims = parse_object(unverified.payload, "payload")
+        name = claims.get("iss")
+        if not isinstance(name, str) or name not in self._issuers:
+            raise InvalidToken("iss is not the issuer")
+        issuer, ring = self._issuers[name]
+        key = yield from self._verified_by(unverified, issuer, ring)
+        jwt.check(claims, unverified.header, issuer, self._settings, now)
+        principal = self._principal(claims, issuer)
+        self._demand_unrevoked(principal)
+        until = jwt.expiry(claims, self._settings)
+        self._remember(_digest(token), _Known(principal, until, ring, key.id))
         return principal
 
-    def _known(self, token: str, now: float) -> Principal | None:
-        principal, until = self._verified.get(_digest(token), (None, 0.0))
-        return principal if until > now else None
+    def _verified_by(
+        self, unverified: Unverified, issuer: Issuer, ring: Keyring
+    ) -> Generator[FetchKeys, None, VerifyingKey]:
+        """Find the key that verifies a signature, among fresh ones where it may be a new one."""
+        refusal: InvalidToken | None = None
+        for fetches in range(_FETCHES + 1):
+            keys = ring.keys()
+            if keys is not None:
+                try:
+                    return unverified.verify(keys)
+                except InvalidToken as error:
+                    if not _may_be_new(unverified, keys, issuer):
+                        raise
+                    refusal = error
+            elif unverified.algorithm not in issuer.algorithms:
+                raise InvalidToken("alg is not accepted")
+            ready = ring.fetch() if fetches < _FETCHES else None
+            if ready is not None:
+                patience = _WHILE_FAILING if ring.is_failing else self._settings.jwks_timeout + 0.5
+                yield FetchKeys(ready, patience)
+            elif ring.keys() is keys:
+                break
+        if refusal is None or ring.is_failing:
+            raise KeysUnavailable
+        raise refusal
 
-    def _verify(self, token: str, now: float) -> Principal:
-        claims = parse_object(verify_jws(token, self._keys), "payload")
-        jwt.check(claims, self._settings, now)
-        principal = self._principal(claims)
-        if len(self._verified) >= REMEMBERED:
-            self._verified.clear()
-        self._verified[_digest(token)] = (principal, jwt.expiry(claims) + self._settings.leeway)
-        return principal
-
-    def _principal(self, claims: Mapping[str, Any]) -> Principal:
-        tenant = claims.get(self._settings.tenant_claim) if self._settings.tenant_claim else None
-        if self._settings.tenant_claim and not (isinstance(tenant, str) and tenant):
-            raise InvalidToken("the tenant claim is missing or no string")
-        issuer, subject = claims["iss"], claims["sub"]
+    def _principal(self, claims: Mapping[str, Any], issuer: Issuer) -> Principal:
+        tenant = jwt.tenant(claims, issuer)
+        subject = jwt.subject(claims, issuer)
         return Principal(
-            issuer=issuer,
+            issuer=issuer.issuer,
             subject=subject,
             tenant=tenant,
-            scopes=jwt.scopes(claims),
+            scopes=jwt.scopes(claims, issuer),
             claims=MappingProxyType(claims),
-            pseudonym=self._pseudonym((issuer, tenant or "", subject)),
+            pseudonym=self._pseudonym((issuer.issuer, tenant or "", subject)),
         )
+
+    def _demand_unrevoked(self, principal: Principal) -> None:
+        if self.revoked.covers(principal.issuer, principal.claims, principal.subject):
+            raise InvalidToken("it, or its subject, was revoked", "token_revoked")
+
+    def _recall(self, digest: bytes, now: float) -> Principal | None:
+        known = self._young.get(digest)
+        if known is None:
+            known = self._old.get(digest)
+            if known is None:
+                return None
+            self._remember(digest, known)
+        keys = known.ring.keys()
+        is_good = known.until > now and keys is not None and known.key in keys.ids
+        return known.principal if is_good else None
+
+    def _remember(self, digest: bytes, known: _Known) -> None:
+        """Keep it among the young; the old ones, not seen since the last turn, make room."""
+        if len(self._young) >= REMEMBERED // 2:
+            self._young, self._old = {}, self._young
+        self._young[digest] = known
+
+    def _refusal(self, error: InvalidToken) -> Deny:
+        self._log.warning(error.reason, "a token was refused: %s", error.reason)
+        return _REFUSALS[error.code]()
+
+
+def _may_be_new(unverified: Unverified, keys: KeySet, issuer: Issuer) -> bool:
+    """Say whether a key that these are without may verify it: none of these has its `kid`."""
+    if unverified.algorithm not in issuer.algorithms:
+        return False
+    tried = keys.candidates(unverified.algorithm, unverified.kid)
+    return unverified.kid is None or all(key.kid is None for key in tried)
 
 
 def bearer_token(authorization: tuple[str, ...]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from contextvars import Token
 from typing import Any
@@ -10,16 +11,17 @@ from opentelemetry import trace
 from opentelemetry.trace import Span
 
 from mlguard import refusals
+from mlguard.auth import Authenticator
 from mlguard.bodies import Rows
 from mlguard.guard.parts import Parts
 from mlguard.guard.run import Run
-from mlguard.messages import Body, Call, Deny, Headers, Principal, ReadBody
+from mlguard.messages import Body, Call, Deny, FetchKeys, Headers, Principal, ReadBody
 from mlguard.quotas import Debit
 from mlguard.tracing import redacted, reset, sampled_trace, trace_id
 
 LONGEST_ATTRIBUTE = 256  # characters of what a client wrote
 
-Steps = Generator[ReadBody, Body, Deny | None]
+Steps = Generator[ReadBody | FetchKeys, Any, Deny | None]
 """A decision in the making: yields what it needs of the outside, returns the refusal, if any."""
 
 
@@ -86,26 +88,27 @@ class Exchange:
             told["client.address"] = client
         span.set_attributes(told)
 
-    def decide(self, route: str | None) -> Steps:
+    def decide(self, route: str | None, scopes: frozenset[str] = frozenset()) -> Steps:
         """Decide once, when the framework has matched the route and before its handler runs.
 
         Args:
             route: The matched template, None where nothing matched.
+            scopes: What its handler demands beyond the settings.
         """
         self.decided = True
         self.route = route or ""
-        self.deny = yield from self._decision(route)
+        self.deny = yield from self._decision(route, scopes)
         self._mark()
         return self.deny
 
-    def _decision(self, route: str | None) -> Steps:
+    def _decision(self, route: str | None, scopes: frozenset[str]) -> Steps:
         parts = self._parts
         plan = parts.by_route.get(route) if route else None
-        if route not in parts.public:
-            who = self._authenticate()
+        scopes = scopes | plan.scopes if plan else scopes
+        if scopes or route not in parts.public:
+            who = yield from self._authenticate(parts.needed | scopes)
             if isinstance(who, Deny):
                 return who
-            self.principal = who
         elif plan is None:
             return None
         rows: Rows | None = ()
@@ -136,13 +139,50 @@ class Exchange:
         body = yield ReadBody(limit)
         return refusals.body_too_large(limit) if body.too_large else body.value
 
-    def _authenticate(self) -> Principal | Deny:
+    def _authenticate(self, needed: frozenset[str]) -> Generator[FetchKeys, None, Principal | Deny]:
+        """Find out who calls, and whether that is enough."""
         parts = self._parts
         if parts.authenticator is None:
-            return self._anonymous()
-        who = parts.authenticator.authenticate(self._call.authorization, parts.clock())
+            self.principal = self._anonymous()
+            return self.lacks(needed) or self.principal
+        who = parts.authenticator.known(self._call.authorization, parts.clock())
+        if who is None:
+            who = yield from self._verify(parts.authenticator)
+        if isinstance(who, Principal):
+            self.principal = who
+            who = self.lacks(needed) or who
         parts.metrics.authenticated(who.code if isinstance(who, Deny) else "ok")
         return who
+
+    def _verify(self, authenticator: Authenticator) -> Generator[FetchKeys, None, Principal | Deny]:
+        """Look at a token that is not known, unless its sender has sent too many bad ones."""
+        parts, call = self._parts, self._call
+        client = parts.proxies.client(call.peer, call.forwarded)
+        wait = parts.failures.wait(client, parts.timer())
+        if wait:
+            parts.throttled(client)
+            return refusals.too_many_failures(math.ceil(wait))
+        who = yield from authenticator.verify(call.authorization, parts.clock())
+        if isinstance(who, Deny) and who.status == 401:
+            parts.failures.count(client, parts.timer())
+        return who
+
+    def lacks(self, scopes: frozenset[str]) -> Deny | None:
+        """Refuse a caller who was not granted all of these scopes."""
+        if not scopes:
+            return None
+        if self.principal is None:  # on a public route
+            return refusals.token_missing()
+        return None if scopes <= self.principal.scopes else refusals.scope_missing(scopes)
+
+    def admit(self, model: str, rows: int, *, request: bool) -> Debit | Deny | None:
+        """Debit what a model costs that a handler asks, where its caller may still ask it."""
+        parts, who = self._parts, self.principal
+        lapsed = (
+            parts.authenticator.lapsed(who, parts.clock()) if parts.authenticator and who else None
+        )
+        lacking = self.lacks(parts.models[model].scopes)
+        return lapsed or lacking or self.charge(model, rows, request=request)
 
     def _anonymous(self) -> Principal:
         """Name who pays where nobody is authenticated: the client's network."""
@@ -256,7 +296,6 @@ class Exchange:
         if self._closed:
             return
         self._closed = True
-        self.leave()
         parts = self._parts
         sampled = sampled_trace(self.span)
         seconds = parts.timer() - self._began

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from mlguard import refusals
 from mlguard.auth import KeySet
-from mlguard.errors import InvalidSettings, UnknownModel
+from mlguard.errors import InvalidSettings, Refused, UnknownModel
 from mlguard.guard.exchange import Exchange
 from mlguard.guard.parts import Parts
 from mlguard.guard.plan import Offer
@@ -38,6 +39,17 @@ class Guard(Parts):
         exchange: Exchange | None = self.current.get()
         return exchange.principal if exchange else None
 
+    def demand(self, scopes: frozenset[str]) -> None:
+        """Stop a handler whose caller was not granted all of these scopes.
+
+        Raises:
+            Refused: The caller was not, or there is no request.
+        """
+        exchange: Exchange | None = self.current.get()
+        lacking = exchange.lacks(scopes) if exchange else refusals.token_missing()
+        if lacking:
+            raise Refused(lacking)
+
     def inference(self, model: str, rows: Any) -> Run:
         """Spend the quota, open the span and start the clock around one run of a model.
 
@@ -55,7 +67,7 @@ class Guard(Parts):
         exchange: Exchange | None = self.current.get()
         if exchange and exchange.run and exchange.run.inference.model == model:
             return Joined(exchange.run, rows)
-        return Run(self, self.models[model], exchange.charge if exchange else None, rows)
+        return Run(self, self.models[model], exchange.admit if exchange else None, rows)
 
     def rehearse(self, keys: KeySet, offer: Offer) -> None:
         """Verify with other keys and offer rows elsewhere, for tests."""

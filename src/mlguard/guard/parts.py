@@ -12,6 +12,7 @@ from opentelemetry import trace
 
 from mlguard.auth import Authenticator
 from mlguard.clients import Proxies
+from mlguard.guard.failures import Failures
 from mlguard.guard.plan import Offer, Plan
 from mlguard.logs import Seldom
 from mlguard.metrics import Metrics
@@ -53,6 +54,9 @@ class Parts:
         self.metrics = metrics
         self.proxies = Proxies(settings.service.trusted_proxies)
         self.authenticator = authenticator
+        auth = settings.auth
+        rate = auth.failures if auth else "off"
+        self.failures = Failures(None if rate == "off" else rate)
         self.quota = quota
         self.tracer = tracer or trace.NoOpTracer()
         self.pseudonym = pseudonym
@@ -65,8 +69,14 @@ class Parts:
             m.name: Plan(m, settings.drift, metrics, offer, rng) for m in settings.models
         }
         self.by_route = {m.route: self.models[m.name] for m in settings.models if m.route}
-        self.public = frozenset(settings.auth.public if settings.auth else ())
+        self.public = frozenset(auth.public if auth else ())
+        self.needed = frozenset(auth.scopes if auth else ())
         self.current: ContextVar[Any] = ContextVar("mlguard_exchange", default=None)
+
+    def throttled(self, client: str) -> None:
+        """Say that a client's tokens are not looked at; a proxy would make that everybody's."""
+        text = "too many tokens of %s were refused; is it a proxy, name it in trusted_proxies"
+        self._log.warning("throttled", text, client)
 
     def unread(self, model: str, side: str) -> None:
         """Say that an answered call showed no rows: a typo there would switch the quota off."""

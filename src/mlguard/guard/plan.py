@@ -33,6 +33,7 @@ class Plan:
             features = Reference.peek(model.reference)
         self.name = model.name
         self.version = model.version
+        self.scopes = frozenset(model.scopes)
         self.layout = Layout(features, model.inputs, model.outputs, model.protocol)
         self.checks_drift = drift is not None and model.reference is not None
         self.offer = offer if self.checks_drift else None

@@ -44,6 +44,21 @@ class Number:
         metric.add_sample(name, labels, self.value)
 
 
+class Reading:
+    """A gauge that is read when it is asked for."""
+
+    __slots__ = ("read",)
+
+    def __init__(self) -> None:
+        self.read: Callable[[], float | None] = lambda: None
+
+    def write(self, metric: Metric, name: str, labels: dict[str, str]) -> None:
+        """Add the sample to `metric`, where there is something to read."""
+        value = self.read()
+        if value is not None:
+            metric.add_sample(name, labels, value)
+
+
 class Latency:
     """Durations in seconds, counted by bucket, the last trace of each bucket beside it."""
 
@@ -135,6 +150,13 @@ class Gauges(_Labelled[Number]):
 
     def __init__(self, name: str, text: str, labels: tuple[str, ...] = ()) -> None:
         super().__init__("gauge", Number, name, text, labels)
+
+
+class Readings(_Labelled[Reading]):
+    """Gauges that are read when they are asked for."""
+
+    def __init__(self, name: str, text: str, labels: tuple[str, ...] = ()) -> None:
+        super().__init__("gauge", Reading, name, text, labels)
 
 
 class Latencies(_Labelled[Latency]):

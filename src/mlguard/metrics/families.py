@@ -18,7 +18,7 @@ Family: TypeAlias = dict[str, Any]
 _Key: TypeAlias = tuple[str, tuple[tuple[str, str], ...]]
 
 # A state is as bad as in the worst worker, or as good as in the only one that knows.
-_LARGEST = {"mlguard_degraded", "mlguard_drift_worker_up"}
+_LARGEST = {"mlguard_degraded", "mlguard_drift_worker_up", "mlguard_keys_age_seconds"}
 _LARGEST_TYPES = {"info", "stateset"}
 _MAX_EXEMPLAR = 128  # characters, by OpenMetrics
 _TIDY = re.compile(r"[a-z/-]+; version=\d+\.\d+\.\d+; charset=utf-8(; escaping=[a-z0-9-]+)?")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry
 
-from mlguard.metrics.cells import Counters, Gauges, Latencies, Latency, Number
+from mlguard.metrics.cells import Counters, Gauges, Latencies, Latency, Number, Readings
 from mlguard.metrics.families import Family, families
 
 OTHER = "_OTHER"
@@ -80,6 +80,12 @@ class Metrics:
         self._auth = Counters(
             "mlguard_auth_total", "Requests by the outcome of authentication.", ("outcome",)
         )
+        self._keys_age = Readings(
+            "mlguard_keys_age_seconds", "Time since an issuer's keys were fetched.", ("issuer",)
+        )
+        self._keys_fetches = Counters(
+            "mlguard_keys_fetches_total", "Fetches of issuers' keys by their result.", ("result",)
+        )
         self._refused = Counters(
             "mlguard_quota_refused_total", "Requests that a quota refused.", ("model", "code")
         )
@@ -107,7 +113,14 @@ class Metrics:
         )
         for collector in (
             *(self._http, self._active_requests, self._seconds, self._rows, self._errors),
-            *(self._auth, self._refused, self._degraded, self._unread),
+            *(
+                self._auth,
+                self._keys_age,
+                self._keys_fetches,
+                self._refused,
+                self._degraded,
+                self._unread,
+            ),
             *(self._observed, self._sampled, self._dropped, self._worker_up),
         ):
             self.registry.register(collector)
@@ -151,6 +164,14 @@ class Metrics:
     def authenticated(self, outcome: str) -> None:
         """Count an authentication by its outcome: a code of ours, never a client's word."""
         self._auth.cell(outcome).add()
+
+    def keys_fetched(self, result: str) -> None:
+        """Count a fetch of an issuer's keys by its result: "ok", or why there was none."""
+        self._keys_fetches.cell(result).add()
+
+    def measure_keys_age(self, issuer: str, read: Callable[[], float | None]) -> None:
+        """Read the age of an issuer's keys from here, in seconds; None where there are none."""
+        self._keys_age.cell(issuer).read = read
 
     def refused(self, model: str, code: str) -> None:
         """Count a refusal by a quota; `model` is "" where the route has none."""

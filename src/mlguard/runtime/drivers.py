@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from mlguard import bodies
 from mlguard.guard import Steps
-from mlguard.messages import Body, Deny
+from mlguard.messages import Body, Deny, FetchKeys
 
 LARGE = 256 * 1024
 """Bytes from which parsing would hold up an event loop noticeably."""
@@ -21,28 +22,37 @@ def drive(steps: Steps, read: Callable[[int], bytes | None]) -> Deny | None:
         steps: The decision.
         read: Reads the request's body of at most so many bytes; None where it is larger.
     """
-    body: Any = None
+    answer: Any = None
     while True:
         try:
-            request = steps.send(body)
+            request = steps.send(answer)
         except StopIteration as decided:
             deny: Deny | None = decided.value
             return deny
-        raw = read(request.limit)
-        body = Body(too_large=True) if raw is None else Body(value=bodies.parse(raw))
+        if isinstance(request, FetchKeys):
+            concurrent.futures.wait([request.ready], request.seconds)
+            answer = None
+        else:
+            raw = read(request.limit)
+            answer = Body(too_large=True) if raw is None else Body(value=bodies.parse(raw))
 
 
 async def adrive(steps: Steps, read: Callable[[int], Awaitable[bytes | None]]) -> Deny | None:
     """Run a decision to its end, never blocking the event loop."""
-    body: Any = None
+    answer: Any = None
     while True:
         try:
-            request = steps.send(body)
+            request = steps.send(answer)
         except StopIteration as decided:
             deny: Deny | None = decided.value
             return deny
-        raw = await read(request.limit)
-        body = Body(too_large=True) if raw is None else Body(value=await aparse(raw))
+        if isinstance(request, FetchKeys):
+            # Neither a client that leaves nor this timeout cancels what others wait for.
+            await asyncio.wait([asyncio.wrap_future(request.ready)], timeout=request.seconds)
+            answer = None
+        else:
+            raw = await read(request.limit)
+            answer = Body(too_large=True) if raw is None else Body(value=await aparse(raw))
 
 
 async def aparse(raw: bytes) -> Any:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
+from mlguard.auth import revocation
 from mlguard.errors import InvalidSettings
-from mlguard.guard import Run
+from mlguard.guard import Run, demanding
 from mlguard.runtime.service import Service
 from mlguard.settings import Settings
 
 App = TypeVar("App")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Front(Generic[App]):
@@ -66,6 +69,51 @@ class Front(Generic[App]):
             Refused: On entering, where the quota does not admit it; becomes the answer.
         """
         return self.service.guard.inference(model, rows)
+
+    def requires(self, *scopes: str) -> Callable[[F], F]:
+        """Demand scopes of the callers of one route, beyond those of the settings.
+
+        The decorator stands below the framework's own: `@app.post(...)`, then this one.
+
+        Raises:
+            ValueError: No scope, or one that no token can hold.
+        """
+        return lambda handler: demanding(handler, frozenset(scopes), self._demand)
+
+    def _demand(self, scopes: frozenset[str]) -> None:
+        self.service.guard.demand(scopes)
+
+    def revoke(
+        self,
+        *,
+        token: str | None = None,
+        jti: str | None = None,
+        subject: str | None = None,
+        issuer: str | None = None,
+        before: float | None = None,
+    ) -> None:
+        """Refuse a token, or all tokens that a subject holds: everywhere within a second.
+
+        Returns at once. See `mlguard.auth.revocation` for what the arguments mean.
+
+        Raises:
+            ValueError: Not exactly one of token, jti and subject, or an issuer that is not known.
+            InvalidSettings: Authentication is off.
+        """
+        auth = self.service.settings.auth
+        if auth is None:
+            raise InvalidSettings("revoke needs [auth]", source=self.service.settings.source)
+        self.service.revoke(
+            revocation(
+                auth,
+                token=token,
+                jti=jti,
+                subject=subject,
+                issuer=issuer,
+                before=before,
+                now=time.time(),
+            )
+        )
 
     @property
     def started(self) -> bool:

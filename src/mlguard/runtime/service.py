@@ -8,21 +8,24 @@ import hmac
 import json
 import os
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 from mlguard import metrics as exposition
-from mlguard.auth import Authenticator, KeySet
+from mlguard.auth import Authenticator, Keyring, KeySet
 from mlguard.errors import InvalidSettings, MissingExtra
 from mlguard.guard import Guard, Offer
 from mlguard.logs import LOGGER, Seldom
 from mlguard.metrics import Metrics
 from mlguard.quotas import MemoryLedger, Quota
+from mlguard.revocations import Revocation, Revocations
 from mlguard.runtime.companion import Companion, CompanionConfig, DriftModel
-from mlguard.settings import Auth, Settings, load
+from mlguard.runtime.keys import KeyFetcher
+from mlguard.settings import PREFIX, Issuer, Settings, load
 from mlguard.tracing import Relay, exporting, provider
 
 _DRIFT_PACKAGES = ("evidently", "pandas", "pyarrow")
@@ -55,11 +58,16 @@ class Service:
         self._lock = threading.Lock()
         self._pid: int | None = None
         self._key = settings.pseudonym_key
+        self._revoked = Revocations()
+        self._rings = _rings(settings)
+        self._keys = self._fetcher()
         self._companion = self._make_companion() if settings.service.companion else None
         self.tracer_provider, self.joined = self._provider(tracer_provider)
         self.guard = Guard(
             settings,
-            authenticator=_authenticator(settings, self._pseudonym),
+            authenticator=Authenticator(settings.auth, self._rings, self._pseudonym, self._revoked)
+            if settings.auth
+            else None,
             quota=Quota(settings.quotas, MemoryLedger()) if settings.quotas else None,
             metrics=self.metrics,
             tracer=self.tracer_provider.get_tracer("mlguard") if self.tracer_provider else None,
@@ -78,6 +86,7 @@ class Service:
         if self.started:
             raise AssertionError("a service that has started cannot be rehearsed")
         self._companion = None
+        self._keys = None
         self._spans = spans
         self.guard.rehearse(keys, offer)
 
@@ -94,7 +103,10 @@ class Service:
             if self.settings.drift:
                 self.metrics.set_drift_worker_up(False)
             if self._companion:
+                self._told(self._companion.known_revocations())
                 self._companion.start()
+            if self._keys:
+                self._keys.start()
             if self.tracer_provider is not None and not self.joined:
                 self._relay.begin(self._spans or self._exporting())
             if self._pid is None:  # not inherited from a process that forked
@@ -107,6 +119,8 @@ class Service:
             return
         with self._lock:
             self._pid = None
+            if self._keys:
+                self._keys.close()
             if self._companion:
                 self._companion.close()
             self._relay.end()
@@ -143,13 +157,55 @@ class Service:
             window=drift.window if drift else 0,
             report=str(drift.report) if drift and drift.report else None,
             secrets=_secret_variables(settings),
+            store=settings.auth.store if settings.auth else None,
         )
         return Companion(
             config,
             snapshot=self.metrics.snapshot,
             on_state=self._companion_is,
             on_drop=self.metrics.rows_dropped,
+            on_revoked=self._told,
         )
+
+    def _fetcher(self) -> KeyFetcher | None:
+        auth = self.settings.auth
+        fetched = [i.issuer for i in auth.accepted if i.is_fetched] if auth else []
+        if auth is None or not fetched:
+            return None
+        rings = {issuer: self._rings[issuer] for issuer in fetched}
+        for issuer, ring in rings.items():
+            self.metrics.measure_keys_age(issuer, ring.age)
+        return KeyFetcher(auth, rings, on_result=self._fetched)
+
+    def _fetched(self, issuer: str, result: str) -> None:
+        self.metrics.keys_fetched(result)
+        self.metrics.set_degraded("keys", any(ring.is_failing for ring in self._rings.values()))
+
+    def fetch_keys(self) -> dict[str, str]:
+        """Fetch all issuers' keys now, blocking; return by issuer what went wrong."""
+        problems = self._keys.fetch_once() if self._keys else {}
+        return {issuer: problem for issuer, problem in problems.items() if problem}
+
+    def revoke(self, revocation: Revocation) -> None:
+        """Refuse what it names from now on: here at once, elsewhere within a second.
+
+        Returns at once. Without a companion process it holds in this process only.
+        """
+        self._learn([revocation])
+        if self._companion:
+            self._companion.revoke([revocation])
+        else:
+            LOGGER.warning("a revocation holds in this process only: there is no companion")
+
+    def _told(self, revocations: Sequence[Revocation]) -> None:
+        try:
+            self._learn(revocations)
+        except ValueError as error:
+            self._log.warning("revocations", "not all revocations hold here: %s", error)
+
+    def _learn(self, revocations: Sequence[Revocation]) -> None:
+        self._revoked.forget(time.time())
+        self._revoked.add(revocations)
 
     def _companion_is(self, up: bool) -> None:
         self.metrics.set_degraded("companion", not up)
@@ -189,8 +245,9 @@ class Service:
 
 def _secret_variables(settings: Settings) -> tuple[str, ...]:
     auth = settings.auth
-    named = (auth.secret_env if auth else None, settings.service.pseudonym_key_env)
-    return tuple(name for name in named if name)
+    named = [name for issuer in (auth.accepted if auth else ()) for name in issuer.secret_env]
+    key = settings.service.pseudonym_key_env
+    return (*named, f"{PREFIX}AUTH__STORE", *([key] if key else []))
 
 
 def stable_conventions() -> None:
@@ -201,23 +258,30 @@ def stable_conventions() -> None:
     os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http")
 
 
-def _authenticator(settings: Settings, pseudonym: Any) -> Authenticator | None:
-    auth = settings.auth
-    if auth is None:
-        return None
-    return Authenticator(auth, _keys(settings, auth), pseudonym)
+def _rings(settings: Settings) -> dict[str, Keyring]:
+    issuers = settings.auth.accepted if settings.auth else ()
+    return {i.issuer: Keyring(None if i.is_fetched else _keys(settings, i)) for i in issuers}
 
 
-def _keys(settings: Settings, auth: Auth) -> KeySet:
-    """Build the keys that verify tokens, or say which setting gives none."""
+def _keys(settings: Settings, issuer: Issuer) -> KeySet:
+    """Build the keys that verify an issuer's tokens, or say which setting gives none."""
     try:
-        if auth.jwks_file is None:
-            return KeySet.from_secret(settings.secret, algorithms=auth.algorithms)
-        return KeySet.from_document(auth.jwks_file.read_bytes(), algorithms=auth.algorithms)
+        if issuer.is_symmetric:
+            secrets = settings.secrets_of(issuer)
+            return KeySet.from_secrets(secrets, algorithm=issuer.algorithms[0])
+        return _keys_of_file(issuer)
     except (OSError, ValueError) as error:
-        key = next(k for k in ("jwks_file", "secret_env", "secret_file") if getattr(auth, k))
-        problem = f"auth.{key} = '{getattr(auth, key)}': {error}"
+        problem = f"auth: {issuer.origin} of the issuer {issuer.issuer!r}: {error}"
         raise InvalidSettings(problem, source=settings.source) from error
+
+
+def _keys_of_file(issuer: Issuer) -> KeySet:
+    read = KeySet.from_pem if issuer.pem_file else KeySet.from_document
+    path = issuer.pem_file or issuer.jwks_file
+    keys = read(path.read_bytes() if path else b"", algorithms=issuer.algorithms)
+    if keys.is_symmetric:
+        raise ValueError("holds a secret, which never stands in a file of keys")
+    return keys
 
 
 def _demand_packages(settings: Settings) -> None:

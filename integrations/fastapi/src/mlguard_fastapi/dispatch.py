@@ -16,10 +16,10 @@ from starlette.routing import BaseRoute, Host, Mount, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlguard.errors import Refused
-from mlguard.guard import Exchange, Guard
+from mlguard.guard import Exchange, Guard, demanded
 from mlguard.runtime.drivers import adrive, aparse
 from mlguard_fastapi import telemetry
-from mlguard_fastapi.translate import EXCHANGE, Replay, to_call, to_response
+from mlguard_fastapi.translate import EXCHANGE, Replay, close, to_call, to_response
 
 _PREFIX = "mlguard.prefix"
 
@@ -124,10 +124,16 @@ class _RouteGate:
             await self._handle(scope, receive, send)
             return
         body = Replay(receive)
-        matched = template(self._route, scope) if _serves(self._route, scope) else None
+        serves = _serves(self._route, scope)
+        if not serves and scope["method"] == "OPTIONS":
+            exchange.skip(template(self._route, scope))  # a preflight without CORS: a plain 405
+            await self._handle(scope, receive, send)
+            return
+        matched = template(self._route, scope) if serves else None
         if matched and "fastapi.telemetry" not in scope:
             telemetry.name_span(exchange.span, scope, matched)
-        if await adrive(exchange.decide(matched), body.read):
+        scopes = demanded(getattr(_effective(self._route, scope), "endpoint", None))
+        if await adrive(exchange.decide(matched, scopes), body.read):
             await to_response(exchange, scope, send)
             return
         answer = _Answer(exchange, send)
@@ -135,10 +141,13 @@ class _RouteGate:
         try:
             await self._handle(scope, body.receive, answer.send)
         except Refused as refused:
-            if answer.begun:
+            if not answer.begun:
+                exchange.refuse(refused.deny)
+                await to_response(exchange, scope, send)
+            elif scope["type"] == "websocket":
+                await close(refused.deny, send)
+            else:
                 raise
-            exchange.refuse(refused.deny)
-            await to_response(exchange, scope, send)
         except BaseException as error:
             exchange.answered(500, error=error, sent=answer.sent)
             raise
@@ -162,7 +171,9 @@ class _Answer:
     async def send(self, message: Message) -> None:
         """Pass a message on; the last one ends the route's inference."""
         kind = message["type"]
-        if kind == "http.response.start":
+        if kind == "websocket.accept":
+            self.begun = True
+        elif kind == "http.response.start":
             self.begun = True
             self.status = message["status"]
             if self._exchange.reads_answer and _is_json(message.get("headers", ())):

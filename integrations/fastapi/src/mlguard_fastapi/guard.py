@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Annotated
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.types import ASGIApp
 
 from mlguard.messages import Principal
-from mlguard.runtime.front import Front
+from mlguard.runtime.front import F, Front
 from mlguard.runtime.service import Service
 from mlguard_fastapi import telemetry
 from mlguard_fastapi.dispatch import RouterGate, templates
@@ -35,6 +36,24 @@ class MLGuard(Front[FastAPI]):
     ) -> Principal | None:
         """Say who sent the request that is being handled; also as `Depends(guard.caller)`."""
         return self.service.guard.caller()
+
+    def requires(self, *scopes: str) -> Callable[[F], F]:
+        """Demand scopes of the callers of one route, beyond those of the settings.
+
+        A decorator below the framework's own, or `Depends(guard.requires(...))` for a router.
+
+        Raises:
+            ValueError: No scope, or one that no token can hold.
+        """
+        decorate: Callable[[Any], Any] = super().requires(*scopes)
+
+        def requirement(handler: Any = None, /, **_: Any) -> Any:
+            return decorate(self.caller)() if handler is None else decorate(handler)
+
+        # What FastAPI reads of a dependency: it takes what `caller` takes.
+        requirement.__signature__ = inspect.signature(self.caller)  # type: ignore[attr-defined]
+        decorate(requirement)  # says now what is wrong with the scopes
+        return requirement
 
     def _install(self, app: FastAPI) -> Service:
         service = Service(self._settings, tracer_provider=telemetry.configured(app))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.types import Message, Receive, Scope, Send
 
 from mlguard.guard import Exchange
-from mlguard.messages import Call
+from mlguard.messages import Call, Deny
 
 EXCHANGE = "mlguard.exchange"
 """Where a request's exchange stands in its scope."""
@@ -54,13 +54,18 @@ async def to_response(exchange: Exchange, scope: Scope, send: Send) -> None:
     if scope["type"] == "websocket":
         kind = "websocket.http.response"
         if kind not in scope.get("extensions", {}):
-            reason = exchange.deny.code if exchange.deny else ""
-            await send({"type": "websocket.close", "code": 1008, "reason": reason})
+            if exchange.deny:
+                await close(exchange.deny, send)
             return
     if scope.get("method") == "HEAD":
         body = b""
     await send({"type": f"{kind}.start", "status": status, "headers": raw})
     await send({"type": f"{kind}.body", "body": body})
+
+
+async def close(deny: Deny, send: Send) -> None:
+    """End a WebSocket for a reason that its client can tell apart (RFC 6455 section 7.4.1)."""
+    await send({"type": "websocket.close", "code": 1008, "reason": deny.code})
 
 
 class Replay:

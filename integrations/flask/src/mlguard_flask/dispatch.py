@@ -7,7 +7,7 @@ functions there, right behind OpenTelemetry's, which opens the span.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -15,13 +15,23 @@ from flask import Flask, Response, after_this_request, request
 from flask.typing import ResponseReturnValue
 from opentelemetry import trace
 from werkzeug.exceptions import HTTPException
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from mlguard import bodies
 from mlguard.errors import Refused
-from mlguard.guard import Exchange, Guard
+from mlguard.guard import Exchange, Guard, demanded
 from mlguard.runtime.drivers import drive
 from mlguard_flask import telemetry
-from mlguard_flask.translate import EXCHANGE, FAILED, STREAMED, read_body, to_call, to_response
+from mlguard_flask.translate import (
+    EXCHANGE,
+    FAILED,
+    STREAMED,
+    WSGI,
+    Environ,
+    read_body,
+    to_call,
+    to_response,
+)
 
 
 class Gate:
@@ -64,7 +74,8 @@ class Gate:
             exchange.skip(rule.rule)  # Flask answers this itself, without the view
             return None
         read = partial(read_body, request.environ)
-        if drive(exchange.decide(rule.rule if rule else None), read):
+        scopes = demanded(self._app.view_functions.get(rule.endpoint) if rule else None)
+        if drive(exchange.decide(rule.rule if rule else None, scopes), read):
             return to_response(exchange)
         exchange.enter()
         return None
@@ -95,6 +106,46 @@ class Gate:
         return exchange
 
 
+class MountGate:
+    """Decides before an app that is mounted beside Flask, by the prefix that it is mounted at."""
+
+    def __init__(self, app: WSGI, prefix: str) -> None:
+        self.app = app
+        self._prefix = prefix
+
+    def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Let the mounted app answer, or answer in its place."""
+        exchange: Exchange | None = environ.get(EXCHANGE)
+        if exchange is None or exchange.decided:
+            return self.app(environ, start_response)
+        if drive(exchange.decide(self._prefix), partial(read_body, environ)):
+            return to_response(exchange)(environ, start_response)
+        exchange.enter()
+        return self.app(environ, start_response)
+
+
+def guard_mounts(app: WSGI) -> Iterator[str]:
+    """Put a gate before each app that stands beside Flask, and list their prefixes.
+
+    Args:
+        app: What Flask serves: its own app under middlewares that hold the next one as `app`.
+    """
+    inner: Any = app
+    while inner is not None:
+        if isinstance(inner, DispatcherMiddleware):
+            for prefix, mounted in list(inner.mounts.items()):
+                if not isinstance(mounted, MountGate) and not _has_gate(mounted):
+                    inner.mounts[prefix] = MountGate(mounted, prefix)
+                yield prefix
+        inner = getattr(inner, "app", None)
+
+
+def _has_gate(mounted: Any) -> bool:
+    """Tell a guarded Flask app, which decides by its own routes."""
+    flask = getattr(mounted, "__self__", mounted)
+    return isinstance(flask, Flask) and "mlguard" in flask.extensions
+
+
 def refused(error: Refused) -> Response:
     """Answer for a view that may not go on."""
     exchange: Exchange = request.environ[EXCHANGE]
@@ -109,6 +160,7 @@ def templates(app: Flask) -> Iterator[str]:
 
 def _close(exchange: Exchange, response: Response) -> Response:
     exchange.close(response.status_code)
+    exchange.leave()
     return response
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
+from typing import Any
 
 from flask import Flask
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
+from mlguard.logs import LOGGER
 from mlguard.messages import Principal
 from mlguard.runtime.front import Front
 from mlguard.runtime.service import Service
 from mlguard_flask import telemetry
-from mlguard_flask.dispatch import Gate, templates
+from mlguard_flask.dispatch import Gate, guard_mounts, templates
 from mlguard_flask.outer import Outer
 
 
@@ -34,15 +38,26 @@ class MLGuard(Front[Flask]):
         service = Service(self._settings)
         self._app = app
         app.extensions["mlguard"] = self
+        self._inner = app.wsgi_app  # before the instrumentation hides it in a function
         telemetry.instrument(app, service)
         gate = Gate(app, service.guard)
 
         def start() -> None:
             gate.close_ranks()
+            self._look_around(outer)
             self.start()
 
-        app.wsgi_app = Outer(app.wsgi_app, service, start)  # type: ignore[method-assign]
+        outer = app.wsgi_app = Outer(app.wsgi_app, service, start)  # type: ignore[method-assign]
         return service
 
+    def _look_around(self, outer: Outer) -> None:
+        """Tell of apps that were mounted after the guard came, and so stand around it."""
+        around: Any = self._app.wsgi_app
+        while around not in (outer, None):
+            if isinstance(around, DispatcherMiddleware):
+                text = "what is mounted at %s is not guarded: mount it before MLGuard(app, ...)"
+                LOGGER.warning(text, ", ".join(around.mounts))
+            around = getattr(around, "app", None)
+
     def _templates(self) -> Iterable[str]:
-        return templates(self._app)
+        return chain(templates(self._app), guard_mounts(self._inner))

@@ -11,9 +11,15 @@ from mlguard.runtime.drivers import drive
 from mlguard.runtime.service import Service
 from mlguard.tracing import peer
 from mlguard_flask import telemetry
-from mlguard_flask.translate import EXCHANGE, FAILED, STREAMED, Environ, is_scrape, to_call
-
-WSGI = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
+from mlguard_flask.translate import (
+    EXCHANGE,
+    FAILED,
+    STREAMED,
+    WSGI,
+    Environ,
+    is_scrape,
+    to_call,
+)
 
 
 class Outer:
@@ -123,4 +129,5 @@ class _Watched:
         """End the exchange, once."""
         self._exchange.answered(self._status, error=error, sent=sent)
         self._exchange.close(self._status)
+        self._exchange.leave()
         telemetry.end(self._environ, self._exchange.span, error or self._environ.get(FAILED))

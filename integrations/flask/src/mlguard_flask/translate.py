@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from io import BytesIO
 from typing import Any
 
@@ -13,6 +14,7 @@ from mlguard.guard import Exchange
 from mlguard.messages import Call
 
 Environ = dict[str, Any]
+WSGI = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
 EXCHANGE = "mlguard.exchange"
 """Where a request's exchange stands in its environ."""
