@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from mlguard.auth import revocations
+from mlguard import revocations
 from mlguard.metrics import Family, Metrics
 from mlguard.revocations import Revocation, Revocations, RevocationsFull
 from mlguard.runtime.companion import Companion, CompanionConfig, DriftModel, outbox

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from mlguard.auth import revocations as module
+from mlguard import revocations as module
 from mlguard.revocations import MAX_TEXT, Revocation, Revocations, RevocationsFull
 
 ISSUER = "https://login.example.com/"
