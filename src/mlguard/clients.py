@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Literal
 
 _REMEMBERED = 1024  # peers
 _MAPPED = 96  # bits before an IPv4 address in an IPv6 one (RFC 4291 section 2.5.5.2)
@@ -16,15 +17,19 @@ class Proxies:
     """The proxies that are believed about whom they speak for.
 
     Args:
-        trusted: Their networks; nobody is trusted by default.
+        trusted: Their networks, or "unix" for who has no address, as a Unix socket gives none;
+            nobody is trusted by default.
     """
 
-    def __init__(self, trusted: Sequence[Network] = ()) -> None:
-        self._trusted = tuple(_unmapped(network) for network in trusted)
+    def __init__(self, trusted: Sequence[Network | Literal["unix"]] = ()) -> None:
+        self._trusted = tuple(_unmapped(n) for n in trusted if n != "unix")
+        self._unix = "unix" in trusted
         self._names: dict[str, str] = {}
 
     def trusts(self, address: str) -> bool:
         """Say whether this address belongs to a trusted proxy."""
+        if not address:
+            return self._unix
         return bool(self._trusted) and self._within(_parse(address))
 
     def client(self, peer: str, forwarded: Sequence[str]) -> str:
@@ -33,16 +38,15 @@ class Proxies:
         Returns:
             The address, an IPv6 one as its /64 network; "" where the server does not say.
         """
-        if not self._trusted:
+        if not self.trusts(peer):
             return self._direct(peer)
         address = _parse(peer)
-        if address is not None:
-            hops = [hop for header in forwarded for hop in header.split(",")]
-            while hops and self._within(address):
-                before = _parse(hops.pop().strip())
-                if before is None:
-                    break
-                address = before
+        hops = [hop for header in forwarded for hop in header.split(",")]
+        while hops and (address is None or self._within(address)):
+            before = _parse(hops.pop().strip())
+            if before is None:
+                break
+            address = before
         return _name(address)
 
     def _direct(self, peer: str) -> str:

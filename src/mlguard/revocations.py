@@ -34,7 +34,7 @@ class Revocation:
     Attributes:
         issuer: Who issued it: the claim `iss`.
         jti: The one token, by its claim `jti`; or
-        subject: Whose tokens, by the claim `sub`.
+        subject: Whose tokens, by the claim that names the caller.
         before: Of a subject, tokens issued until then are revoked, in seconds since 1970.
         until: When it may be forgotten, in seconds since 1970; None: never.
     """

@@ -251,7 +251,9 @@ def test_the_caller_is_a_dependency_in_the_openapi_document() -> None:
 def test_scopes_are_a_dependency_too() -> None:
     """`Depends(guard.requires(...))` demands scopes of all routes of a router, at no cost."""
     app = FastAPI()
-    guard = MLGuard(app, settings(None))
+    chosen = settings(None)
+    chosen["auth"]["public"] = ["/admin/reload"]  # what demands scopes is not public
+    guard = MLGuard(app, chosen)
     router = APIRouter(prefix="/admin", dependencies=[Depends(guard.requires("admin", "ops"))])
 
     @router.get("/reload")
@@ -267,6 +269,7 @@ def test_scopes_are_a_dependency_too() -> None:
     )
 
     assert (lacking.status_code, lacking.json()["code"]) == (403, "scope_missing")
+    assert "ratelimit" not in lacking.headers  # decided before anything was charged
     assert granted.json() == {"reloaded": True}
     assert "r=29;" in granted.headers["ratelimit"]  # the refused one was not charged
     document = client.get("/openapi.json", headers=rehearsal.headers()).json()

@@ -300,6 +300,8 @@ class AuthContract:
 
     # -- anything at all -----------------------------------------------------------------------
 
+    # Other services of this process may draw random numbers meanwhile, in threads of their own.
+    @pytest.mark.filterwarnings("ignore:Do not use the .random. module inside strategies")
     def test_any_header(self, client: Client) -> None:
         """Whatever stands in the Authorization header, the answer is one of four."""
 

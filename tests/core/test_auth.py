@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 import logging
+import re
 from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
@@ -89,10 +90,13 @@ def authenticate(
     subject: Authenticator, authorization: tuple[str, ...], now: float
 ) -> Principal | Deny:
     """Decide as the guard does; nothing is waited for."""
-    known = subject.known(authorization, now)
+    credential = subject.credential(authorization)
+    if isinstance(credential, Deny):
+        return credential
+    known = subject.known(credential, now)
     if known is not None:
         return known
-    steps = subject.verify(authorization, now)
+    steps = subject.verify(credential, now)
     try:
         while True:
             next(steps)
@@ -111,7 +115,15 @@ def outcome(text: str, now: float = NOW, **others: Any) -> tuple[int, str]:
     return (verdict.status, verdict.code) if isinstance(verdict, Deny) else (200, "ok")
 
 
+def recalled(subject: Authenticator, authorization: tuple[str, ...]) -> Principal | Deny | None:
+    """Tell what is remembered."""
+    credential = subject.credential(authorization)
+    return credential if isinstance(credential, Deny) else subject.known(credential, NOW)
+
+
 class TestCredentials:
+    """RFC 6750 section 2.1: the Authorization header, and no other way of sending a token."""
+
     @pytest.mark.parametrize(
         ("authorization", "code"),
         [
@@ -154,6 +166,8 @@ class TestCredentials:
 
 
 class TestPrincipals:
+    """RFC 7519 section 4.1.2, RFC 8725 section 3.8: whom a token speaks for."""
+
     def test_a_good_token(self) -> None:
         """A token that holds names its caller."""
         principal = ask(token(scope="a b", roles=["x"]))
@@ -197,6 +211,8 @@ class TestPrincipals:
 
 
 class TestHeaders:
+    """RFC 8725 section 3.11: tokens of one kind must not pass for another."""
+
     @pytest.mark.parametrize(
         "header",
         [
@@ -222,6 +238,8 @@ class TestHeaders:
 
 
 class TestPayloads:
+    """RFC 7519 sections 4 and 7.2: a set of claims, each once, each of its type."""
+
     @pytest.mark.parametrize(
         "payload",
         [
@@ -262,7 +280,7 @@ class TestPayloads:
         ],
     )
     def test_times_that_are_none(self, claim: str, value: str) -> None:
-        """A time is a finite number; Python's NaN, a boolean and a text are not."""
+        """RFC 7519 section 2: a NumericDate is a number; NaN, a boolean and a text are none."""
         payload = json.dumps(claims(exp=None if claim == "exp" else NOW + 60))[:-1]
 
         expected = MALFORMED if value.lstrip("-") in ("NaN", "Infinity") else UNTRUSTED  # no JSON
@@ -276,7 +294,7 @@ class TestPayloads:
 
     @pytest.mark.parametrize("claim", ["iss", "aud", "sub", "exp"])
     def test_required(self, claim: str) -> None:
-        """Issuer, audience, subject and expiry are required."""
+        """RFC 9068 section 2.2: issuer, audience, subject and expiry are required."""
         assert outcome(token(**{claim: None})) == UNTRUSTED
 
     @pytest.mark.parametrize(
@@ -299,12 +317,12 @@ class TestPayloads:
         ],
     )
     def test_other_than_ours(self, others: dict[str, Any]) -> None:
-        """A good signature over other words than ours is not trusted."""
+        """RFC 8725 section 3.8: a good signature over other words than ours is not trusted."""
         assert outcome(token(**others)) == UNTRUSTED
 
     @pytest.mark.parametrize("audience", [AUDIENCE, [AUDIENCE], ["other", AUDIENCE]], ids=repr)
     def test_audiences(self, audience: object) -> None:
-        """The audience is ours, or we are among several."""
+        """RFC 7519 section 4.1.3, RFC 8725 section 3.9: we are the audience, or one of several."""
         assert outcome(token(aud=audience)) == (200, "ok")
 
     def test_several_audiences_of_ours(self) -> None:
@@ -465,7 +483,7 @@ class TestIssuers:
         ids=str,
     )
     def test_age(self, others: dict[str, Any], expected: str) -> None:
-        """RFC 8725 section 3.10 asks to limit what a token can do: max_age ends it early."""
+        """RFC 7519 section 4.1.6: iat tells the age of a token, and max_age ends it early."""
         found = outcome(token(**({"iat": NOW} | others)), max_age=100)
 
         assert found[1] == expected
@@ -488,6 +506,8 @@ class TestIssuers:
 
 
 class TestTimes:
+    """RFC 7519 sections 4.1.4 to 4.1.6: exp, nbf and iat, with a little leeway."""
+
     @pytest.mark.parametrize(
         ("others", "expected"),
         [
@@ -529,6 +549,8 @@ class TestTimes:
 
 
 class TestScopes:
+    """RFC 8693 section 4.2: scope is a string of words; other servers write lists."""
+
     @pytest.mark.parametrize(
         ("granted", "expected"),
         [
@@ -561,7 +583,7 @@ class TestMemory:
             authenticate(subject, (f"Bearer {token(jti=number)}",), NOW)
 
         known = [
-            subject.known((f"Bearer {token(jti=n)}",), NOW) is not None for n in range(0, count, 50)
+            recalled(subject, (f"Bearer {token(jti=n)}",)) is not None for n in range(0, count, 50)
         ]
         assert sum(known) * 50 <= REMEMBERED
         assert known[-1]
@@ -574,14 +596,14 @@ class TestMemory:
         for number in range(REMEMBERED + 100):
             authenticate(subject, (f"Bearer {token(jti=number)}",), NOW)
             if number % 1000 == 0:
-                assert isinstance(subject.known(text, NOW), Principal)
+                assert isinstance(recalled(subject, text), Principal)
 
     def test_refusals_are_not_remembered(self) -> None:
         """A refused token is looked at again each time."""
         subject, text = authenticator(), (f"Bearer {token(iss='other')}",)
         authenticate(subject, text, NOW)
 
-        assert subject.known(text, NOW) is None
+        assert recalled(subject, text) is None
 
     def test_tokens_are_not_kept(self) -> None:
         """The memory holds digests: a dump of it has no token to replay."""
@@ -598,10 +620,10 @@ class TestMemory:
         assert isinstance(authenticate(subject, text, NOW), Principal)
 
         ring.put(KeySet.from_secrets([OTHER]), 60)
-        assert subject.known(text, NOW) is None
+        assert recalled(subject, text) is None
         assert authenticate(subject, text, NOW) == refusals.token_untrusted()
         ring.put(KeySet.from_secrets([SECRET, OTHER]), 60)
-        assert isinstance(subject.known(text, NOW), Principal)
+        assert isinstance(recalled(subject, text), Principal)
 
     def test_old_keys_forget(self) -> None:
         """What a key verified is not trusted once the keys have become too old."""
@@ -613,7 +635,7 @@ class TestMemory:
 
         now = 60.0
 
-        assert subject.known(text, NOW) is None
+        assert recalled(subject, text) is None
         assert authenticate(subject, text, NOW) == refusals.keys_unavailable(10)
 
     def test_revocation_forgets(self) -> None:
@@ -623,7 +645,7 @@ class TestMemory:
 
         subject.revoked.add([Revocation(ISSUER, jti="one")])
 
-        assert subject.known(text, NOW) == refusals.token_revoked()
+        assert recalled(subject, text) == refusals.token_revoked()
         assert authenticate(subject, (f"Bearer {token(jti='two')}",), NOW) != text
 
     def test_a_flood_is_said_once(self, caplog: pytest.LogCaptureFixture) -> None:
@@ -639,6 +661,46 @@ class TestMemory:
             "a token was refused: iss is not the issuer"
         ]
         assert all("iss" not in v.title.split() for v in verdicts if isinstance(v, Deny))
+
+
+class TestChallenges:
+    """RFC 6750 section 3: what a refusal tells the client, and what it does not."""
+
+    @pytest.mark.parametrize(
+        ("deny", "error"),
+        [
+            (refusals.token_missing(), None),
+            (refusals.token_malformed(), "invalid_token"),
+            (refusals.token_expired(), "invalid_token"),
+            (refusals.token_not_yet_valid(), "invalid_token"),
+            (refusals.token_untrusted(), "invalid_token"),
+            (refusals.token_revoked(), "invalid_token"),
+            (refusals.scope_missing(frozenset({"b", "a"})), "insufficient_scope"),
+        ],
+        ids=lambda value: getattr(value, "code", None),
+    )
+    def test_the_header(self, deny: Deny, error: str | None) -> None:
+        """RFC 6750 section 3.1: an error where there was a token, none where there was none."""
+        ((name, challenge),) = deny.headers
+        told = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
+
+        assert name == "WWW-Authenticate"
+        assert challenge.startswith("Bearer")
+        assert told.get("error") == error
+        # Section 3: error and error_description have no quote and no backslash.
+        assert all(re.fullmatch(r"[\x20-\x21\x23-\x5B\x5D-\x7E]*", v) for v in told.values())
+        assert told.get("scope", "a b") == "a b"
+        assert deny.status == (403 if error == "insufficient_scope" else 401)
+
+    def test_one_answer_for_all_that_is_not_trusted(self) -> None:
+        """Signature, key, algorithm, issuer, audience, type: the client cannot tell them apart."""
+        forged = f"{token().rpartition('.')[0]}.{token(sub='bob').rpartition('.')[2]}"
+        texts = [
+            forged, token(iss="x"), token(aud="x"), token({"alg": "none"}), token({"typ": "x"}),
+            token({"alg": "HS512"}), token(sub=None), token({"kid": "x", "crit": []}),
+        ]  # fmt: skip
+
+        assert {str(ask(text)) for text in texts} == {str(refusals.token_untrusted())}
 
 
 class TestServices:

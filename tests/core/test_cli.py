@@ -407,8 +407,11 @@ def verdict(settings: str, token: str) -> Principal | Deny:
     """Ask what a service with these settings would."""
     authenticator = Service(settings).guard.authenticator
     assert authenticator is not None
+    credential = authenticator.credential((f"Bearer {token}",))
+    if isinstance(credential, Deny):
+        return credential
     with pytest.raises(StopIteration) as decided:
-        next(authenticator.verify((f"Bearer {token}",), time.time()))
+        next(authenticator.verify(credential, time.time()))
     return cast("Principal | Deny", decided.value.value)
 
 

@@ -50,6 +50,19 @@ def test_right_to_left(peer: str, forwarded: tuple[str, ...], client: str) -> No
     assert TRUSTED.client(peer, forwarded) == client
 
 
+def test_unix_sockets() -> None:
+    """A proxy on a Unix socket has no address: it is believed where the settings say so."""
+    unix = Proxies(["unix", ip_network("10.0.0.0/8")])
+
+    assert unix.client("", (f"1.2.3.4, {CLIENT}, 10.0.0.1",)) == CLIENT
+    assert unix.client("", ()) == ""
+    assert unix.client("", ("junk",)) == ""
+    assert unix.client(CLIENT, ("1.2.3.4",)) == CLIENT
+    assert unix.trusts("")
+    assert not TRUSTED.trusts("")
+    assert TRUSTED.client("", (CLIENT,)) == ""
+
+
 @pytest.mark.parametrize(
     "hop",
     [

@@ -1014,7 +1014,7 @@ class TestKeySources:
         (problem,) = problems(auth)
         assert problem.startswith(f"auth.{key} = ")
         assert problem.endswith(": no such file")
-        assert load(auth, environ={}, key_files=False).auth is not None
+        assert load(auth, environ={}, named=()).auth is not None
 
     @pytest.mark.parametrize(
         ("typ", "expected"),

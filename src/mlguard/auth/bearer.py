@@ -39,7 +39,19 @@ class KeysUnavailable(Exception):
     """The key that a token names may exist, but the issuer's keys cannot be fetched."""
 
 
-class _Known(NamedTuple):
+class Credential(NamedTuple):
+    """What a request brought.
+
+    Attributes:
+        token: The token.
+        digest: What it is remembered by.
+    """
+
+    token: str
+    digest: bytes
+
+
+class Known(NamedTuple):
     """A token that was verified.
 
     Attributes:
@@ -79,8 +91,8 @@ class Authenticator:
         self._issuers = {i.issuer: (i, rings[i.issuer]) for i in settings.accepted}
         self._pseudonym = pseudonym
         self.revoked = Revocations() if revoked is None else revoked
-        self._young: dict[bytes, _Known] = {}
-        self._old: dict[bytes, _Known] = {}
+        self._young: dict[bytes, Known] = {}
+        self._old: dict[bytes, Known] = {}
         self._log = Seldom()
 
     def trust(self, keys: KeySet) -> None:
@@ -88,37 +100,41 @@ class Authenticator:
         self._issuers = {name: (i, Keyring(keys)) for name, (i, _) in self._issuers.items()}
         self._young, self._old = {}, {}
 
-    def known(self, authorization: tuple[str, ...], now: float) -> Principal | Deny | None:
-        """Decide about a token that was verified before, and about one that is none.
+    def credential(self, authorization: tuple[str, ...]) -> Credential | Deny:
+        """Take the one bearer token out of a request.
 
         Args:
             authorization: Each Authorization header.
-            now: Seconds since 1970.
-
-        Returns:
-            None where it takes `verify` to decide.
         """
         try:
             token = bearer_token(authorization)
-            if token is None:
-                return refusals.token_missing()
-            known = self._recall(_digest(token), now)
-            if known is None:
-                return None
-            self._demand_unrevoked(known)
         except InvalidToken as error:
             return self._refusal(error)
-        return known
+        if token is None:
+            return refusals.token_missing()
+        return Credential(token, hashlib.blake2b(token.encode(), digest_size=16).digest())
 
-    def verify(self, authorization: tuple[str, ...], now: float) -> Verification:
-        """Decide about a token that `known` did not know.
+    def known(self, credential: Credential, now: float) -> Principal | Deny | None:
+        """Decide about a token that was verified before; None where it takes `verify` to decide.
 
         Args:
-            authorization: Each Authorization header.
+            credential: The token.
+            now: Seconds since 1970.
+        """
+        known = self._recall(credential.digest, now)
+        return None if known is None else self._unrevoked(known)
+
+    def verify(self, credential: Credential, now: float) -> Verification:
+        """Decide about a token that `known` did not know, and remember it.
+
+        Args:
+            credential: The token.
             now: Seconds since 1970.
         """
         try:
-            return (yield from self.judge(bearer_token(authorization) or "", now))
+            known = yield from self.judge(credential.token, now)
+            self._remember(credential.digest, known)
+            return self._unrevoked(known.principal)
         except InvalidToken as error:
             return self._refusal(error)
         except KeysUnavailable:
@@ -132,16 +148,13 @@ class Authenticator:
             principal: Who was let in.
             now: Seconds since 1970.
         """
-        try:
-            self._demand_unrevoked(principal)
-            if jwt.expiry(principal.claims, self._settings) <= now:
-                return refusals.token_expired()
-        except InvalidToken as error:
-            return self._refusal(error)
-        return None
+        if jwt.expiry(principal.claims, self._settings) <= now:
+            return refusals.token_expired()
+        who = self._unrevoked(principal)
+        return who if isinstance(who, Deny) else None
 
-    def judge(self, token: str, now: float) -> Generator[FetchKeys, None, Principal]:
-        """Verify a token, and remember that it was.
+    def judge(self, token: str, now: float) -> Generator[FetchKeys, None, Known]:
+        """Verify a token; whether it was revoked is another question.
 
         Raises:
             InvalidToken: With the reason.
@@ -154,12 +167,8 @@ class Authenticator:
             raise InvalidToken("iss is not the issuer")
         issuer, ring = self._issuers[name]
         key = yield from self._verified_by(unverified, issuer, ring)
-        jwt.check(claims, unverified.header, issuer, self._settings, now)
-        principal = self._principal(claims, issuer)
-        self._demand_unrevoked(principal)
-        until = jwt.expiry(claims, self._settings)
-        self._remember(_digest(token), _Known(principal, until, ring, key.id))
-        return principal
+        until = jwt.check(claims, unverified.header, issuer, self._settings, now)
+        return Known(self._principal(claims, issuer), until, ring, key.id)
 
     def _verified_by(
         self, unverified: Unverified, issuer: Issuer, ring: Keyring
@@ -199,9 +208,10 @@ class Authenticator:
             pseudonym=self._pseudonym((issuer.issuer, tenant or "", subject)),
         )
 
-    def _demand_unrevoked(self, principal: Principal) -> None:
+    def _unrevoked(self, principal: Principal) -> Principal | Deny:
         if self.revoked.covers(principal.issuer, principal.claims, principal.subject):
-            raise InvalidToken("it, or its subject, was revoked", "token_revoked")
+            return self._refusal(InvalidToken("it, or its subject, was revoked", "token_revoked"))
+        return principal
 
     def _recall(self, digest: bytes, now: float) -> Principal | None:
         known = self._young.get(digest)
@@ -214,7 +224,7 @@ class Authenticator:
         is_good = known.until > now and keys is not None and known.key in keys.ids
         return known.principal if is_good else None
 
-    def _remember(self, digest: bytes, known: _Known) -> None:
+    def _remember(self, digest: bytes, known: Known) -> None:
         """Keep it among the young; the old ones, not seen since the last turn, make room."""
         if len(self._young) >= REMEMBERED // 2:
             self._young, self._old = {}, self._young
@@ -250,7 +260,3 @@ def bearer_token(authorization: tuple[str, ...]) -> str | None:
     if not _TOKEN68.match(credential):
         raise InvalidToken("the bearer credential is no token", "token_malformed")
     return credential
-
-
-def _digest(token: str) -> bytes:
-    return hashlib.blake2b(token.encode(), digest_size=16).digest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -14,8 +15,8 @@ _NO_TYPE = "none"  # in the settings: a token without a `typ`
 
 def check(
     claims: Mapping[str, Any], header: Mapping[str, Any], issuer: Issuer, auth: Auth, now: float
-) -> None:
-    """Check type, issuer, audience and times.
+) -> float:
+    """Check type, issuer, audience, subject and times.
 
     Args:
         claims: The token's payload.
@@ -23,6 +24,9 @@ def check(
         issuer: What its issuer's tokens must say.
         auth: What every token must say.
         now: Seconds since 1970.
+
+    Returns:
+        When it ends, in seconds since 1970.
 
     Raises:
         InvalidToken: With the code for the client and the reason for the log.
@@ -33,11 +37,13 @@ def check(
     if audiences(claims, issuer).isdisjoint(issuer.audience):
         raise InvalidToken(f"{issuer.audience_claim} is not the audience")
     subject(claims, issuer)
-    if expiry(claims, auth) <= now:
+    end = expiry(claims, auth)
+    if end <= now:
         raise InvalidToken("exp is past, or iat longer ago than max_age", "token_expired")
     for name in ("nbf", "iat"):
         if name in claims and _number(claims, name) - auth.leeway > now:
             raise InvalidToken(f"{name} is in the future", "token_not_yet_valid")
+    return end
 
 
 def _check_type(header: Mapping[str, Any], issuer: Issuer) -> None:
@@ -48,9 +54,13 @@ def _check_type(header: Mapping[str, Any], issuer: Issuer) -> None:
     kind = header.get("typ", _NO_TYPE)
     if "typ" in header and (not isinstance(kind, str) or kind.lower() == _NO_TYPE):
         raise InvalidToken("typ is not that of an access token")
-    kind = kind.lower().removeprefix("application/")
-    if kind not in (t.lower().removeprefix("application/") for t in issuer.typ):
+    if kind.lower().removeprefix("application/") not in _kinds(issuer.typ):
         raise InvalidToken("typ is not that of an access token")
+
+
+@functools.cache
+def _kinds(typ: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(kind.lower().removeprefix("application/") for kind in typ)
 
 
 def usual(
@@ -157,7 +167,7 @@ def _number(claims: Mapping[str, Any], name: str) -> float:
     value = claims.get(name)
     if (
         isinstance(value, bool)
-        or not isinstance(value, int | float)
+        or not isinstance(value, (int, float))
         or abs(value) > 1e15
         or math.isnan(value)
     ):

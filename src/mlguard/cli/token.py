@@ -9,6 +9,7 @@ import re
 import secrets
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from mlguard.auth.minting import Signer, make_key, mint, secret_signer, signer, 
 from mlguard.cli.explain import explain
 from mlguard.errors import InvalidSettings, MissingExtra, MLGuardError
 from mlguard.revocations import Revocation
-from mlguard.settings import Auth, Issuer, Settings, load
+from mlguard.settings import NAMED, Auth, Issuer, Settings, load
 
 _AROUND = re.compile(r"^\s*(authorization:\s*)?(bearer\s+)?", re.IGNORECASE)
 
@@ -85,7 +86,7 @@ def _minutes(text: str) -> float:
 
 
 def _mint(options: argparse.Namespace) -> None:
-    settings, auth = _loaded(options, key_files=False)
+    settings, auth = _loaded(options, ["secrets"])
     issuer = _issuer(auth, options.issuer)
     algorithm, kid, sign = _key(settings, issuer)
     claims = usual(
@@ -165,7 +166,7 @@ def _explain(options: argparse.Namespace) -> None:
 
 
 def _revoke(options: argparse.Namespace) -> None:
-    settings, auth = _loaded(options)
+    settings, auth = _loaded(options, ())  # in an emergency, the shell at hand will do
     if not settings.service.companion:
         raise InvalidSettings(
             "nobody can be told: `service.companion` is false, and the companion process is who "
@@ -184,6 +185,8 @@ def _revoke(options: argparse.Namespace) -> None:
     except ValueError as error:
         raise MLGuardError(str(error)) from error
     _spread(settings, auth, revoked)
+    if revoked.until is None:
+        print("it stays revoked for good: with `auth.max_age`, entries leave when tokens do")
 
 
 def _spread(settings: Settings, auth: Auth, revoked: Revocation) -> None:
@@ -213,8 +216,8 @@ def _spread(settings: Settings, auth: Auth, revoked: Revocation) -> None:
         raise MLGuardError("; ".join(troubles))
 
 
-def _loaded(options: argparse.Namespace, *, key_files: bool = True) -> tuple[Settings, Auth]:
-    settings = load(options.settings, key_files=key_files)
+def _loaded(options: argparse.Namespace, named: Collection[str] = NAMED) -> tuple[Settings, Auth]:
+    settings = load(options.settings, named=named)
     if settings.auth is None:
         raise InvalidSettings("tokens need the table [auth]", source=settings.source)
     return settings, settings.auth

@@ -145,24 +145,28 @@ class Exchange:
         if parts.authenticator is None:
             self.principal = self._anonymous()
             return self.lacks(needed) or self.principal
-        who = parts.authenticator.known(self._call.authorization, parts.clock())
-        if who is None:
-            who = yield from self._verify(parts.authenticator)
+        who = yield from self._bearer(parts.authenticator)
         if isinstance(who, Principal):
             self.principal = who
             who = self.lacks(needed) or who
         parts.metrics.authenticated(who.code if isinstance(who, Deny) else "ok")
         return who
 
-    def _verify(self, authenticator: Authenticator) -> Generator[FetchKeys, None, Principal | Deny]:
-        """Look at a token that is not known, unless its sender has sent too many bad ones."""
+    def _bearer(self, authenticator: Authenticator) -> Generator[FetchKeys, None, Principal | Deny]:
+        """Ask who is known, and look at other tokens unless too many bad ones came before."""
         parts, call = self._parts, self._call
+        credential = authenticator.credential(call.authorization)
+        if isinstance(credential, Deny):
+            return credential
+        known = authenticator.known(credential, parts.clock())
+        if known is not None:
+            return known
         client = parts.proxies.client(call.peer, call.forwarded)
         wait = parts.failures.wait(client, parts.timer())
         if wait:
             parts.throttled(client)
             return refusals.too_many_failures(math.ceil(wait))
-        who = yield from authenticator.verify(call.authorization, parts.clock())
+        who = yield from authenticator.verify(credential, parts.clock())
         if isinstance(who, Deny) and who.status == 401:
             parts.failures.count(client, parts.timer())
         return who

@@ -32,8 +32,13 @@ def demanding(function: F, scopes: frozenset[str], check: Callable[[frozenset[st
         raise ValueError(f"scopes {sorted(map(str, scopes))}: must be one or more words")
 
     guarded: Any = functools.wraps(function)(_checked(function, partial(check, scopes)))
-    setattr(guarded, _MARK, scopes | demanded(function))
+    mark(guarded, scopes)
     return guarded  # type: ignore[no-any-return]
+
+
+def mark(handler: object, scopes: frozenset[str]) -> None:
+    """Note which scopes a handler demands, beyond those it demands already."""
+    setattr(handler, _MARK, scopes | demanded(handler))
 
 
 def _checked(function: Callable[..., Any], check: Callable[[], None]) -> Callable[..., Any]:

@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from opentelemetry import trace
@@ -28,6 +29,7 @@ from mlguard.runtime.keys import KeyFetcher
 from mlguard.settings import PREFIX, Issuer, Settings, load
 from mlguard.tracing import Relay, exporting, provider
 
+PSEUDONYMS = 10_000  # remembered
 _DRIFT_PACKAGES = ("evidently", "pandas", "pyarrow")
 
 
@@ -58,6 +60,7 @@ class Service:
         self._lock = threading.Lock()
         self._pid: int | None = None
         self._key = settings.pseudonym_key
+        self._pseudonym = lru_cache(PSEUDONYMS)(self._hashed)
         self._revoked = Revocations()
         self._rings = _rings(settings)
         self._keys = self._fetcher()
@@ -237,7 +240,7 @@ class Service:
                 "export", "spans are lost: %s does not take them", self.settings.tracing.endpoint
             )
 
-    def _pseudonym(self, key: tuple[str, str, str]) -> str:
+    def _hashed(self, key: tuple[str, str, str]) -> str:
         if self._key is None:
             self._key = self._companion.key() if self._companion else os.urandom(32)
         return hmac.new(self._key, json.dumps(key).encode(), hashlib.sha256).hexdigest()[:16]
@@ -285,14 +288,16 @@ def _keys_of_file(issuer: Issuer) -> KeySet:
 
 
 def _demand_packages(settings: Settings) -> None:
-    """Find out whether drift checks could run, without importing what they import."""
-    if settings.drift is None:
-        return
+    """Find out whether optional parts could run, without importing what they import."""
     from importlib.util import find_spec
 
-    missing = [name for name in _DRIFT_PACKAGES if find_spec(name) is None]
-    if missing:
-        raise MissingExtra(
-            f"[drift] needs {', '.join(missing)}: run `pip install 'mlguard-core[drift]'`, "
-            "or remove the table [drift]"
-        )
+    for part, extra, packages in (
+        ("[drift]", "drift", _DRIFT_PACKAGES if settings.drift else ()),
+        ("auth.store", "redis", ("redis",) if settings.auth and settings.auth.store else ()),
+    ):
+        missing = [name for name in packages if find_spec(name) is None]
+        if missing:
+            raise MissingExtra(
+                f"{part} needs {', '.join(missing)}: run `pip install 'mlguard-core[{extra}]'`, "
+                f"or remove {part} from the settings"
+            )

@@ -1,7 +1,7 @@
 """What did the operator decide? One TOML file, overridable from the environment."""
 
 from mlguard.settings.environment import PREFIX
-from mlguard.settings.load import load
+from mlguard.settings.load import NAMED, load
 from mlguard.settings.mistakes import nearest
 from mlguard.settings.tables import (
     HMAC,
@@ -23,6 +23,7 @@ from mlguard.settings.tables import (
 
 __all__ = [
     "HMAC",
+    "NAMED",
     "PREFIX",
     "PUBLIC_KEY",
     "RSA",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from mlguard.settings.mistakes import sentences
 from mlguard.settings.tables import Auth, Issuer, Model, Settings, secret_bytes
 
 _LEAST_PSEUDONYM_KEY = 16  # bytes
+NAMED = frozenset({"secrets", "keys", "references"})
 _PASSWORD = re.compile(r"@|[?&](username|password)=")
 
 
@@ -24,7 +25,7 @@ def load(
     source: str | os.PathLike[str] | Mapping[str, Any] | Settings,
     *,
     environ: Mapping[str, str] | None = None,
-    key_files: bool = True,
+    named: Collection[str] = NAMED,
 ) -> Settings:
     """Read the settings, override them from the environment and find every mistake.
 
@@ -33,18 +34,14 @@ def load(
     Args:
         source: A path, a mapping or Settings.
         environ: The environment; default: this process's.
-        key_files: Whether files with public keys must be there.
+        named: Of what the settings only name, that which must be there.
 
     Raises:
         InvalidSettings: Names each wrong key, its value and what it must be.
     """
     environ = os.environ if environ is None else environ
     if isinstance(source, Settings):
-        return (
-            source
-            if source.resolved
-            else _resolved(source, [], "settings", environ, key_files=key_files)
-        )
+        return source if source.resolved else _resolved(source, [], "settings", environ, named)
     if isinstance(source, Mapping):
         data, name, folder = _plain(source), "settings", Path.cwd()
     else:
@@ -56,7 +53,7 @@ def load(
         settings = Settings.model_validate(data)
     except ValidationError as error:
         raise InvalidSettings(*problems, *sentences(error, data), source=name) from None
-    return _resolved(settings, problems, name, environ, key_files=key_files)
+    return _resolved(settings, problems, name, environ, named)
 
 
 def _resolved(
@@ -64,16 +61,18 @@ def _resolved(
     problems: list[str],
     name: str,
     environ: Mapping[str, str],
-    *,
-    key_files: bool,
+    named: Collection[str],
 ) -> Settings:
     """Fetch what the settings only name, and raise all mistakes together."""
     secrets: dict[str, tuple[bytes, ...]] = {}
-    problems += _auth(settings.auth, secrets, environ)
-    problems += _key_files(settings.auth) if key_files else ()
-    pseudonym_key, problem = _pseudonym_key(settings.service.pseudonym_key_env, environ)
-    problems += [problem] if problem else []
-    for model in settings.models:
+    pseudonym_key = None
+    if "secrets" in named:
+        problems += _auth(settings.auth, secrets, environ)
+        pseudonym_key, problem = _pseudonym_key(settings.service.pseudonym_key_env, environ)
+        problems += [problem] if problem else []
+    if "keys" in named:
+        problems += _key_files(settings.auth)
+    for model in settings.models if "references" in named else ():
         problems += _reference(model)
     if problems:
         raise InvalidSettings(*problems, source=name)

@@ -173,7 +173,8 @@ class Service(Table):
     Attributes:
         name: OpenTelemetry's service.name.
         environment: OpenTelemetry's deployment.environment.name.
-        trusted_proxies: Networks whose X-Forwarded-For and sampled flag are believed.
+        trusted_proxies: Networks whose X-Forwarded-For and sampled flag are believed; "unix" is
+            whoever connects through a Unix socket, and so has no address.
         max_body: Bytes of a model route's request body that are read at most.
         pseudonym_key_env: Names the variable with the key that turns principals into pseudonyms;
             without it, a random key lives as long as the service on this host.
@@ -182,7 +183,7 @@ class Service(Table):
 
     name: Name = "ml-service"
     environment: Text = "development"
-    trusted_proxies: tuple[Network, ...] = ()
+    trusted_proxies: tuple[Network | Literal["unix"], ...] = ()
     max_body: Size = ByteSize(8 * 1024 * 1024)
     pseudonym_key_env: Variable | None = None
     companion: StrictBool = True

@@ -113,6 +113,7 @@ class _RouteGate:
         self._route = route
         self._handle = route.handle
         self._passes = passes  # on to a router with gates of its own
+        self._scopes: dict[int, tuple[Any, frozenset[str]]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange: Exchange | None = scope.get(EXCHANGE)
@@ -132,7 +133,7 @@ class _RouteGate:
         matched = template(self._route, scope) if serves else None
         if matched and "fastapi.telemetry" not in scope:
             telemetry.name_span(exchange.span, scope, matched)
-        scopes = demanded(getattr(_effective(self._route, scope), "endpoint", None))
+        scopes = self._demanded(_effective(self._route, scope))
         if await adrive(exchange.decide(matched, scopes), body.read):
             await to_response(exchange, scope, send)
             return
@@ -154,6 +155,15 @@ class _RouteGate:
         finally:
             exchange.answered(answer.status)
             exchange.leave()
+
+    def _demanded(self, effective: Any) -> frozenset[str]:
+        """Collect what the handler and its dependencies demand, once for each inclusion."""
+        known = self._scopes.get(id(effective))
+        if known is None:
+            found = demanded(getattr(effective, "endpoint", None))
+            found = found.union(*_dependencies(getattr(effective, "dependant", None)))
+            known = self._scopes[id(effective)] = effective, found
+        return known[1]
 
 
 class _Answer:
@@ -236,6 +246,13 @@ def _effective(route: BaseRoute, scope: Scope) -> Any:
     """Find what an included router made of its route: the prefix is known there only."""
     effective = scope.get("fastapi", {}).get("effective_route_context")
     return effective if getattr(effective, "original_route", None) is route else route
+
+
+def _dependencies(dependant: Any) -> Iterator[frozenset[str]]:
+    """List what each dependency of a handler demands."""
+    for inner in getattr(dependant, "dependencies", ()):
+        yield demanded(inner.call)
+        yield from _dependencies(inner)
 
 
 def _router_of(route: Any) -> Router | None:

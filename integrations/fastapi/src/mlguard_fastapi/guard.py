@@ -10,6 +10,7 @@ from fastapi import FastAPI, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.types import ASGIApp
 
+from mlguard.guard import mark
 from mlguard.messages import Principal
 from mlguard.runtime.front import F, Front
 from mlguard.runtime.service import Service
@@ -53,6 +54,7 @@ class MLGuard(Front[FastAPI]):
         # What FastAPI reads of a dependency: it takes what `caller` takes.
         requirement.__signature__ = inspect.signature(self.caller)  # type: ignore[attr-defined]
         decorate(requirement)  # says now what is wrong with the scopes
+        mark(requirement, frozenset(scopes))
         return requirement
 
     def _install(self, app: FastAPI) -> Service:
