@@ -7,6 +7,7 @@ import gc
 import io
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,11 @@ ANSWER = {"predictions": ["versicolor"]}
 SECRET = "a secret of the benchmark, longer than 32 bytes"
 ISSUER, AUDIENCE = "https://login.example.com/", "iris-api"
 UNREACHED = "1000000000/minute"
+
+
+def say(text: str) -> None:
+    """Tell how far it is."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def predict(instances: list[list[float]]) -> list[str]:
@@ -239,6 +245,10 @@ class WSGI(Driver):
         return environ | {f"HTTP_{k.upper().replace('-', '_')}": v for k, v in headers.items()}
 
 
+Turn = Callable[[], float]
+"""One contestant's turn: CPU seconds of one of whatever is measured."""
+
+
 class Unfit(AssertionError):
     """A contestant does not do what it is measured for."""
 
@@ -286,15 +296,35 @@ def race(
     requests: int,
     progress: Callable[[int], None],
 ) -> tuple[dict[str, float], int]:
-    """Measure all contestants in turns; return CPU seconds a request by name, and the rounds.
-
-    In each round every contestant has its turn, in another order, so that what the machine does
-    meanwhile meets all of them; of the rounds the median counts.
-    """
+    """Measure all contestants in turns; return CPU seconds a request by name, and the rounds."""
     headers = {"Authorization": bearer()}
-    measured: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}
+
+    def turn_of(contestant: Contestant) -> Turn:
+        def turn() -> float:
+            with _turn() as taken:
+                driver.many(contestant.app, requests, headers)
+                if contestant.spans:
+                    contestant.spans.processor.force_flush()
+            return taken[0] / requests
+
+        return turn
+
     for contestant in contestants:
         driver.many(contestant.app, requests, headers)
+    turns = {contestant.name: turn_of(contestant) for contestant in contestants}
+    return take_turns(turns, seconds=seconds, progress=progress)
+
+
+def take_turns(
+    turns: Mapping[str, Turn], *, seconds: float, progress: Callable[[int], None]
+) -> tuple[dict[str, float], int]:
+    """Let all have their turns, round after round; return the median of each, and the rounds.
+
+    In each round every contestant has its turn, in another order, so that what the machine does
+    meanwhile meets all of them.
+    """
+    names = list(turns)
+    measured: dict[str, list[float]] = {name: [] for name in names}
     # What all these packages keep is not for a contestant's turn to be searched for garbage.
     gc.collect()
     gc.freeze()
@@ -302,13 +332,9 @@ def race(
     rounds = 0
     while rounds < LEAST_ROUNDS or time.monotonic() < deadline:
         progress(rounds)
-        first = rounds % len(contestants)
-        for contestant in [*contestants[first:], *contestants[:first]]:
-            with _turn() as turn:
-                driver.many(contestant.app, requests, headers)
-                if contestant.spans:
-                    contestant.spans.processor.force_flush()
-            measured[contestant.name].append(turn[0] / requests)
+        first = rounds % len(names)
+        for name in [*names[first:], *names[:first]]:
+            measured[name].append(turns[name]())
         rounds += 1
     return {name: statistics.median(taken) for name, taken in measured.items()}, rounds
 
