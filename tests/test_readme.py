@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,18 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from mlguard.auth.minting import make_key, mint, secret_signer, signer
 from mlguard.cli import main
 from mlguard.reference import Reference
-from mlguard.settings import load
+from mlguard.runtime.service import Service
+from mlguard.settings import Issuer
 from mlguard.testing import Rehearsal
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 GUIDE = (ROOT / "docs" / "guide.md").read_text()
+AUTHENTICATION = (ROOT / "docs" / "authentication.md").read_text()
+SECRET = "0" * 64
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -27,7 +33,7 @@ def blocks(text: str, language: str) -> list[str]:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "mlguard.toml").write_text(blocks(README, "toml")[0])
-    monkeypatch.setenv("IRIS_SECRET", "0" * 64)
+    monkeypatch.setenv("IRIS_SECRET", SECRET)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -82,7 +88,7 @@ def test_the_commands_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_the_readme_fits_two_screens() -> None:
     """A stranger reads it to its end."""
-    assert len(README.splitlines()) <= 115
+    assert len(README.splitlines()) <= 140
 
 
 def test_the_guides_drift_check_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,12 +115,36 @@ def test_the_guide_names_every_setting() -> None:
         for name, field in Settings.model_fields.items()
         for key in (table_of(field.annotation) or Settings).model_fields
     }
-    named = set(re.findall(r"`(\w+(?:\[\])?\.\w+)`", GUIDE.split("**Any key")[0]))
+    # An issuer's keys stand in [auth] or in an entry; a name makes sense in an entry only.
+    expected = expected - {"auth.name"} | {"auth.issuers[].name"}
+    keys = re.findall(r"^\| (`\w+[.\[].*?) \|", GUIDE.split("**Any key")[0], re.MULTILINE)
+    named = re.findall(r"`(.+?)`", " ".join(keys))
 
-    assert named - {"mlguard.toml", "1.0"} == expected
+    assert set(named) == expected
+    entry = named[named.index("auth.issuer") : named.index("auth.issuers")]
+    assert {key.removeprefix("auth.") for key in entry} == {*Issuer.model_fields} - {"name"}
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/guide.md", "examples/README.md"])
+@pytest.mark.parametrize("part", ["companion", "keys", "revocations", "tracing"])
+def test_the_guide_says_what_happens_without_a_part(part: str) -> None:
+    """Who sees a part degraded finds in the guide what that means."""
+    assert f'`mlguard_degraded{{part="{part}"}}`' in GUIDE.split("## When something is gone")[1]
+
+
+def test_the_guide_names_every_refusal() -> None:
+    """A client finds each code that it may get, and no other."""
+    from mlguard import refusals
+
+    source = Path(refusals.__file__).read_text()
+    known = set(re.findall(r'\b(?:token|Deny)\((?:\d+, )?"(\w+)"', source))
+    codes = re.findall(r"^\| [45]\d\d \| (.*?) \|", GUIDE, re.MULTILINE)
+
+    assert set(re.findall(r"`(.+?)`", " ".join(codes))) == known
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/guide.md", "docs/authentication.md", "examples/README.md"]
+)
 def test_links_lead_somewhere(page: str) -> None:
     """Every relative link of a page is a file."""
     here = ROOT / page
@@ -123,7 +153,147 @@ def test_links_lead_somewhere(page: str) -> None:
     assert [link for link in links if not (here.parent / link.strip()).exists()] == []
 
 
-def test_the_readmes_settings_are_valid(folder: Path) -> None:
-    """Every TOML block of the README is a settings file."""
-    for block in blocks(README, "toml"):
-        assert load(tomllib.loads(block)).service.name
+@pytest.mark.parametrize(
+    "block",
+    [
+        pytest.param(block, id=f"{name} {number}")
+        for name, page in (
+            ("README", README),
+            ("guide", GUIDE),
+            ("authentication", AUTHENTICATION),
+        )
+        for number, block in enumerate(blocks(page, "toml"))
+    ],
+)
+def test_settings_on_the_pages_are_valid(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, block: str
+) -> None:
+    """Every TOML block of the pages is a settings file with which a service can be made."""
+    for variable in ("OLD_SECRET", "NEW_SECRET"):
+        monkeypatch.setenv(variable, SECRET)
+
+    assert Service(tomllib.loads(block)).settings.service.name
+
+
+class TestAuthentication:
+    """Does what the page about authentication says hold?"""
+
+    @pytest.fixture
+    def page(self, folder: Path) -> list[str]:
+        """The page's code, in a folder with the README's settings."""
+        return blocks(AUTHENTICATION, "python")
+
+    @staticmethod
+    def fastapi(page: list[str]) -> tuple[dict[str, Any], Rehearsal, TestClient]:
+        names = _with_a_model(page[0])
+        return names, Rehearsal(names["guard"]), TestClient(names["app"])
+
+    def test_scopes_of_a_fastapi_route(self, page: list[str]) -> None:
+        """The decorator and the dependency demand the scope."""
+        _, rehearsal, client = self.fastapi(page)
+        lacking, granted = rehearsal.headers(), rehearsal.headers(scopes=["admin"])
+
+        with client:
+            for method, path in (("DELETE", "/cache"), ("POST", "/models")):
+                refused = client.request(method, path, headers=lacking)
+                assert refused.json()["code"] == "scope_missing"
+                assert client.request(method, path, headers=granted).status_code == 200
+
+    def test_scopes_of_a_flask_route(self, page: list[str]) -> None:
+        """The decorator demands the scope."""
+        names = _with_a_model(page[1])
+        rehearsal = Rehearsal(names["guard"])
+        client = names["app"].test_client()
+
+        assert client.delete("/cache", headers=rehearsal.headers()).status_code == 403
+        granted = rehearsal.headers(scopes=["admin"])
+        assert client.delete("/cache", headers=granted).json == {"cleared": True}
+
+    def test_public_routes_with_scopes(self, page: list[str]) -> None:
+        """A public route that demands scopes takes a token, decorated or by a dependency."""
+        names = _with_a_model(page[0], {"public": ["/cache", "/models"]})
+        headers = Rehearsal(names["guard"]).headers(scopes=["admin"])
+
+        with TestClient(names["app"]) as client:
+            assert client.delete("/cache").json()["code"] == "token_missing"
+            assert client.post("/models").json()["code"] == "token_missing"
+            assert client.delete("/cache", headers=headers).status_code == 200
+            assert client.post("/models", headers=headers).status_code == 200
+
+    @pytest.mark.parametrize(
+        ("line", "refused", "spared"),
+        [
+            pytest.param(0, {"jti": "one"}, {"jti": "two"}, id="token"),
+            pytest.param(1, {"jti": "5f0c3b1e"}, {"jti": "two"}, id="jti"),
+            pytest.param(2, {"subject": "alice"}, {"subject": "bob"}, id="subject"),
+        ],
+    )
+    def test_revoking(
+        self, page: list[str], line: int, refused: dict[str, str], spared: dict[str, str]
+    ) -> None:
+        """Each way to revoke refuses what it names, and nothing else."""
+        names, rehearsal, client = self.fastapi(page)
+        text = rehearsal.token(**refused)
+        headers = [{"Authorization": f"Bearer {text}"}, rehearsal.headers(**spared)]
+
+        with client:
+            assert [client.get("/", headers=h).status_code for h in headers] == [404, 404]
+            exec(page[2].splitlines()[line], {"guard": names["guard"], "text": text})
+            answers = [client.get("/", headers=h) for h in headers]
+
+        assert [answer.status_code for answer in answers] == [401, 404]
+        assert answers[0].json()["code"] == "token_revoked"
+
+    def test_verifying_alone(self, page: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+        """A signature is verified without a guard, and a bad one is told apart."""
+        pem, jwk = make_key("ES256")
+        names = {"document": json.dumps({"keys": [jwk]})}
+        good = mint({"sub": "alice"}, "ES256", signer(pem, "ES256"), kid=jwk["kid"])
+        bad = mint({}, "ES256", signer(make_key("ES256")[0], "ES256"), kid=jwk["kid"])
+        for text in (good, bad):
+            names["token"] = text
+            exec(page[3], names)
+
+        assert names["payload"] == b'{"sub":"alice"}'
+        assert capsys.readouterr().out == "token_untrusted no key verifies the signature\n"
+
+    def test_explaining(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """What `mlguard token explain` says on the page is what it says."""
+        now = int(time.time())
+        claims = {"iss": "https://login.example.com/", "aud": "billing", "sub": "alice",
+                  "iat": now - 3 * 3600 - 60, "exp": now - 2 * 3600 - 60}  # fmt: skip
+        text = mint(claims, "HS256", secret_signer(SECRET.encode(), "HS256"), typ="JWT")
+
+        assert main(["token", "explain", text]) == 1
+        told = capsys.readouterr()
+        shown = blocks(AUTHENTICATION, "console")[0].partition("\n")[2]
+        assert _undated(told.out + told.err) == _undated(shown)
+
+    def test_minting_keys(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """A key set that is not there is made, and its tokens are explained to be good."""
+        settings = README.replace('secret_env = "IRIS_SECRET"', 'jwks_file = "keys.json"')
+        toml = blocks(settings.replace('"HS256"', '"ES256"'), "toml")[0]
+        (folder / "mlguard.toml").write_text(toml)
+        assert main(["token", "mint"]) == 0
+        text = capsys.readouterr().out
+
+        assert main(["token", "explain", text]) == 0
+        assert sorted(p.name for p in folder.iterdir()) == [
+            "keys.json",
+            "keys.private.pem",
+            "mlguard.toml",
+        ]
+
+
+def _with_a_model(code: str, auth: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Run a page's code with the README's settings, without a route that it does not have."""
+    settings = tomllib.loads(Path("mlguard.toml").read_text())
+    del settings["models"]
+    settings["auth"].update(auth or {})
+    names: dict[str, Any] = {"__name__": "service", "SETTINGS": settings}
+    exec(code.replace('"mlguard.toml"', "SETTINGS"), names)
+    return names
+
+
+def _undated(text: str) -> str:
+    return re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", "(a moment)", text)

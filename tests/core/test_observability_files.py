@@ -20,6 +20,8 @@ METRICS = {
     "mlguard_inference_rows_total",
     "mlguard_inference_errors_total",
     "mlguard_auth_total",
+    "mlguard_keys_age_seconds",
+    "mlguard_keys_fetches_total",
     "mlguard_quota_refused_total",
     "mlguard_extraction_suspects",
     "mlguard_extraction_flags_total",
