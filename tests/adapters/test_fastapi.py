@@ -282,7 +282,7 @@ def test_scopes_that_no_token_can_hold(scopes: Any) -> None:
     guard = MLGuard(FastAPI(), settings(None))
 
     with pytest.raises(ValueError, match="must be one or more words"):
-        guard.requires(*scopes)(lambda: None)
+        guard.requires(*scopes)
 
 
 def test_a_guarded_function_outside_of_a_request() -> None:

@@ -23,7 +23,6 @@ from tests.contract.client import (
     Answer,
     Client,
     metric,
-    post,
     token,
 )
 
@@ -146,12 +145,10 @@ class AuthContract:
     def test_scopes_of_a_model(self, client: Client) -> None:
         """A model's scope is demanded on its route, before anything is charged."""
         refused = ask(client, "/predict", own("erin", scope="predict"), method="POST", body=b"{}")
-        admitted = post(client, "/predict", [ROW], "erin", more=[])  # without the tenant
 
         assert (refused.status, refused.code) == (403, "scope_missing")
         challenge = 'Bearer error="insufficient_scope", scope="predict predict:sum"'
         assert refused.header("www-authenticate") == challenge
-        assert admitted.status == 401
         left = ask(client, "/whoami", own("erin")).header("ratelimit") or ""
         assert '"requests-3600";r=29' in left
 
@@ -253,8 +250,6 @@ class AuthContract:
 
         assert ask(client, "/later/done", own("leo")).json == {"callers": ["leo"]}
         assert metric(client, "mlguard_inference_rows_total", **labels) - before == 2
-        second = post(client, "/own", [ROW], "leo", more=[("X-Forwarded-For", "10.99.0.2")])
-        assert second.status == 401  # no tenant: only to be sure that nothing else was spent
 
     def test_head(self, client: Client) -> None:
         """HEAD takes a token and is charged like GET, and has no body."""
@@ -278,11 +273,13 @@ class AuthContract:
         assert answer.header("access-control-allow-origin") in ("*", "https://app.example.com")
         assert answer.header("ratelimit") is None
 
+    options_status = 200  # FastAPI answers 405 where CORS does not
+
     def test_options(self, client: Client) -> None:
         """What no code of the app answers needs no token and costs nothing, preflight or not."""
         answer = client.ask("OPTIONS", "/whoami")
 
-        assert answer.status in (200, 405)
+        assert answer.status == self.options_status
         assert "GET" in (answer.header("allow") or "")
         assert answer.header("ratelimit") is None
 

@@ -45,6 +45,8 @@ def auth_settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 class TestAuthInProcess(AuthContract):
+    options_status = 405
+
     @pytest.fixture(scope="class")
     @classmethod
     def client(cls, auth_settings: dict[str, Any]) -> Iterator[InProcess]:
@@ -58,6 +60,8 @@ class TestAuthInProcess(AuthContract):
 
 
 class TestAuthOverUvicorn(AuthContract):
+    options_status = 405
+
     @pytest.fixture(scope="class")
     @classmethod
     def client(

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from mlguard import refusals
 from mlguard.auth import Authenticator, Keyring, KeySet
-from mlguard.auth.bearer import REMEMBERED, bearer_token
+from mlguard.auth.bearer import bearer_token
+from mlguard.auth.memory import REMEMBERED
 from mlguard.auth.minting import make_key, mint, signer
 from mlguard.messages import Deny, Principal
 from mlguard.revocations import Revocation
@@ -66,7 +67,7 @@ def token(header: dict[str, Any] | None = None, **others: Any) -> str:
 
 def pickled(subject: Authenticator) -> bytes:
     """Write down all that it remembers."""
-    return repr((subject._young, subject._old)).encode()
+    return repr(vars(subject._memory)).encode()
 
 
 def pseudonym(key: tuple[str, str, str]) -> str:
@@ -258,10 +259,10 @@ class TestPayloads:
         assert outcome(signed(payload)) == MALFORMED
 
     def test_nested_deep(self) -> None:
-        """Nesting is too deep for some versions of Python, and useless on all."""
+        """Nesting is measured before it is parsed."""
         payload = b'{"a":' + b"[" * 3000 + b"]" * 3000 + b"}"
 
-        assert outcome(signed(payload)) in (MALFORMED, UNTRUSTED)
+        assert outcome(signed(payload)) == MALFORMED
 
     @pytest.mark.parametrize("claim", ["exp", "nbf", "iat"])
     @pytest.mark.parametrize(
@@ -646,7 +647,7 @@ class TestMemory:
         subject.revoked.add([Revocation(ISSUER, jti="one")])
 
         assert recalled(subject, text) == refusals.token_revoked()
-        assert authenticate(subject, (f"Bearer {token(jti='two')}",), NOW) != text
+        assert isinstance(authenticate(subject, (f"Bearer {token(jti='two')}",), NOW), Principal)
 
     def test_a_flood_is_said_once(self, caplog: pytest.LogCaptureFixture) -> None:
         """Each reason is logged at most once a minute, and the client never reads it."""

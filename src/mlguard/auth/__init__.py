@@ -1,6 +1,7 @@
 """Who is calling: bearer tokens."""
 
-from mlguard.auth.bearer import Authenticator, KeysUnavailable
+from mlguard.auth.bearer import Authenticator, Verification
+from mlguard.auth.finding import KeysUnavailable
 from mlguard.auth.jws import InvalidToken, verify_jws
 from mlguard.auth.keyring import Keyring
 from mlguard.auth.keys import KeySet
@@ -12,6 +13,7 @@ __all__ = [
     "KeySet",
     "Keyring",
     "KeysUnavailable",
+    "Verification",
     "revocation",
     "verify_jws",
 ]

@@ -10,17 +10,16 @@ from typing import Any, NamedTuple, TypeAlias
 
 from mlguard import refusals
 from mlguard.auth import claims as jwt
-from mlguard.auth.jws import InvalidToken, Unverified, parse_jws, parse_object
+from mlguard.auth.finding import KeysUnavailable, find_key
+from mlguard.auth.jws import InvalidToken, parse_jws, parse_object
 from mlguard.auth.keyring import Keyring
-from mlguard.auth.keys import KeySet, VerifyingKey
+from mlguard.auth.keys import KeySet
+from mlguard.auth.memory import Known, Memory
 from mlguard.logs import Seldom
 from mlguard.messages import Deny, FetchKeys, Principal
 from mlguard.revocations import Revocations
 from mlguard.settings import Auth, Issuer
 
-REMEMBERED = 10_000  # verified tokens
-_FETCHES = 2  # one may have been under way before the key was there
-_WHILE_FAILING = 0.25  # seconds: who waits longer for a server that is gone holds up others
 _TOKEN68 = re.compile(r"[A-Za-z0-9._~+/-]+=*\Z")  # RFC 6750 section 2.1
 
 _REFUSALS: Mapping[str, Callable[[], Deny]] = {
@@ -28,15 +27,10 @@ _REFUSALS: Mapping[str, Callable[[], Deny]] = {
     "token_expired": refusals.token_expired,
     "token_not_yet_valid": refusals.token_not_yet_valid,
     "token_untrusted": refusals.token_untrusted,
-    "token_revoked": refusals.token_revoked,
 }
 
 Verification: TypeAlias = Generator[FetchKeys, None, Principal | Deny]
 """A verification in the making: yields what it has to wait for, returns who calls or a refusal."""
-
-
-class KeysUnavailable(Exception):
-    """The key that a token names may exist, but the issuer's keys cannot be fetched."""
 
 
 class Credential(NamedTuple):
@@ -49,22 +43,6 @@ class Credential(NamedTuple):
 
     token: str
     digest: bytes
-
-
-class Known(NamedTuple):
-    """A token that was verified.
-
-    Attributes:
-        principal: Who sent it.
-        until: Seconds since 1970 when it ends.
-        ring: Holds the issuer's keys.
-        key: The id of the key that verified it.
-    """
-
-    principal: Principal
-    until: float
-    ring: Keyring
-    key: bytes
 
 
 class Authenticator:
@@ -91,14 +69,13 @@ class Authenticator:
         self._issuers = {i.issuer: (i, rings[i.issuer]) for i in settings.accepted}
         self._pseudonym = pseudonym
         self.revoked = Revocations() if revoked is None else revoked
-        self._young: dict[bytes, Known] = {}
-        self._old: dict[bytes, Known] = {}
+        self._memory = Memory()
         self._log = Seldom()
 
     def trust(self, keys: KeySet) -> None:
-        """Verify every issuer's tokens with these keys from now on."""
+        """Verify every issuer's tokens with these keys from now on, whatever their algorithm."""
         self._issuers = {name: (i, Keyring(keys)) for name, (i, _) in self._issuers.items()}
-        self._young, self._old = {}, {}
+        self._memory = Memory()
 
     def credential(self, authorization: tuple[str, ...]) -> Credential | Deny:
         """Take the one bearer token out of a request.
@@ -121,8 +98,10 @@ class Authenticator:
             credential: The token.
             now: Seconds since 1970.
         """
-        known = self._recall(credential.digest, now)
-        return None if known is None else self._unrevoked(known)
+        known = self._memory.get(credential.digest)
+        if known is None or not known.holds(now):
+            return None
+        return self._revoked(known.principal) or known.principal
 
     def verify(self, credential: Credential, now: float) -> Verification:
         """Decide about a token that `known` did not know, and remember it.
@@ -132,14 +111,14 @@ class Authenticator:
             now: Seconds since 1970.
         """
         try:
-            known = yield from self.judge(credential.token, now)
-            self._remember(credential.digest, known)
-            return self._unrevoked(known.principal)
+            found = yield from self.judge(credential.token, now)
         except InvalidToken as error:
             return self._refusal(error)
         except KeysUnavailable:
             self._log.warning("keys", "a token cannot be verified: its issuer's keys are not there")
             return refusals.keys_unavailable(self._settings.jwks_cooldown)
+        self._memory.put(credential.digest, found)
+        return self._revoked(found.principal) or found.principal
 
     def lapsed(self, principal: Principal, now: float) -> Deny | None:
         """Refuse who was let in while the token held, and it does no longer: on long connections.
@@ -150,8 +129,7 @@ class Authenticator:
         """
         if jwt.expiry(principal.claims, self._settings) <= now:
             return refusals.token_expired()
-        who = self._unrevoked(principal)
-        return who if isinstance(who, Deny) else None
+        return self._revoked(principal)
 
     def judge(self, token: str, now: float) -> Generator[FetchKeys, None, Known]:
         """Verify a token; whether it was revoked is another question.
@@ -166,35 +144,9 @@ class Authenticator:
         if not isinstance(name, str) or name not in self._issuers:
             raise InvalidToken("iss is not the issuer")
         issuer, ring = self._issuers[name]
-        key = yield from self._verified_by(unverified, issuer, ring)
+        key = yield from find_key(unverified, issuer, ring, self._settings.jwks_timeout)
         until = jwt.check(claims, unverified.header, issuer, self._settings, now)
         return Known(self._principal(claims, issuer), until, ring, key.id)
-
-    def _verified_by(
-        self, unverified: Unverified, issuer: Issuer, ring: Keyring
-    ) -> Generator[FetchKeys, None, VerifyingKey]:
-        """Find the key that verifies a signature, among fresh ones where it may be a new one."""
-        refusal: InvalidToken | None = None
-        for fetches in range(_FETCHES + 1):
-            keys = ring.keys()
-            if keys is not None:
-                try:
-                    return unverified.verify(keys)
-                except InvalidToken as error:
-                    if not _may_be_new(unverified, keys, issuer):
-                        raise
-                    refusal = error
-            elif unverified.algorithm not in issuer.algorithms:
-                raise InvalidToken("alg is not accepted")
-            ready = ring.fetch() if fetches < _FETCHES else None
-            if ready is not None:
-                patience = _WHILE_FAILING if ring.is_failing else self._settings.jwks_timeout + 0.5
-                yield FetchKeys(ready, patience)
-            elif ring.keys() is keys:
-                break
-        if refusal is None or ring.is_failing:
-            raise KeysUnavailable
-        raise refusal
 
     def _principal(self, claims: Mapping[str, Any], issuer: Issuer) -> Principal:
         tenant = jwt.tenant(claims, issuer)
@@ -208,39 +160,15 @@ class Authenticator:
             pseudonym=self._pseudonym((issuer.issuer, tenant or "", subject)),
         )
 
-    def _unrevoked(self, principal: Principal) -> Principal | Deny:
-        if self.revoked.covers(principal.issuer, principal.claims, principal.subject):
-            return self._refusal(InvalidToken("it, or its subject, was revoked", "token_revoked"))
-        return principal
-
-    def _recall(self, digest: bytes, now: float) -> Principal | None:
-        known = self._young.get(digest)
-        if known is None:
-            known = self._old.get(digest)
-            if known is None:
-                return None
-            self._remember(digest, known)
-        keys = known.ring.keys()
-        is_good = known.until > now and keys is not None and known.key in keys.ids
-        return known.principal if is_good else None
-
-    def _remember(self, digest: bytes, known: Known) -> None:
-        """Keep it among the young; the old ones, not seen since the last turn, make room."""
-        if len(self._young) >= REMEMBERED // 2:
-            self._young, self._old = {}, self._young
-        self._young[digest] = known
+    def _revoked(self, principal: Principal) -> Deny | None:
+        if not self.revoked.covers(principal.issuer, principal.claims, principal.subject):
+            return None
+        self._log.warning("revoked", "a token was refused: it, or its subject, was revoked")
+        return refusals.token_revoked()
 
     def _refusal(self, error: InvalidToken) -> Deny:
         self._log.warning(error.reason, "a token was refused: %s", error.reason)
         return _REFUSALS[error.code]()
-
-
-def _may_be_new(unverified: Unverified, keys: KeySet, issuer: Issuer) -> bool:
-    """Say whether a key that these are without may verify it: none of these has its `kid`."""
-    if unverified.algorithm not in issuer.algorithms:
-        return False
-    tried = keys.candidates(unverified.algorithm, unverified.kid)
-    return unverified.kid is None or all(key.kid is None for key in tried)
 
 
 def bearer_token(authorization: tuple[str, ...]) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator
 from contextvars import Token
 from typing import Any
@@ -11,8 +10,9 @@ from opentelemetry import trace
 from opentelemetry.trace import Span
 
 from mlguard import refusals
-from mlguard.auth import Authenticator
+from mlguard.auth import Verification
 from mlguard.bodies import Rows
+from mlguard.guard.callers import anonymous, identify, lacking, lapsed
 from mlguard.guard.parts import Parts
 from mlguard.guard.run import Run
 from mlguard.messages import Body, Call, Deny, FetchKeys, Headers, Principal, ReadBody
@@ -34,6 +34,7 @@ class Exchange:
         decided: Whether `decide` has been asked.
         run: The inference that the settings place on this route, while it lasts.
         route: The framework's template, "" where nothing matched.
+        span: The server span, an invalid one where there is none.
     """
 
     __slots__ = (
@@ -139,67 +140,32 @@ class Exchange:
         body = yield ReadBody(limit)
         return refusals.body_too_large(limit) if body.too_large else body.value
 
-    def _authenticate(self, needed: frozenset[str]) -> Generator[FetchKeys, None, Principal | Deny]:
+    def _authenticate(self, needed: frozenset[str]) -> Verification:
         """Find out who calls, and whether that is enough."""
-        parts = self._parts
-        if parts.authenticator is None:
-            self.principal = self._anonymous()
-            return self.lacks(needed) or self.principal
-        who = yield from self._bearer(parts.authenticator)
+        who = yield from identify(self._parts, self._call)
         if isinstance(who, Principal):
             self.principal = who
-            who = self.lacks(needed) or who
-        parts.metrics.authenticated(who.code if isinstance(who, Deny) else "ok")
+            who = lacking(who, needed) or who
+        if self._parts.authenticator is not None:
+            self._parts.metrics.authenticated(who.code if isinstance(who, Deny) else "ok")
         return who
 
-    def _bearer(self, authenticator: Authenticator) -> Generator[FetchKeys, None, Principal | Deny]:
-        """Ask who is known, and look at other tokens unless too many bad ones came before."""
-        parts, call = self._parts, self._call
-        credential = authenticator.credential(call.authorization)
-        if isinstance(credential, Deny):
-            return credential
-        known = authenticator.known(credential, parts.clock())
-        if known is not None:
-            return known
-        client = parts.proxies.client(call.peer, call.forwarded)
-        wait = parts.failures.wait(client, parts.timer())
-        if wait:
-            parts.throttled(client)
-            return refusals.too_many_failures(math.ceil(wait))
-        who = yield from authenticator.verify(credential, parts.clock())
-        if isinstance(who, Deny) and who.status == 401:
-            parts.failures.count(client, parts.timer())
-        return who
-
-    def lacks(self, scopes: frozenset[str]) -> Deny | None:
-        """Refuse a caller who was not granted all of these scopes."""
-        if not scopes:
-            return None
-        if self.principal is None:  # on a public route
-            return refusals.token_missing()
-        return None if scopes <= self.principal.scopes else refusals.scope_missing(scopes)
+    def demand(self, scopes: frozenset[str]) -> Deny | None:
+        """Refuse a handler's caller who was not granted all of these scopes."""
+        return lacking(self.principal, scopes)
 
     def admit(self, model: str, rows: int, *, request: bool) -> Debit | Deny | None:
         """Debit what a model costs that a handler asks, where its caller may still ask it."""
         parts, who = self._parts, self.principal
-        lapsed = (
-            parts.authenticator.lapsed(who, parts.clock()) if parts.authenticator and who else None
-        )
-        lacking = self.lacks(parts.models[model].scopes)
-        return lapsed or lacking or self.charge(model, rows, request=request)
-
-    def _anonymous(self) -> Principal:
-        """Name who pays where nobody is authenticated: the client's network."""
-        parts = self._parts
-        client = parts.proxies.client(self._call.peer, self._call.forwarded)
-        return Principal("", client, pseudonym=parts.pseudonym(("", "", client)))
+        refusal = lapsed(parts, who) or lacking(who, parts.models[model].scopes)
+        return refusal or self.charge(model, rows, request=request)
 
     def charge(self, model: str | None, rows: int, *, request: bool = True) -> Debit | Deny | None:
         """Debit what a call costs, all or nothing; keeps the headers for the answer."""
         parts = self._parts
         if parts.quota is None:
             return None
-        payer = self.principal or self._anonymous()
+        payer = self.principal or anonymous(parts, self._call)
         debit = parts.quota.admit(payer.key, model, rows, parts.timer(), request=request)
         if isinstance(debit, Deny):
             parts.metrics.refused(model or "", debit.code)

@@ -46,9 +46,9 @@ class Guard(Parts):
             Refused: The caller was not, or there is no request.
         """
         exchange: Exchange | None = self.current.get()
-        lacking = exchange.lacks(scopes) if exchange else refusals.token_missing()
-        if lacking:
-            raise Refused(lacking)
+        deny = exchange.demand(scopes) if exchange else refusals.token_missing()
+        if deny:
+            raise Refused(deny)
 
     def inference(self, model: str, rows: Any) -> Run:
         """Spend the quota, open the span and start the clock around one run of a model.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, TypeVar
 
@@ -24,16 +24,22 @@ def demanding(function: F, scopes: frozenset[str], check: Callable[[frozenset[st
         function: The handler.
         scopes: What its callers must have been granted.
         check: Raises where they have not.
+    """
+    guarded: Any = functools.wraps(function)(_checked(function, partial(check, scopes)))
+    mark(guarded, scopes)
+    return guarded  # type: ignore[no-any-return]
+
+
+def checked_scopes(scopes: Iterable[str]) -> frozenset[str]:
+    """Take scopes that a route demands.
 
     Raises:
         ValueError: No scope, or one that no token can hold.
     """
-    if not scopes or not all(isinstance(s, str) and _SCOPE.fullmatch(s) for s in scopes):
-        raise ValueError(f"scopes {sorted(map(str, scopes))}: must be one or more words")
-
-    guarded: Any = functools.wraps(function)(_checked(function, partial(check, scopes)))
-    mark(guarded, scopes)
-    return guarded  # type: ignore[no-any-return]
+    found = frozenset(scopes)
+    if not found or not all(isinstance(s, str) and _SCOPE.fullmatch(s) for s in found):
+        raise ValueError(f"scopes {sorted(map(str, found))}: must be one or more words")
+    return found
 
 
 def mark(handler: object, scopes: frozenset[str]) -> None:

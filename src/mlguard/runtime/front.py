@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from mlguard.auth import revocation
 from mlguard.errors import InvalidSettings
-from mlguard.guard import Run, demanding
+from mlguard.guard import Run, checked_scopes, demanding
 from mlguard.runtime.service import Service
 from mlguard.settings import Settings
 
@@ -78,7 +78,8 @@ class Front(Generic[App]):
         Raises:
             ValueError: No scope, or one that no token can hold.
         """
-        return lambda handler: demanding(handler, frozenset(scopes), self._demand)
+        demanded = checked_scopes(scopes)
+        return lambda handler: demanding(handler, demanded, self._demand)
 
     def _demand(self, scopes: frozenset[str]) -> None:
         self.service.guard.demand(scopes)
@@ -92,12 +93,15 @@ class Front(Generic[App]):
         issuer: str | None = None,
         before: float | None = None,
     ) -> None:
-        """Refuse a token, or all tokens that a subject holds: everywhere within a second.
+        """Refuse a token, or all tokens that a subject holds, from now on.
 
-        Returns at once. See `mlguard.auth.revocation` for what the arguments mean.
+        Here at once, in this host's other workers within a second, on other hosts where the
+        settings name a store; without a companion process in this process only. Returns at once.
+        `mlguard.auth.revocation` says what the arguments mean.
 
         Raises:
             ValueError: Not exactly one of token, jti and subject, or an issuer that is not known.
+            RevocationsFull: There is no room for more.
             InvalidSettings: Authentication is off.
         """
         auth = self.service.settings.auth

@@ -17,16 +17,16 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 from mlguard import metrics as exposition
-from mlguard.auth import Authenticator, Keyring, KeySet
-from mlguard.errors import InvalidSettings, MissingExtra
+from mlguard.auth import Authenticator, KeySet
+from mlguard.errors import MissingExtra
 from mlguard.guard import Guard, Offer
 from mlguard.logs import LOGGER, Seldom
 from mlguard.metrics import Metrics
 from mlguard.quotas import MemoryLedger, Quota
-from mlguard.revocations import Revocation, Revocations
+from mlguard.revocations import Revocation, Revocations, RevocationsFull
 from mlguard.runtime.companion import Companion, CompanionConfig, DriftModel
-from mlguard.runtime.keys import KeyFetcher
-from mlguard.settings import PREFIX, Issuer, Settings, load
+from mlguard.runtime.keys import KeyFetcher, rings
+from mlguard.settings import PREFIX, Settings, load
 from mlguard.tracing import Relay, exporting, provider
 
 PSEUDONYMS = 10_000  # remembered
@@ -59,11 +59,11 @@ class Service:
         self._log = Seldom()
         self._lock = threading.Lock()
         self._pid: int | None = None
-        self._key = settings.pseudonym_key
+        self._pseudonym_key = settings.pseudonym_key
         self._pseudonym = lru_cache(PSEUDONYMS)(self._hashed)
         self._revoked = Revocations()
-        self._rings = _rings(settings)
-        self._keys = self._fetcher()
+        self._rings = rings(settings)
+        self._fetcher = self._make_fetcher()
         self._companion = self._make_companion() if settings.service.companion else None
         self.tracer_provider, self.joined = self._provider(tracer_provider)
         self.guard = Guard(
@@ -89,7 +89,7 @@ class Service:
         if self.started:
             raise AssertionError("a service that has started cannot be rehearsed")
         self._companion = None
-        self._keys = None
+        self._fetcher = None
         self._spans = spans
         self.guard.rehearse(keys, offer)
 
@@ -108,8 +108,8 @@ class Service:
             if self._companion:
                 self._told(self._companion.known_revocations())
                 self._companion.start()
-            if self._keys:
-                self._keys.start()
+            if self._fetcher:
+                self._fetcher.start()
             if self.tracer_provider is not None and not self.joined:
                 self._relay.begin(self._spans or self._exporting())
             if self._pid is None:  # not inherited from a process that forked
@@ -122,8 +122,8 @@ class Service:
             return
         with self._lock:
             self._pid = None
-            if self._keys:
-                self._keys.close()
+            if self._fetcher:
+                self._fetcher.close()
             if self._companion:
                 self._companion.close()
             self._relay.end()
@@ -170,7 +170,7 @@ class Service:
             on_revoked=self._told,
         )
 
-    def _fetcher(self) -> KeyFetcher | None:
+    def _make_fetcher(self) -> KeyFetcher | None:
         auth = self.settings.auth
         fetched = [i.issuer for i in auth.accepted if i.is_fetched] if auth else []
         if auth is None or not fetched:
@@ -186,24 +186,27 @@ class Service:
 
     def fetch_keys(self) -> dict[str, str]:
         """Fetch all issuers' keys now, blocking; return by issuer what went wrong."""
-        problems = self._keys.fetch_once() if self._keys else {}
+        problems = self._fetcher.fetch_once() if self._fetcher else {}
         return {issuer: problem for issuer, problem in problems.items() if problem}
 
     def revoke(self, revocation: Revocation) -> None:
-        """Refuse what it names from now on: here at once, elsewhere within a second.
+        """Refuse what it names from now on: here at once, soon wherever the companion tells.
 
         Returns at once. Without a companion process it holds in this process only.
+
+        Raises:
+            RevocationsFull: There is no room for more, here or on the way.
         """
-        self._learn([revocation])
         if self._companion:
             self._companion.revoke([revocation])
         else:
             LOGGER.warning("a revocation holds in this process only: there is no companion")
+        self._learn([revocation])
 
     def _told(self, revocations: Sequence[Revocation]) -> None:
         try:
             self._learn(revocations)
-        except ValueError as error:
+        except RevocationsFull as error:
             self._log.warning("revocations", "not all revocations hold here: %s", error)
 
     def _learn(self, revocations: Sequence[Revocation]) -> None:
@@ -241,9 +244,11 @@ class Service:
             )
 
     def _hashed(self, key: tuple[str, str, str]) -> str:
-        if self._key is None:
-            self._key = self._companion.key() if self._companion else os.urandom(32)
-        return hmac.new(self._key, json.dumps(key).encode(), hashlib.sha256).hexdigest()[:16]
+        if self._pseudonym_key is None:
+            self._pseudonym_key = self._companion.key() if self._companion else os.urandom(32)
+        return hmac.new(self._pseudonym_key, json.dumps(key).encode(), hashlib.sha256).hexdigest()[
+            :16
+        ]
 
 
 def _secret_variables(settings: Settings) -> tuple[str, ...]:
@@ -259,32 +264,6 @@ def stable_conventions() -> None:
     They read this once per process, at the first instrumentation; what an operator has set stays.
     """
     os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http")
-
-
-def _rings(settings: Settings) -> dict[str, Keyring]:
-    issuers = settings.auth.accepted if settings.auth else ()
-    return {i.issuer: Keyring(None if i.is_fetched else _keys(settings, i)) for i in issuers}
-
-
-def _keys(settings: Settings, issuer: Issuer) -> KeySet:
-    """Build the keys that verify an issuer's tokens, or say which setting gives none."""
-    try:
-        if issuer.is_symmetric:
-            secrets = settings.secrets_of(issuer)
-            return KeySet.from_secrets(secrets, algorithm=issuer.algorithms[0])
-        return _keys_of_file(issuer)
-    except (OSError, ValueError) as error:
-        problem = f"auth: {issuer.origin} of the issuer {issuer.issuer!r}: {error}"
-        raise InvalidSettings(problem, source=settings.source) from error
-
-
-def _keys_of_file(issuer: Issuer) -> KeySet:
-    read = KeySet.from_pem if issuer.pem_file else KeySet.from_document
-    path = issuer.pem_file or issuer.jwks_file
-    keys = read(path.read_bytes() if path else b"", algorithms=issuer.algorithms)
-    if keys.is_symmetric:
-        raise ValueError("holds a secret, which never stands in a file of keys")
-    return keys
 
 
 def _demand_packages(settings: Settings) -> None:

@@ -53,7 +53,6 @@ class MLGuard(Front[FastAPI]):
 
         # What FastAPI reads of a dependency: it takes what `caller` takes.
         requirement.__signature__ = inspect.signature(self.caller)  # type: ignore[attr-defined]
-        decorate(requirement)  # says now what is wrong with the scopes
         mark(requirement, frozenset(scopes))
         return requirement
 

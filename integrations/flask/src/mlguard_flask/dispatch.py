@@ -124,20 +124,26 @@ class MountGate:
         return self.app(environ, start_response)
 
 
-def guard_mounts(app: WSGI) -> Iterator[str]:
-    """Put a gate before each app that stands beside Flask, and list their prefixes.
+def layers(app: Any) -> Iterator[Any]:
+    """List what stands around Flask, outermost first: middlewares hold the next one as `app`."""
+    while app is not None:
+        yield app
+        app = getattr(app, "app", None)
 
-    Args:
-        app: What Flask serves: its own app under middlewares that hold the next one as `app`.
-    """
-    inner: Any = app
-    while inner is not None:
-        if isinstance(inner, DispatcherMiddleware):
-            for prefix, mounted in list(inner.mounts.items()):
-                if not isinstance(mounted, MountGate) and not _has_gate(mounted):
-                    inner.mounts[prefix] = MountGate(mounted, prefix)
-                yield prefix
-        inner = getattr(inner, "app", None)
+
+def mounts(app: WSGI) -> Iterator[tuple[DispatcherMiddleware, str]]:
+    """List the apps that are mounted beside Flask: by what, and at which prefix."""
+    for layer in layers(app):
+        if isinstance(layer, DispatcherMiddleware):
+            yield from ((layer, prefix) for prefix in list(layer.mounts))
+
+
+def guard_mounts(app: WSGI) -> None:
+    """Put a gate before each app that is mounted beside Flask and has none."""
+    for dispatcher, prefix in mounts(app):
+        mounted = dispatcher.mounts[prefix]
+        if not isinstance(mounted, MountGate) and not _has_gate(mounted):
+            dispatcher.mounts[prefix] = MountGate(mounted, prefix)
 
 
 def _has_gate(mounted: Any) -> bool:

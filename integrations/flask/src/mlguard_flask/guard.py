@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import chain
-from typing import Any
+from itertools import chain, takewhile
 
 from flask import Flask
-from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from mlguard.logs import LOGGER
 from mlguard.messages import Principal
 from mlguard.runtime.front import Front
 from mlguard.runtime.service import Service
 from mlguard_flask import telemetry
-from mlguard_flask.dispatch import Gate, guard_mounts, templates
+from mlguard_flask.dispatch import Gate, guard_mounts, layers, mounts, templates
 from mlguard_flask.outer import Outer
 
 
@@ -44,20 +42,19 @@ class MLGuard(Front[Flask]):
 
         def start() -> None:
             gate.close_ranks()
-            self._look_around(outer)
+            guard_mounts(self._inner)
+            self._warn_of_outer_mounts(outer)
             self.start()
 
         outer = app.wsgi_app = Outer(app.wsgi_app, service, start)  # type: ignore[method-assign]
         return service
 
-    def _look_around(self, outer: Outer) -> None:
+    def _warn_of_outer_mounts(self, outer: Outer) -> None:
         """Tell of apps that were mounted after the guard came, and so stand around it."""
-        around: Any = self._app.wsgi_app
-        while around not in (outer, None):
-            if isinstance(around, DispatcherMiddleware):
-                text = "what is mounted at %s is not guarded: mount it before MLGuard(app, ...)"
-                LOGGER.warning(text, ", ".join(around.mounts))
-            around = getattr(around, "app", None)
+        around = takewhile(lambda layer: layer is not outer, layers(self._app.wsgi_app))
+        for prefix in (p for layer in around for p in getattr(layer, "mounts", ())):
+            text = "what is mounted at %s is not guarded: mount it before MLGuard(app, ...)"
+            LOGGER.warning(text, prefix)
 
     def _templates(self) -> Iterable[str]:
-        return chain(templates(self._app), guard_mounts(self._inner))
+        return chain(templates(self._app), (prefix for _, prefix in mounts(self._inner)))
