@@ -42,7 +42,7 @@ def problems(source: Any, **environ: str) -> list[str]:
 def secrets_of(settings: Settings) -> tuple[bytes, ...]:
     """Return the secrets of the first issuer."""
     assert settings.auth is not None
-    return settings.secrets_of(settings.auth.accepted[0])
+    return settings.secrets_of(settings.auth.issuers[0])
 
 
 def written(folder: Path, text: str | bytes) -> Path:
@@ -368,7 +368,7 @@ class TestFiles:
 
         assert settings.auth is not None
         assert settings.drift is not None
-        assert settings.auth.secret_file == (folder / "secret",)
+        assert settings.auth.issuers[0].secret_file == (folder / "secret",)
         assert settings.drift.report == folder / "drift.html"
         assert settings.models[0].reference == folder / "reference.parquet"
         assert secrets_of(settings) == (SECRET.encode(),)
@@ -459,8 +459,10 @@ OVERRIDES = [
     pytest.param("AUTH__LEEWAY", "0", "auth.leeway", 0, id="number"),
     pytest.param("AUTH__SCOPES", "predict", "auth.scopes", ("predict",), id="list of one"),
     pytest.param("AUTH__SCOPES", "", "auth.scopes", (), id="empty list"),
-    pytest.param("AUTH__AUDIENCE", '["a", "b"]', "auth.audience", ("a", "b"), id="union, a list"),
-    pytest.param("AUTH__AUDIENCE", "a", "auth.audience", ("a",), id="union, a text"),
+    pytest.param(
+        "AUTH__AUDIENCE", '["a", "b"]', "auth.issuers.0.audience", ("a", "b"), id="union, a list"
+    ),
+    pytest.param("AUTH__AUDIENCE", "a", "auth.issuers.0.audience", ("a",), id="union, a text"),
     pytest.param("TRACING__SAMPLE", "0.25", "tracing.sample", 0.25, id="float of a new table"),
     pytest.param("METRICS__PATH", "/internal", "metrics.path", "/internal", id="route"),
 ]
@@ -472,8 +474,11 @@ class TestEnvironment:
         """A variable is read as the type of the key that it names, and wins over the file."""
         settings = loaded({"auth": AUTH}, **{f"MLGUARD_{variable}": raw})
 
-        table, key = place.split(".")
-        assert getattr(getattr(settings, table), key) == expected
+        table, *keys = place.split(".")
+        found = getattr(settings, table)
+        for key in keys:
+            found = found[int(key)] if key.isdigit() else getattr(found, key)
+        assert found == expected
 
     @pytest.mark.parametrize("name", ["iris", "Iris", "my-iris", "my.iris", "my_iris"])
     def test_entries_by_name(self, name: str) -> None:
@@ -506,7 +511,7 @@ class TestEnvironment:
         )
 
         assert settings.auth is not None
-        assert settings.auth.algorithms == ("HS384",)
+        assert settings.auth.issuers[0].algorithms == ("HS384",)
 
     def test_paths_are_relative_to_the_file(self, tmp_path: Path) -> None:
         """A relative path of the environment is relative to the file too."""
@@ -796,7 +801,7 @@ class TestIssuers:
         auth = loaded(path).auth
 
         assert auth is not None
-        one, two = auth.accepted
+        one, two = auth.issuers
         assert (one.audience, two.audience) == (("a", "b"), ("c",))
         assert one.jwks_file == path.parent / "keys" / "one.json"
         assert two.secret_file == (path.parent / "old", path.parent / "new")
@@ -806,7 +811,7 @@ class TestIssuers:
         settings = loaded(path)
 
         assert settings.auth is not None
-        one, two = settings.auth.accepted
+        one, two = settings.auth.issuers
         assert settings.secrets_of(one) == ()
         assert settings.secrets_of(two) == (SECRET.encode(), SECRET[::-1].encode())
 
@@ -819,16 +824,18 @@ class TestIssuers:
         )
 
         assert settings.auth is not None
-        one, two = settings.auth.accepted
+        one, two = settings.auth.issuers
         assert one.audience == ("other",)
         assert settings.secrets_of(two)[1] == SECRET.encode()
 
     def test_an_issuer_alone(self) -> None:
-        """Keys of one issuer may stand in the table itself."""
-        auth = loaded({"auth": AUTH}).auth
+        """Keys of one issuer may stand in the table itself, as if in the one entry."""
+        auth = AUTH | {"leeway": 5}
+        entry = {"issuers": [AUTH], "leeway": 5}
 
-        assert auth is not None
-        assert auth.accepted == (auth,)
+        assert loaded({"auth": auth}) == loaded({"auth": auth | {"issuers": []}})
+        assert loaded({"auth": auth}) == loaded({"auth": entry})
+        assert loaded({"auth": auth}).digest() == loaded({"auth": entry}).digest()
 
     @pytest.mark.parametrize(
         ("variable", "said"),
@@ -859,8 +866,8 @@ class TestIssuers:
                 id="one name twice",
             ),
             pytest.param(
-                {"issuers": [AUTH], "audience": "x", "jwks_url": "https://k.example.com"},
-                "auth: has `issuers`: move audience, jwks_url into its entries",
+                {"issuers": [AUTH], "audience": "x"},
+                "auth.audience: there are `issuers`: move it into their entries",
                 id="keys of one beside several",
             ),
             pytest.param(
@@ -895,10 +902,40 @@ class TestIssuers:
 
         assert problem.startswith(said)
 
+    def test_keys_beside_issuers(self) -> None:
+        """Each key of one issuer beside `issuers` is told, among mistakes of the entries too."""
+        entry = {**AUTH, "name": "corp", "typ": 5}
+
+        told = problems({"auth": {"issuers": [entry], "audience": "x", "name": "y", "leeway": -1}})
+
+        assert [problem.partition(" ")[0] for problem in told] == [
+            "auth.issuers[corp].typ",
+            "auth.leeway",
+            "auth.audience:",
+            "auth.name:",
+        ]
+
+    @pytest.mark.parametrize(
+        ("key", "nearest"), [("isuer", "issuer"), ("jwks_ulr", "jwks_url"), ("scope", "scopes")]
+    )
+    def test_the_nearest_key(self, key: str, nearest: str) -> None:
+        """Of a wrong key the nearest is told, of one issuer's and of those that hold for all."""
+        said = f"did you mean {nearest!r}?"
+
+        assert problems({"auth": {**AUTH, key: "x"}}) == [f"auth.{key}: unknown key; {said}"]
+        variable = f"MLGUARD_AUTH__{key.upper()}"
+        assert problems({"auth": AUTH}, **{variable: "x"}) == [
+            f"{variable}: unknown key {key!r}; {said}"
+        ]
+
     @pytest.mark.parametrize(
         ("auth", "where"),
-        [({}, "auth"), ({"issuers": [{"name": "corp"}]}, "auth.issuers[corp]")],
-        ids=["alone", "entry"],
+        [
+            ({}, "auth"),
+            ({"issuers": []}, "auth"),
+            ({"issuers": [{"name": "corp"}]}, "auth.issuers[corp]"),
+        ],
+        ids=["alone", "no entries", "entry"],
     )
     def test_what_must_be_there(self, auth: dict[str, Any], where: str) -> None:
         """Each key that is missing is told, among mistakes of other keys too."""
@@ -924,8 +961,8 @@ class TestKeySources:
         auth = loaded({"auth": PUBLIC | {"issuer": issuer}}).auth
 
         assert auth is not None
-        assert auth.is_fetched
-        assert auth.origin == "OpenID discovery"
+        assert auth.issuers[0].is_fetched
+        assert auth.issuers[0].origin == "OpenID discovery"
 
     @pytest.mark.parametrize(
         "issuer",
@@ -963,7 +1000,8 @@ class TestKeySources:
         auth = loaded({"auth": PUBLIC | {"issuer": "i", "jwks_url": url}}).auth
 
         assert auth is not None
-        assert (auth.is_fetched, auth.origin) == (True, f"jwks_url {url}")
+        (issuer,) = auth.issuers
+        assert (issuer.is_fetched, issuer.origin) == (True, f"jwks_url {url}")
 
     @pytest.mark.parametrize(
         "url",
@@ -1020,17 +1058,18 @@ class TestKeySources:
         ("typ", "expected"),
         [
             (None, ("at+jwt", "JWT")),
-            ("JWT", ("JWT",)),
+            ("jwt", ("JWT",)),
+            ("application/AT+JWT", ("at+jwt",)),
             (["at+jwt", "None"], ("at+jwt", "none")),
         ],
-        ids=["default", "one", "none"],
+        ids=["default", "one", "in full", "none"],
     )
     def test_types(self, typ: object, expected: tuple[str, ...]) -> None:
-        """One or several types are accepted; "none", however spelt, is a token without one."""
+        """One or several types are accepted, each spelt in one way however it was written."""
         auth = loaded({"auth": AUTH | ({"typ": typ} if typ else {})}).auth
 
         assert auth is not None
-        assert auth.typ == expected
+        assert auth.issuers[0].typ == expected
 
     @pytest.mark.parametrize(
         ("table", "said"),
@@ -1040,12 +1079,20 @@ class TestKeySources:
             pytest.param({"typ": 5}, "auth.typ = 5: must be a list", id="number type"),
             pytest.param({"typ": [5]}, "auth.typ[0] = 5: must be a valid string", id="types"),
             pytest.param(
-                {"failures": "many"},
-                'auth.failures = \'many\': must be a rate like "100/minute", or "off"',
+                {"failures_per_client": "many"},
+                'auth.failures_per_client = \'many\': must be a rate like "100/minute", or "off"',
                 id="failures",
             ),
-            pytest.param({"failures": False}, "auth.failures = False: must be", id="failures off"),
-            pytest.param({"failures": 100}, "auth.failures = 100: must be a rate", id="number"),
+            pytest.param(
+                {"failures_per_client": False},
+                "auth.failures_per_client = False: must be",
+                id="failures off",
+            ),
+            pytest.param(
+                {"failures_per_client": 100},
+                "auth.failures_per_client = 100: must be a rate",
+                id="number",
+            ),
             pytest.param({"max_age": 0}, "auth.max_age = 0: must be greater", id="no age"),
             pytest.param({"max_age": "60"}, "auth.max_age = '60': must be", id="text age"),
             pytest.param({"max_age": True}, "auth.max_age = True: must be", id="true age"),
@@ -1062,15 +1109,16 @@ class TestKeySources:
 
         assert problem.startswith(said)
 
-    @pytest.mark.parametrize(("text", "limit"), [("off", "off"), ("5/second", 5)])
-    def test_failures(self, text: str, limit: object) -> None:
+    @pytest.mark.parametrize(("text", "limit"), [("off", None), ("5/second", 5)])
+    def test_failures(self, text: str, limit: int | None) -> None:
         """The limit of refused tokens is a rate or off, in the file and in the environment."""
-        one = loaded({"auth": AUTH | {"failures": text}}).auth
-        other = loaded({"auth": AUTH}, MLGUARD_AUTH__FAILURES=text).auth
+        one = loaded({"auth": AUTH | {"failures_per_client": text}}).auth
+        other = loaded({"auth": AUTH}, MLGUARD_AUTH__FAILURES_PER_CLIENT=text).auth
 
         assert one is not None
         assert one == other
-        assert getattr(one.failures, "limit", one.failures) == limit
+        rate = one.failures_per_client
+        assert (rate.limit if rate else rate) == limit
 
     def test_scopes_of_a_model_need_tokens(self) -> None:
         """Scopes of a model without authentication would be an open door: a mistake."""
@@ -1125,6 +1173,8 @@ class TestSeveralSecrets:
         told = problems({"auth": [AUTH | {"secret": "hunter2"}]})
 
         assert told == ["auth: must be a table"]
+        told = problems({"auth": PUBLIC | {"jwks_url": [[{"secret": "hunter2"}]]}})
+        assert "hunter2" not in "".join(told)
 
 
 STORE = "redis://:hunter2@redis.example.com:6379/0"
@@ -1146,54 +1196,62 @@ class TestStore:
     )
     def test_a_password_in_the_file(self, url: object) -> None:
         """A password of the store is refused in the settings, and not repeated."""
-        told = problems({"auth": AUTH | {"store": url}})
+        told = problems({"auth": AUTH | {"revocation_store": url}})
 
         assert told
         assert "hunter2" not in "".join(told)
-        assert all(problem.startswith("auth.store: ") for problem in told)
+        assert all(problem.startswith("auth.revocation_store: ") for problem in told)
 
     def test_a_password_in_the_file_is_told_where_it_belongs(self) -> None:
         """The message names the variable, even where that is set already."""
-        said = "passwords never stand in the settings; set MLGUARD_AUTH__STORE instead"
+        said = "passwords never stand in the settings; set MLGUARD_AUTH__REVOCATION_STORE instead"
 
-        assert problems({"auth": AUTH | {"store": STORE}}) == [f"auth.store: {said}"]
-        told = problems({"auth": AUTH | {"store": STORE}}, MLGUARD_AUTH__STORE=STORE)
-        assert told == [f"auth.store: {said}"]
+        assert problems({"auth": AUTH | {"revocation_store": STORE}}) == [
+            f"auth.revocation_store: {said}"
+        ]
+        told = problems(
+            {"auth": AUTH | {"revocation_store": STORE}}, MLGUARD_AUTH__REVOCATION_STORE=STORE
+        )
+        assert told == [f"auth.revocation_store: {said}"]
 
     def test_a_password_of_the_environment(self) -> None:
         """The environment may hold the password, which no way of printing settings shows."""
-        settings = loaded({"auth": AUTH}, MLGUARD_AUTH__STORE=STORE)
+        settings = loaded({"auth": AUTH}, MLGUARD_AUTH__REVOCATION_STORE=STORE)
 
         assert settings.auth is not None
-        assert settings.auth.store == STORE
+        assert settings.auth.revocation_store == STORE
         shown = f"{settings!r} {settings} {settings.model_dump_json()} {settings.model_dump()}"
         assert "hunter2" not in shown
-        assert "redis://redis.example.com:6379/0" in settings.model_dump_json()
+        assert "redis://...@redis.example.com:6379/0" in settings.model_dump_json()
 
     def test_a_mistake_of_the_environment(self) -> None:
         """A URL of the environment that is none is not repeated either."""
-        told = problems({"auth": AUTH}, MLGUARD_AUTH__STORE="redis//:hunter2@redis")
+        told = problems({"auth": AUTH}, MLGUARD_AUTH__REVOCATION_STORE="redis//:hunter2@redis")
 
-        assert told == ['auth.store: must be a URL like "rediss://redis.example.com:6379/0"']
+        assert told == [
+            'auth.revocation_store: must be a URL like "rediss://redis.example.com:6379/0"'
+        ]
 
     def test_stores_differ(self) -> None:
         """Workers with another store, or another password of it, are another service."""
-        one = loaded({"auth": AUTH}, MLGUARD_AUTH__STORE=STORE)
-        other = loaded({"auth": AUTH}, MLGUARD_AUTH__STORE=STORE.replace("hunter2", "hunter3"))
+        one = loaded({"auth": AUTH}, MLGUARD_AUTH__REVOCATION_STORE=STORE)
+        other = loaded(
+            {"auth": AUTH}, MLGUARD_AUTH__REVOCATION_STORE=STORE.replace("hunter2", "hunter3")
+        )
 
         assert one.digest() != other.digest()
 
     def test_needs_the_companion(self) -> None:
         """Without the companion process nobody would ask the store: a mistake."""
-        source = {"service": {"companion": False}, "auth": AUTH | {"store": "redis://h"}}
+        source = {"service": {"companion": False}, "auth": AUTH | {"revocation_store": "redis://h"}}
 
         (problem,) = problems(source)
 
-        assert problem.startswith("auth.store: needs the companion process")
+        assert problem.startswith("auth.revocation_store: needs the companion process")
 
     def test_pydantic_repeats_nothing(self) -> None:
         """Settings that are made by hand do not show what they refuse."""
-        table = {"store": "http://:hunter2@redis", "secret_env": "hunter2/"}
+        table = {"revocation_store": "http://:hunter2@redis", "secret_env": "hunter2/"}
 
         with pytest.raises(ValueError, match="validation error") as caught:
             Settings.model_validate({"auth": AUTH | table})

@@ -1,29 +1,24 @@
 """What did the operator decide? One TOML file, overridable from the environment."""
 
 from mlguard.settings.environment import PREFIX
+from mlguard.settings.issuers import Auth, Issuer
 from mlguard.settings.load import NAMED, load
 from mlguard.settings.mistakes import nearest
-from mlguard.settings.tables import (
+from mlguard.settings.tables import Drift, Metrics, Model, Quotas, Service, Settings, Tracing
+from mlguard.settings.values import (
     HMAC,
+    NO_TYPE,
     PUBLIC_KEY,
     RSA,
-    Auth,
-    Drift,
-    Issuer,
-    Metrics,
-    Model,
-    Quotas,
     Rate,
-    Service,
-    Settings,
-    Tracing,
-    is_loopback,
+    media_type,
     secret_bytes,
 )
 
 __all__ = [
     "HMAC",
     "NAMED",
+    "NO_TYPE",
     "PREFIX",
     "PUBLIC_KEY",
     "RSA",
@@ -37,8 +32,8 @@ __all__ = [
     "Service",
     "Settings",
     "Tracing",
-    "is_loopback",
     "load",
+    "media_type",
     "nearest",
     "secret_bytes",
 ]

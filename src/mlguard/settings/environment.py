@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from mlguard.settings.mistakes import nearest, table_of
 from mlguard.settings.tables import Settings
+from mlguard.settings.values import Table
 
 PREFIX = "MLGUARD_"
 _BOOLEANS = ("True", "False", "TRUE", "FALSE")
@@ -30,12 +31,13 @@ def override(data: dict[str, Any], environ: Mapping[str, str]) -> Iterator[str]:
                 yield f"{variable}: {problem}"
 
 
-def _put(data: dict[str, Any], table: type[BaseModel], path: list[str], raw: str) -> str | None:
+def _put(data: dict[str, Any], table: type[Table], path: list[str], raw: str) -> str | None:
     """Set one overridden key; say what is wrong with its name, if anything is."""
     key, *rest = path
-    if key not in table.model_fields:
-        return f"unknown key {key!r}; {nearest(key, table.model_fields)}"
-    annotation = table.model_fields[key].annotation
+    known = table.known_keys()
+    if key not in known:
+        return f"unknown key {key!r}; {nearest(key, known)}"
+    annotation = known[key].annotation
     inner = table_of(annotation)
     if inner is None or not rest:
         if rest or inner is not None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 import tomllib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,14 @@ from pydantic import ValidationError
 
 from mlguard.errors import InvalidSettings, MLGuardError
 from mlguard.settings.environment import PREFIX, override
-from mlguard.settings.mistakes import sentences
-from mlguard.settings.tables import Auth, Issuer, Model, Settings, secret_bytes
+from mlguard.settings.issuers import Auth, Issuer
+from mlguard.settings.mistakes import place, sentences
+from mlguard.settings.tables import Model, Settings
+from mlguard.settings.values import secret_bytes
+from mlguard.urls import has_password
 
 _LEAST_PSEUDONYM_KEY = 16  # bytes
 NAMED = frozenset({"secrets", "keys", "references"})
-_PASSWORD = re.compile(r"@|[?&](username|password)=")
 
 
 def load(
@@ -41,7 +42,9 @@ def load(
     """
     environ = os.environ if environ is None else environ
     if isinstance(source, Settings):
-        return source if source.resolved else _resolved(source, [], "settings", environ, named)
+        if source.resolved:
+            return source
+        return _resolved(source, source.model_dump(mode="json"), [], "settings", environ, named)
     if isinstance(source, Mapping):
         data, name, folder = _plain(source), "settings", Path.cwd()
     else:
@@ -53,11 +56,12 @@ def load(
         settings = Settings.model_validate(data)
     except ValidationError as error:
         raise InvalidSettings(*problems, *sentences(error, data), source=name) from None
-    return _resolved(settings, problems, name, environ, named)
+    return _resolved(settings, data, problems, name, environ, named)
 
 
 def _resolved(
     settings: Settings,
+    data: Mapping[str, Any],
     problems: list[str],
     name: str,
     environ: Mapping[str, str],
@@ -66,12 +70,13 @@ def _resolved(
     """Fetch what the settings only name, and raise all mistakes together."""
     secrets: dict[str, tuple[bytes, ...]] = {}
     pseudonym_key = None
+    issuers = _issuers(settings.auth, data)
     if "secrets" in named:
-        problems += _auth(settings.auth, secrets, environ)
+        problems += _auth(issuers, secrets, environ)
         pseudonym_key, problem = _pseudonym_key(settings.service.pseudonym_key_env, environ)
         problems += [problem] if problem else []
     if "keys" in named:
-        problems += _key_files(settings.auth)
+        problems += _key_files(issuers)
     for model in settings.models if "references" in named else ():
         problems += _reference(model)
     if problems:
@@ -105,10 +110,12 @@ def _plain(value: Any) -> Any:
 def _passwords(data: Mapping[str, Any]) -> Iterator[str]:
     """Find a password that stands in the settings; the environment may hold one."""
     auth = data.get("auth")
-    store = auth.get("store") if isinstance(auth, dict) else None
-    if isinstance(store, str) and _PASSWORD.search(store):
-        variable = f"{PREFIX}AUTH__STORE"
-        yield f"auth.store: passwords never stand in the settings; set {variable} instead"
+    store = auth.get("revocation_store") if isinstance(auth, dict) else None
+    if isinstance(store, str) and has_password(store):
+        yield (
+            "auth.revocation_store: passwords never stand in the settings; "
+            f"set {PREFIX}AUTH__REVOCATION_STORE instead"
+        )
 
 
 def _absolute(data: dict[str, Any], folder: Path) -> None:
@@ -134,30 +141,32 @@ def _joined(folder: Path, value: Any) -> Any:
     return str(folder / value) if isinstance(value, str) and value else value
 
 
+def _issuers(auth: Auth | None, data: Mapping[str, Any]) -> list[tuple[str, Issuer]]:
+    """List the issuers, each with its place in the file."""
+    issuers = auth.issuers if auth else ()
+    return [(place(("auth", "issuers", n), data), issuer) for n, issuer in enumerate(issuers)]
+
+
 def _auth(
-    auth: Auth | None, secrets: dict[str, tuple[bytes, ...]], environ: Mapping[str, str]
+    issuers: Sequence[tuple[str, Issuer]],
+    secrets: dict[str, tuple[bytes, ...]],
+    environ: Mapping[str, str],
 ) -> Iterator[str]:
     """Fetch the secrets that issuers name."""
-    for where, issuer in _issuers(auth):
+    for where, issuer in issuers:
         if issuer.is_symmetric:
             found = list(_secrets(issuer, where, environ))
             yield from (problem for _, problem in found if problem)
             secrets[issuer.issuer] = tuple(secret for secret, _ in found)
 
 
-def _key_files(auth: Auth | None) -> Iterator[str]:
+def _key_files(issuers: Sequence[tuple[str, Issuer]]) -> Iterator[str]:
     """Look for the files with public keys that issuers name."""
-    for where, issuer in _issuers(auth):
+    for where, issuer in issuers:
         for key in ("jwks_file", "pem_file"):
             path = getattr(issuer, key)
             if path and not os.path.isfile(path):  # noqa: PTH113 - which takes any path
                 yield f"{where}.{key} = '{path}': no such file"
-
-
-def _issuers(auth: Auth | None) -> Iterator[tuple[str, Issuer]]:
-    """List the issuers, each with its place in the file."""
-    for number, issuer in enumerate(auth.accepted if auth else ()):
-        yield f"auth.issuers[{issuer.name or number}]" if auth and auth.issuers else "auth", issuer
 
 
 def _secrets(issuer: Issuer, where: str, environ: Mapping[str, str]) -> Iterator[tuple[bytes, str]]:

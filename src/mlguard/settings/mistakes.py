@@ -6,16 +6,16 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from mlguard.settings.tables import Rate, Settings, Table
+from mlguard.settings.tables import Settings
+from mlguard.settings.values import Rate, Table
+from mlguard.urls import shown
 
-_USERINFO = re.compile(r"(['\"](?:\w+://)?).*@", re.DOTALL)
-_REQUIRED = ("issuer", "audience", "algorithms")
 _SHOULD = re.compile(r"^(Input|String) should")
 _SAID = {
     "tuple_type": "must be a list",
@@ -27,8 +27,38 @@ _SAID = {
 }
 
 
+def sentences(error: ValidationError, data: Mapping[str, Any]) -> list[str]:
+    """Say each mistake once: the key, the value and what it must be."""
+    # The members of a union all complain of one value, and a list with a wrong entry seems short.
+    errors = [e for e in error.errors() if not (e["type"] == "too_short" and e["input"])]
+    said = {place(e["loc"], data): _sentence(e, data) for e in reversed(errors)}
+    return [*reversed(said.values())]
+
+
+def place(loc: tuple[int | str, ...], data: Any) -> str:
+    """Spell a place as the file does.
+
+    Entries of lists are named, members of a union are not marked, and the entry that the keys of
+    one issuer are moved into is left out.
+    """
+    words, last = "", len(loc) - 1
+    for number, part in enumerate(loc):
+        if isinstance(data, list):
+            if not isinstance(part, int) or part >= len(data):
+                break
+            data = data[part]
+            name = data.get("name") if isinstance(data, dict) else None
+            words += f"[{name or part}]"
+        elif not isinstance(data, dict):
+            break
+        elif str(part).isidentifier() and (number == last or data.get(part, []) != []):
+            words += f".{part}" if words else str(part)
+            data = data.get(part)
+    return words
+
+
 def _sentence(error: ErrorDetails, data: Mapping[str, Any]) -> str:
-    where = _where(error["loc"], data)
+    where = place(error["loc"], data)
     if error["type"] == "extra_forbidden":
         return _unknown(error["loc"], where)
     if error["type"] == "missing":
@@ -39,66 +69,36 @@ def _sentence(error: ErrorDetails, data: Mapping[str, Any]) -> str:
     keys = [part for part in error["loc"] if isinstance(part, str)]
     if any(key.endswith("_env") for key in keys):
         return f"{where}: must be the name of an environment variable"
-    if where == "auth.store" or _has_tables(error["input"]):  # whatever is there, maybe a password
+    # Whatever is there may be a password.
+    if where == "auth.revocation_store" or _has_tables(error["input"]):
         return f"{where}: {said}"
-    shown = _USERINFO.sub(r"\1…@", repr(error["input"]))
-    return f"{where} = {shown if len(shown) <= 80 else shown[:77] + '...'}: {said}"
+    value = repr(_shown(error["input"]))
+    return f"{where} = {value if len(value) <= 80 else value[:77] + '...'}: {said}"
 
 
 def _has_tables(value: Any) -> bool:
-    entries = value if isinstance(value, list) else [value]
-    return any(isinstance(entry, dict) and entry for entry in entries)
+    if isinstance(value, list):
+        return any(map(_has_tables, value))
+    return isinstance(value, dict) and bool(value)
 
 
-def _where(loc: tuple[int | str, ...], data: Any) -> str:
-    """Spell a place as the file does: list entries by their name, no marks of the union members."""
-    words = ""
-    for part in loc:
-        if isinstance(part, int):
-            if not isinstance(data, list) or part >= len(data):
-                break
-            data = data[part]
-            name = data.get("name") if isinstance(data, dict) else None
-            words += f"[{name or part}]"
-        elif isinstance(data, dict) and str(part).isidentifier():
-            words += f".{part}" if words else str(part)
-            data = data.get(part)
-        else:
-            break
-    return words
+def _shown(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_shown(entry) for entry in value]
+    return shown(value) if isinstance(value, str) else value
 
 
 def _unknown(loc: tuple[int | str, ...], where: str) -> str:
-    table: type[BaseModel] = Settings
+    table: type[Table] = Settings
     for part in loc[:-1]:
         field = table.model_fields.get(part) if isinstance(part, str) else None
         table = (table_of(field.annotation) if field else None) or table
-    key = str(loc[-1])
+    key, known = str(loc[-1]), table.known_keys()
     if key in ("secret", "key", "password"):
         return f"{where}: secrets never stand in the settings; use `secret_env` or `secret_file`"
-    return f"{where}: unknown key; {nearest(key, table.model_fields)}"
-
-
-def sentences(error: ValidationError, data: Mapping[str, Any]) -> list[str]:
-    """Say each mistake once: the key, the value and what it must be."""
-    # The members of a union all complain of one value, and a list with a wrong entry seems short.
-    errors = [
-        e
-        for e in error.errors()
-        if e["type"] != "lacking" and not (e["type"] == "too_short" and e["input"])
-    ]
-    said = {_where(e["loc"], data): _sentence(e, data) for e in reversed(errors)}
-    return [*_lacking(data.get("auth")), *reversed(said.values())]
-
-
-def _lacking(auth: Any) -> Iterator[str]:
-    """Name each key that an issuer must have, among mistakes of other keys too."""
-    tables = auth.get("issuers") or [auth] if isinstance(auth, dict) else None
-    for number, issuer in enumerate(tables if isinstance(tables, list) else ()):
-        if isinstance(issuer, dict):
-            loc = ("auth",) if issuer is auth else ("auth", "issuers", number)
-            where = _where(loc, {"auth": auth})
-            yield from (f"{where}.{key}: is missing" for key in _REQUIRED if key not in issuer)
+    if key in known:
+        return f"{where}: there are `issuers`: move it into their entries"
+    return f"{where}: unknown key; {nearest(key, known)}"
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
@@ -110,7 +110,7 @@ def nearest(word: str, words: Iterable[str]) -> str:
     return f"valid: {', '.join(known)}" if known else "there is none"
 
 
-def table_of(annotation: Any) -> type[BaseModel] | None:
+def table_of(annotation: Any) -> type[Table] | None:
     """Find the table that a key holds, through `X | None` and `tuple[X, ...]`."""
     if isinstance(annotation, type) and issubclass(annotation, Table) and annotation is not Rate:
         return annotation
