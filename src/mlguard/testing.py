@@ -12,8 +12,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from mlguard.auth import KeySet
-from mlguard.auth.claims import usual
-from mlguard.auth.minting import mint, secret_signer, usual_type
+from mlguard.auth.minting import mint, secret_signer, usual, usual_type
 from mlguard.errors import InvalidSettings
 from mlguard.runtime.front import Front
 
@@ -66,7 +65,7 @@ class Rehearsal:
         """
         settings = self._service.settings
         auth = settings.auth
-        known = {i.issuer: i for i in (auth.accepted if auth else ())}
+        known = {i.issuer: i for i in (auth.issuers if auth else ())}
         who = known.get(issuer) if issuer else next(iter(known.values()), None)
         if who is None:
             raise InvalidSettings("a token needs an issuer of [auth]", source=settings.source)

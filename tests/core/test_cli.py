@@ -17,7 +17,12 @@ from uuid import uuid4
 import pandas as pd
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    PublicFormat,
+)
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
@@ -29,9 +34,11 @@ from mlguard.auth.minting import make_key, mint, secret_signer, signer
 from mlguard.cli import main
 from mlguard.messages import Deny, Principal
 from mlguard.reference import Reference
+from mlguard.revocations import MAX_ENTRIES
 from mlguard.runtime.companion.folder import roots
 from mlguard.runtime.companion.revoked_file import RevokedFile
 from mlguard.runtime.service import Service
+from tests.keyserver import DISCOVERY, KeyServer, key_pair
 
 SECRET = "a secret of the tests that is long enough"
 FILE = """\
@@ -440,27 +447,47 @@ class TestCheckOfAuth:
         ]
         assert lines[-1] == "  model    iris 1 in a handler, scopes iris admin"
 
+    def test_no_network(self, told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Neither a key server nor a store is asked, and none need be there."""
+        fetched = FETCHED.replace("[auth]", "[[auth.issuers]]")
+        monkeypatch.setenv("MLGUARD_AUTH__REVOCATION_STORE", "redis://127.0.0.1:1/0")
+        with KeyServer() as server:
+            found = fetched.replace("https://login.example.com/", server.url)
+            named = fetched + f'jwks_url = "{server.jwks_url}"\n'
+            gone = fetched.replace("login", "gone") + 'jwks_url = "http://127.0.0.1:1/jwks"\n'
+            written("mlguard.toml", found + named + gone)
+
+            code, out, err = told("check", "mlguard.toml")
+
+            assert (code, err) == (0, "")
+            assert out.count("RS256 by ") == 3
+            assert server.count() == server.count(DISCOVERY) == 0
+
     def test_the_store(self, told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """The store is told without its password."""
         written("mlguard.toml", FETCHED)
-        monkeypatch.setenv("MLGUARD_AUTH__STORE", "redis://alice:hunter2@redis.example.com/0")
+        monkeypatch.setenv(
+            "MLGUARD_AUTH__REVOCATION_STORE", "redis://alice:hunter2@redis.example.com/0"
+        )
 
         code, out, err = told("check", "mlguard.toml")
 
         assert (code, err) == (0, "")
-        assert "  store    redis.example.com:6379, for revocations\n" in out
+        assert "  store    redis://...@redis.example.com/0, for revocations\n" in out
         assert "hunter2" not in out
         assert "alice" not in out
 
     def test_a_store_that_is_none(self, told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """A wrong store is told without its password too."""
         written("mlguard.toml", FETCHED)
-        monkeypatch.setenv("MLGUARD_AUTH__STORE", "http://alice:hunter2@redis.example.com/0")
+        monkeypatch.setenv(
+            "MLGUARD_AUTH__REVOCATION_STORE", "http://alice:hunter2@redis.example.com/0"
+        )
 
         code, out, err = told("check", "mlguard.toml")
 
         assert code == 1
-        assert "auth.store: must be a URL like" in err
+        assert "auth.revocation_store: must be a URL like" in err
         assert "hunter2" not in out + err
 
 
@@ -470,6 +497,16 @@ def pem(name: str) -> Path:
     path = Path(name)
     path.write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     return path
+
+
+@pytest.fixture(scope="module")
+def pems() -> dict[str, bytes]:
+    """Make private keys, and what can be used as none."""
+    protected = Ed25519PrivateKey.generate().private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"a password")
+    )
+    made = {algorithm: make_key(algorithm)[0] for algorithm in ("RS256", "ES384", "EdDSA")}
+    return {**made, "nothing": b"", "a password": protected}
 
 
 class TestMintWithKeys:
@@ -554,6 +591,42 @@ class TestMintWithKeys:
         assert (code, out) == (1, "")
         assert "keys.private.pem cannot sign for " in err
         assert "PRIVATE KEY" not in err
+
+    @pytest.mark.parametrize(
+        "members", [{"alg": "none"}, {"alg": "HS256"}, {"alg": 5}, {"alg": []}, {"kid": 5}], ids=str
+    )
+    def test_an_odd_public_key(self, told: Any, members: dict[str, Any]) -> None:
+        """A public key that says what is not so is told, not raised."""
+        written("mlguard.toml", OWN.format(algorithm="ES256"))
+        told("token", "mint")
+        (key,) = json.loads(Path("keys.json").read_text())["keys"]
+        written("keys.json", json.dumps({"keys": [key | members]}))
+
+        code, out, err = told("token", "mint")
+
+        assert (code, out) == (1, "")
+        assert "keys.private.pem cannot sign for " in err
+
+    def test_no_link_is_followed(self, told: Any, tmp_path: Path) -> None:
+        """A link where the private key would be is not written through."""
+        written("mlguard.toml", OWN.format(algorithm="ES256"))
+        Path("keys.private.pem").symlink_to(tmp_path / "elsewhere.pem")
+
+        code, out, err = told("token", "mint")
+
+        assert (code, out) == (1, "")
+        assert "cannot be made: " in err
+        assert not Path("elsewhere.pem").exists()
+
+    @pytest.mark.parametrize("algorithm", ["RS256", "PS256", "ES256", "EdDSA"])
+    @pytest.mark.parametrize("made_for", ["RS256", "ES384", "EdDSA", "nothing", "a password"])
+    def test_signers(self, pems: dict[str, bytes], made_for: str, algorithm: str) -> None:
+        """A private key signs for its own algorithms, and is refused for others by a ValueError."""
+        if (made_for, algorithm) in {("RS256", "RS256"), ("RS256", "PS256"), ("EdDSA", "EdDSA")}:
+            assert signer(pems[made_for], algorithm)(b"")
+        else:
+            with pytest.raises(ValueError, match="it is no private key"):
+                signer(pems[made_for], algorithm)
 
     def test_keys_that_cannot_be_written(self, told: Any) -> None:
         """A folder that is not there is told, not raised."""
@@ -667,11 +740,11 @@ PAST = int(time.time()) - 100_000
 REFUSALS = [
     pytest.param(
         {"exp": PAST + 3600, "iat": PAST},
-        "token_expired: exp is past, or iat longer ago than max_age",
+        "token_expired: exp is past",
         ["iat", "exp"],
         id="expired",
     ),
-    pytest.param({"iat": PAST}, "token_expired: exp is past, or iat", ["iat"], id="old"),
+    pytest.param({"iat": PAST}, "token_expired: iat is longer ago than max_age", ["iat"], id="old"),
     pytest.param({"exp": ABSENT}, "token_untrusted: exp is missing", ["exp"], id="no exp"),
     pytest.param({"exp": "5"}, "token_untrusted: exp is missing or no", ["exp"], id="text exp"),
     pytest.param({"iat": ABSENT}, "token_untrusted: iat is missing", ["iat"], id="no iat"),
@@ -906,10 +979,41 @@ class TestExplain:
 
         code, out, err = told("token", "explain", text)
 
-        accepted = isinstance(verdict("mlguard.toml", text), Principal)
+        service = verdict("mlguard.toml", text)
+        refused = "mlguard: the token would be refused: "
         assert is_plain(out + err)
-        assert accepted == (code == 0 or "scope_missing" in err)
+        if isinstance(service, Deny):
+            assert err.startswith(f"{refused}{service.code}: ")
+        else:
+            assert code == 0 or err.startswith(f"{refused}scope_missing: ")
         assert (code == 0) == out.endswith("ok: accepted, unless it was revoked\n")
+
+    @pytest.mark.parametrize("source", ["jwks_url", "OpenID discovery"])
+    def test_keys_that_are_fetched(self, told: Any, source: str) -> None:
+        """A token is judged by keys that its issuer shows, and is shown to nobody."""
+        good, other = key_pair("good"), key_pair("other")
+        with KeyServer() as server:
+            server.serve(good)
+            server.discover()
+            where = f'jwks_url = "{server.jwks_url}"\n' if source == "jwks_url" else ""
+            text = FETCHED.replace("https://login.example.com/", server.url)
+            written("mlguard.toml", text.replace("RS256", "ES256") + where)
+            claims = {"iss": server.url, "aud": "iris-api", "sub": "a", "exp": time.time() + 60}
+
+            code, out, err = told("token", "explain", good.sign(claims))
+            assert (code, err, marked(out)) == (0, "", [])
+            assert out.endswith("ok: accepted, unless it was revoked\n")
+            signature = next(line.split() for line in out.splitlines() if "signature" in line)
+            assert signature[:2] == ["signature", "good"]
+            assert " ".join(signature[2:]).startswith(source)
+
+            code, out, err = told("token", "explain", other.sign(claims))
+            assert (code, marked(out)) == (1, ["kid", "signature"])
+            assert "token_untrusted: no key has the token's alg and kid" in err
+
+            assert server.count() == 2
+            assert server.count(DISCOVERY) == (0 if where else 2)
+            assert "authorization" not in {name.lower() for name in server.headers}
 
     def test_keys_that_cannot_be_fetched(self, told: Any) -> None:
         """Where the issuer's keys cannot be fetched, that is the answer, with the reason."""
@@ -996,10 +1100,30 @@ class TestRevoke:
 
         assert code == 1
         assert f"no service named {service!r} was told: none runs on this host as this user" in err
-        assert "It is remembered for the next start here; `auth.store` would reach" in err
+        assert (
+            "It is remembered for the next start here; `auth.revocation_store` would reach" in err
+        )
         (kept,) = RevokedFile(roots()[0], service).read()
         assert (kept.kind, kept.name) == expected
         assert kept.issuer == "https://login.example.com/"
+
+    def test_no_room_to_remember(self, told: Any, service: str) -> None:
+        """What is not remembered is not told to be, and whoever could be told was told."""
+        path = RevokedFile(roots()[0], service).path
+        path.parent.mkdir(0o700)
+        many = [{"issuer": "i", "jti": str(number)} for number in range(MAX_ENTRIES)]
+        path.touch(0o600)
+        path.write_text(json.dumps({"service": service, "revoked": many}))
+
+        code, out, err = told("token", "revoke", "--jti", "one")
+
+        assert (code, out) == (1, f"told 0 running services named {service!r} on this host\n")
+        assert "it is not remembered on this host: 1 revocations more than the " in err
+        assert (
+            f"; no service named {service!r} was told: none runs on this host as this user" in err
+        )
+        assert "`auth.revocation_store` would reach other hosts" in err
+        assert "It is remembered" not in err
 
     @pytest.mark.parametrize(
         ("arguments", "said"),
@@ -1058,12 +1182,12 @@ class TestRevoke:
         self, told: Any, service: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A store that cannot be reached is told without its password; the host remembers."""
-        monkeypatch.setenv("MLGUARD_AUTH__STORE", "redis://:hunter2@127.0.0.1:1/0")
+        monkeypatch.setenv("MLGUARD_AUTH__REVOCATION_STORE", "redis://:hunter2@127.0.0.1:1/0")
 
         code, out, err = told("token", "revoke", "--jti", "one")
 
         assert code == 1
-        assert "other hosts were not told: 127.0.0.1:1: " in err
+        assert "other hosts were not told: redis://...@127.0.0.1:1/0: " in err
         assert "hunter2" not in out + err
         assert len(RevokedFile(roots()[0], service).read()) == 1
 

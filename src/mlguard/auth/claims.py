@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import functools
-import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from mlguard.auth.jws import InvalidToken
-from mlguard.settings import Auth, Issuer
+from mlguard.settings import NO_TYPE, Auth, Issuer, media_type
 
-_NO_TYPE = "none"  # in the settings: a token without a `typ`
+_LATEST = 1e15  # seconds since 1970, and before: what is beyond is no time
+
+
+class Problem(NamedTuple):
+    """Why a token is refused.
+
+    Attributes:
+        claim: Which claim says something wrong, or which member of the header.
+        reason: What only the log is told; it repeats nothing of the token.
+        code: What the client is told.
+    """
+
+    claim: str
+    reason: str
+    code: str = "token_untrusted"
 
 
 def check(
     claims: Mapping[str, Any], header: Mapping[str, Any], issuer: Issuer, auth: Auth, now: float
 ) -> float:
-    """Check type, issuer, audience, subject and times.
-
-    Args:
-        claims: The token's payload.
-        header: The token's header.
-        issuer: What its issuer's tokens must say.
-        auth: What every token must say.
-        now: Seconds since 1970.
+    """Check type, issuer, audience, subject, times and tenant; takes what `problems` takes.
 
     Returns:
         When it ends, in seconds since 1970.
@@ -31,66 +36,33 @@ def check(
     Raises:
         InvalidToken: With the code for the client and the reason for the log.
     """
-    _check_type(header, issuer)
-    if claims.get("iss") != issuer.issuer:
-        raise InvalidToken("iss is not the issuer")
-    if audiences(claims, issuer).isdisjoint(issuer.audience):
-        raise InvalidToken(f"{issuer.audience_claim} is not the audience")
-    subject(claims, issuer)
-    end = expiry(claims, auth)
-    if end <= now:
-        raise InvalidToken("exp is past, or iat longer ago than max_age", "token_expired")
-    for name in ("nbf", "iat"):
-        if name in claims and _number(claims, name) - auth.leeway > now:
-            raise InvalidToken(f"{name} is in the future", "token_not_yet_valid")
-    return end
+    _demand(next(problems(claims, header, issuer, auth, now), None))
+    return _end(claims, auth)
 
 
-def _check_type(header: Mapping[str, Any], issuer: Issuer) -> None:
-    """Compare media types: without case, "application/" may be left out (RFC 7515 section 4.1.9).
-
-    RFC 8725 section 3.11: another kind of token of the same issuer must not pass.
-    """
-    kind = header.get("typ", _NO_TYPE)
-    if "typ" in header and (not isinstance(kind, str) or kind.lower() == _NO_TYPE):
-        raise InvalidToken("typ is not that of an access token")
-    if kind.lower().removeprefix("application/") not in _kinds(issuer.typ):
-        raise InvalidToken("typ is not that of an access token")
-
-
-@functools.cache
-def _kinds(typ: tuple[str, ...]) -> frozenset[str]:
-    return frozenset(kind.lower().removeprefix("application/") for kind in typ)
-
-
-def usual(
-    issuer: Issuer,
-    subject: str,
-    *,
-    scope: str,
-    tenant: str,
-    now: int,
-    seconds: float,
-) -> dict[str, Any]:
-    """Write the claims of a token that `check` accepts, for whoever may sign one.
+def problems(
+    claims: Mapping[str, Any], header: Mapping[str, Any], issuer: Issuer, auth: Auth, now: float
+) -> Iterator[Problem]:
+    """Tell everything that is wrong, one thing a claim.
 
     Args:
-        issuer: Who signs.
-        subject: Who calls.
-        scope: What the token grants, words.
-        tenant: The value of the tenant claim, where the settings name one.
+        claims: The token's payload.
+        header: The token's header.
+        issuer: What its issuer's tokens must say.
+        auth: What every token must say.
         now: Seconds since 1970.
-        seconds: How long the token is valid.
     """
-    claims = {
-        "iss": issuer.issuer,
-        issuer.audience_claim: issuer.audience[0],
-        issuer.subject_claim: subject,
-        issuer.scope_claim or "scope": scope,
-        "iat": now,
-        "exp": now + seconds,
-    }
-    return claims | ({issuer.tenant_claim: tenant} if issuer.tenant_claim else {})
+    found = (
+        _typ(header, issuer),
+        _iss(claims, issuer),
+        _audience(claims, issuer),
+        _text(claims, issuer.subject_claim),
+        _exp(claims, auth, now),
+        _iat(claims, auth, now),
+        _begun(claims, "nbf", auth, now),
+        _text(claims, issuer.tenant_claim) if issuer.tenant_claim else None,
+    )
+    return filter(None, found)
 
 
 def claim(claims: Mapping[str, Any], name: str) -> Any:
@@ -103,23 +75,14 @@ def claim(claims: Mapping[str, Any], name: str) -> Any:
     return found
 
 
-def audiences(claims: Mapping[str, Any], issuer: Issuer) -> frozenset[str]:
-    """Read the audience, a string or a list of strings (RFC 7519 section 4.1.3)."""
-    aud = claim(claims, issuer.audience_claim)
-    values = [aud] if isinstance(aud, str) else aud
-    if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
-        raise InvalidToken(f"{issuer.audience_claim} is missing or no string or list of strings")
-    return frozenset(values)
-
-
 def subject(claims: Mapping[str, Any], issuer: Issuer) -> str:
     """Read who calls."""
-    return _text(claims, issuer.subject_claim)
+    return _demanded_text(claims, issuer.subject_claim)
 
 
 def tenant(claims: Mapping[str, Any], issuer: Issuer) -> str | None:
     """Read whom the caller belongs to, where the settings name a claim."""
-    return _text(claims, issuer.tenant_claim) if issuer.tenant_claim else None
+    return _demanded_text(claims, issuer.tenant_claim) if issuer.tenant_claim else None
 
 
 def scopes(claims: Mapping[str, Any], issuer: Issuer) -> frozenset[str]:
@@ -144,32 +107,100 @@ def expiry(claims: Mapping[str, Any], auth: Auth) -> float:
     Returns:
         Seconds since 1970, the leeway included.
     """
-    end = _number(claims, "exp")
+    _demand(_number(claims, "exp"))
     if auth.max_age is not None:
-        end = min(end, _number(claims, "iat") + auth.max_age)
-    return end + auth.leeway
+        _demand(_number(claims, "iat"))
+    return _end(claims, auth)
 
 
-def _text(claims: Mapping[str, Any], name: str) -> str:
+def _typ(header: Mapping[str, Any], issuer: Issuer) -> Problem | None:
+    """RFC 8725 section 3.11: another kind of token of the same issuer must not pass."""
+    typ = header.get("typ", NO_TYPE)
+    if isinstance(typ, str):
+        kind = media_type(typ)
+        if kind in issuer.typ and (kind != NO_TYPE or "typ" not in header):
+            return None
+    return Problem("typ", "typ is not that of an access token")
+
+
+def _iss(claims: Mapping[str, Any], issuer: Issuer) -> Problem | None:
+    return None if claims.get("iss") == issuer.issuer else Problem("iss", "iss is not the issuer")
+
+
+def _audience(claims: Mapping[str, Any], issuer: Issuer) -> Problem | None:
+    """Compare the audience, a string or a list of strings (RFC 7519 section 4.1.3)."""
+    name = issuer.audience_claim
+    aud = claim(claims, name)
+    if isinstance(aud, str):
+        is_ours = aud in issuer.audience
+    elif isinstance(aud, list) and all(isinstance(value, str) for value in aud):
+        is_ours = not set(aud).isdisjoint(issuer.audience)
+    else:
+        return Problem(name, f"{name} is missing or no string or list of strings")
+    return None if is_ours else Problem(name, f"{name} is not the audience")
+
+
+def _exp(claims: Mapping[str, Any], auth: Auth, now: float) -> Problem | None:
+    if problem := _number(claims, "exp"):
+        return problem
+    if claims["exp"] + auth.leeway <= now:
+        return Problem("exp", "exp is past", "token_expired")
+    return None
+
+
+def _iat(claims: Mapping[str, Any], auth: Auth, now: float) -> Problem | None:
+    if auth.max_age is None:
+        return _begun(claims, "iat", auth, now)
+    if problem := _number(claims, "iat"):
+        return problem
+    if claims["iat"] + auth.max_age + auth.leeway <= now:
+        return Problem("iat", "iat is longer ago than max_age", "token_expired")
+    return _begun(claims, "iat", auth, now)
+
+
+def _begun(claims: Mapping[str, Any], name: str, auth: Auth, now: float) -> Problem | None:
+    if name not in claims:
+        return None
+    if problem := _number(claims, name):
+        return problem
+    if claims[name] - auth.leeway > now:
+        return Problem(name, f"{name} is in the future", "token_not_yet_valid")
+    return None
+
+
+def _number(claims: Mapping[str, Any], name: str) -> Problem | None:
+    """Accept a NumericDate (RFC 7519 section 2)."""
+    value: Any = claims.get(name)
+    # JSON has no other types of numbers; NaN is between no two.
+    if type(value) in (int, float) and -_LATEST <= value <= _LATEST:
+        return None
+    return Problem(name, f"{name} is missing or no finite number")
+
+
+def _text(claims: Mapping[str, Any], name: str) -> Problem | None:
     value = claim(claims, name)
     # A lone surrogate is a string to JSON and to nothing that a name is sent to.
-    if not isinstance(value, str) or not value or (not value.isascii() and _is_broken(value)):
-        raise InvalidToken(f"{name} is missing or no text")
-    return value
+    if isinstance(value, str) and value and (value.isascii() or not _is_broken(value)):
+        return None
+    return Problem(name, f"{name} is missing or no text")
 
 
 def _is_broken(text: str) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def _number(claims: Mapping[str, Any], name: str) -> float:
-    """Read a NumericDate (RFC 7519 section 2)."""
-    value = claims.get(name)
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or abs(value) > 1e15
-        or math.isnan(value)
-    ):
-        raise InvalidToken(f"{name} is missing or no finite number")
-    return float(value)
+def _end(claims: Mapping[str, Any], auth: Auth) -> float:
+    end: float = claims["exp"]
+    if auth.max_age is not None:
+        end = min(end, claims["iat"] + auth.max_age)
+    return end + auth.leeway
+
+
+def _demanded_text(claims: Mapping[str, Any], name: str) -> str:
+    _demand(_text(claims, name))
+    return str(claim(claims, name))
+
+
+def _demand(problem: Problem | None) -> None:
+    if problem is not None:
+        raise InvalidToken(problem.reason, problem.code)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.serialization import (
 from jose import jwk
 
 from mlguard.auth.algorithms import EC, HASHES
-from mlguard.settings import Issuer
+from mlguard.auth.strict import to_base64url
+from mlguard.settings import NO_TYPE, RSA, Issuer
 
 _CURVES = {curve.algorithm: curve.curve for curve in EC.values()}
 
@@ -38,12 +39,42 @@ def mint(claims: Mapping[str, Any], algorithm: str, sign: Signer, **header: Any)
     """
     told = {"alg": algorithm} | {n: value for n, value in header.items() if value is not None}
     text = f"{_segment(told)}.{_segment(claims)}"
-    return f"{text}.{_base64url(sign(text.encode()))}"
+    return f"{text}.{to_base64url(sign(text.encode()))}"
+
+
+def usual(
+    issuer: Issuer,
+    subject: str,
+    *,
+    scope: str,
+    tenant: str,
+    now: int,
+    seconds: float,
+) -> dict[str, Any]:
+    """Write the claims of a token that is accepted, for whoever may sign one.
+
+    Args:
+        issuer: Who signs.
+        subject: Who calls.
+        scope: What the token grants, words.
+        tenant: The value of the tenant claim, where the settings name one.
+        now: Seconds since 1970.
+        seconds: How long the token is valid.
+    """
+    claims = {
+        "iss": issuer.issuer,
+        issuer.audience_claim: issuer.audience[0],
+        issuer.subject_claim: subject,
+        issuer.scope_claim or "scope": scope,
+        "iat": now,
+        "exp": now + seconds,
+    }
+    return claims | ({issuer.tenant_claim: tenant} if issuer.tenant_claim else {})
 
 
 def usual_type(issuer: Issuer) -> str | None:
     """Choose a `typ` that an issuer's tokens may have, None for none."""
-    return None if issuer.typ[0] == "none" else issuer.typ[0]
+    return None if issuer.typ[0] == NO_TYPE else issuer.typ[0]
 
 
 def make_key(algorithm: str) -> tuple[bytes, dict[str, Any]]:
@@ -70,7 +101,9 @@ def signer(private_pem: bytes, algorithm: str) -> Signer:
     Raises:
         ValueError: It is no private key of that algorithm.
     """
-    private: Any = load_pem_private_key(private_pem, None)
+    private = _private_key(private_pem)
+    if not _is_of(private, algorithm):
+        raise ValueError(f"it is no private key of {algorithm}")
     if algorithm == "EdDSA":
         return private.sign  # type: ignore[no-any-return]
     if not algorithm.startswith("PS"):
@@ -85,17 +118,30 @@ def secret_signer(secret: bytes, algorithm: str) -> Signer:
     return jwk.construct(secret, algorithm).sign  # type: ignore[no-any-return]
 
 
+def _private_key(pem: bytes) -> Any:
+    try:
+        return load_pem_private_key(pem, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise ValueError("it is no private key in PEM, or one under a password") from error
+
+
+def _is_of(private: Any, algorithm: str) -> bool:
+    if algorithm == "EdDSA":
+        return isinstance(private, ed25519.Ed25519PrivateKey)
+    if algorithm in RSA:
+        return isinstance(private, rsa.RSAPrivateKey)
+    if algorithm not in _CURVES or not isinstance(private, ec.EllipticCurvePrivateKey):
+        return False
+    return private.curve.name == _CURVES[algorithm].name
+
+
 def _public_jwk(public: Any, algorithm: str) -> dict[str, Any]:
     if algorithm == "EdDSA":
         x = public.public_bytes(Encoding.Raw, PublicFormat.Raw)
-        return {"kty": "OKP", "crv": "Ed25519", "x": _base64url(x)}
+        return {"kty": "OKP", "crv": "Ed25519", "x": to_base64url(x)}
     family = algorithm.replace("PS", "RS")  # what python-jose knows
     return dict(jwk.construct(public, family).to_dict())
 
 
 def _segment(members: Mapping[str, Any]) -> str:
-    return _base64url(json.dumps(members, separators=(",", ":")).encode())
-
-
-def _base64url(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+    return to_base64url(json.dumps(members, separators=(",", ":")).encode())

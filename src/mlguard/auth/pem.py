@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from typing import Any
 
@@ -14,6 +13,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 from cryptography.x509 import load_pem_x509_certificate
+
+from mlguard.auth.strict import to_base64url
 
 _BLOCK = re.compile(
     rb"-----BEGIN (?P<label>[A-Z0-9 ]+)-----[^-]*-----END (?P=label)-----", re.ASCII
@@ -58,17 +59,13 @@ def to_jwk(label: str, block: bytes) -> dict[str, Any]:
     if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _CURVES:
         octets = (key.curve.key_size + 7) // 8
         point = key.public_numbers()
-        x, y = (_text(c.to_bytes(octets)) for c in (point.x, point.y))
+        x, y = (to_base64url(c.to_bytes(octets)) for c in (point.x, point.y))
         return {"kty": "EC", "crv": _CURVES[key.curve.name], "x": x, "y": y}
     if isinstance(key, ed25519.Ed25519PublicKey):
         raw = key.public_bytes(Encoding.Raw, PublicFormat.Raw)
-        return {"kty": "OKP", "crv": "Ed25519", "x": _text(raw)}
+        return {"kty": "OKP", "crv": "Ed25519", "x": to_base64url(raw)}
     raise ValueError("is of a type or curve that verifies no token")
 
 
 def _number(value: int) -> str:
-    return _text(value.to_bytes((value.bit_length() + 7) // 8))
-
-
-def _text(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+    return to_base64url(value.to_bytes((value.bit_length() + 7) // 8))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import binascii
 import json
 import re
@@ -29,6 +30,11 @@ def base64url(text: bytes) -> bytes:
     if tail and text[-1] not in _LAST[tail]:
         raise ValueError("has stray bits")
     return binascii.a2b_base64(text.translate(_TO_BASE64) + _PADDING[tail])
+
+
+def to_base64url(raw: bytes) -> str:
+    """Write base64url the one way that `base64url` reads."""
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
 def json_object(raw: bytes, deepest: int) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from mlguard.errors import InvalidSettings
-from mlguard.runtime.companion.store import where
 from mlguard.runtime.front import Front
 from mlguard.runtime.service import Service
 from mlguard.settings import Auth, Model, Settings
+from mlguard.urls import shown
 
 
 def add(commands: Any) -> None:
@@ -79,11 +79,11 @@ def _auth(auth: Auth | None) -> Iterator[str]:
     if auth is None:
         yield "auth     off"
         return
-    for issuer in auth.accepted:
+    for issuer in auth.issuers:
         yield f"auth     {issuer.issuer}: {', '.join(issuer.algorithms)} by {issuer.origin}"
     yield f"scopes   {' '.join(auth.scopes) or 'none'}"
-    if auth.store:
-        yield f"store    {where(auth.store)}, for revocations"
+    if auth.revocation_store:
+        yield f"store    {shown(auth.revocation_store)}, for revocations"
 
 
 def _model(model: Model) -> str:
