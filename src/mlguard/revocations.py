@@ -110,11 +110,10 @@ _NAMES = {field.name for field in fields(Revocation)}
 class Revocations:
     """What is revoked, as one worker knows it. Threads may read while another writes."""
 
-    def __init__(self, revocations: Iterable[Revocation] = ()) -> None:
+    def __init__(self) -> None:
         self._known: dict[Key, Revocation] = {}
         self._soonest = math.inf  # before then nothing is past
         self._writing = Lock()
-        self.add(revocations)
 
     def covers(self, issuer: str, claims: Mapping[str, Any], subject: str) -> bool:
         """Say whether a token is revoked.
@@ -135,43 +134,40 @@ class Revocations:
         found = known.get(("subject", issuer, subject))
         return found is not None and not _is_after(claims.get("iat"), found.before)
 
-    def news(self, revocations: Iterable[Revocation]) -> list[Revocation]:
-        """Return those that say something that is not known."""
-        get = self._known.get
-        return [r for r in revocations if (known := get(r.key)) is None or r.joined(known) != known]
+    def learn(self, revocations: Iterable[Revocation], now: float) -> tuple[list[Revocation], int]:
+        """Take in what is not past, and forget what is.
 
-    def add(self, revocations: Iterable[Revocation]) -> bool:
-        """Take them in; say whether anything was new.
+        Args:
+            revocations: What is revoked.
+            now: Seconds since 1970.
 
-        Raises:
-            RevocationsFull: Some were not taken; all others were.
+        Returns:
+            Those that said something new, and how many of them there was no room for.
         """
+        news: list[Revocation] = []
         refused = 0
         with self._writing:
-            news = self.news(revocations)
-            for revocation in news:
+            self._forget(now)
+            for revocation in revocations:
                 known = self._known.get(revocation.key)
+                joined = revocation.joined(known)
+                if joined == known or revocation.is_past(now):
+                    continue
+                news.append(revocation)
                 if known is None and len(self._known) >= MAX_ENTRIES:
                     refused += 1
                 else:
-                    self._known[revocation.key] = joined = revocation.joined(known)
+                    self._known[revocation.key] = joined
                     self._soonest = min(self._soonest, _end(joined))
-        if refused:
-            raise RevocationsFull(refused)
-        return bool(news)
+        return news, refused
 
-    def forget(self, now: float) -> None:
-        """Drop what need not be known any longer; costs nothing while there is no such.
-
-        Args:
-            now: Seconds since 1970.
-        """
-        with self._writing:
-            if now < self._soonest:
-                return
-            for key in [key for key, r in self._known.items() if r.is_past(now)]:
-                del self._known[key]
-            self._soonest = min(map(_end, self._known.values()), default=math.inf)
+    def _forget(self, now: float) -> None:
+        """Drop what is past; costs nothing while there is no such."""
+        if now < self._soonest:
+            return
+        for key in [key for key, r in self._known.items() if r.is_past(now)]:
+            del self._known[key]
+        self._soonest = min(map(_end, self._known.values()), default=math.inf)
 
     def __iter__(self) -> Iterator[Revocation]:
         with self._writing:

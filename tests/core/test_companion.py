@@ -27,9 +27,10 @@ from mlguard.metrics import Family, Metrics
 from mlguard.revocations import Revocation, Revocations, RevocationsFull
 from mlguard.runtime.companion import Companion, CompanionConfig, DriftModel, outbox
 from mlguard.runtime.companion.book import Book
-from mlguard.runtime.companion.folder import Folder, Lock, roots
-from mlguard.runtime.companion.frames import MAX_FRAME, encode, written
+from mlguard.runtime.companion.folder import Folder, roots
+from mlguard.runtime.companion.frames import MAX_FRAME, encode, write_revocations
 from mlguard.runtime.companion.operators import remember, tell_companions
+from mlguard.runtime.companion.private import Lock
 from mlguard.runtime.companion.processes import Process, supervisor
 from mlguard.runtime.companion.revoked_file import RevokedFile
 from mlguard.runtime.companion.totals import Totals
@@ -94,7 +95,7 @@ class Alone:
             config,
             snapshot=self.metrics.snapshot,
             on_state=self.states.append,
-            on_revoked=self.revocations.add,
+            on_revoked=lambda told: self.revocations.learn(told, time.time()),
         )
 
     def predict(self, rows: int) -> None:
@@ -108,9 +109,7 @@ class Alone:
 
     def has_handed_over(self) -> bool:
         """Say whether the companion has acknowledged everything."""
-        outbox = self.companion._outbox
-        with outbox._lock:
-            return not outbox._kept
+        return self.companion.has_handed_over
 
     def total(self, timeout: float = 5.0) -> float | None:
         return value(self.companion.collect(timeout), ROWS)
@@ -203,7 +202,7 @@ def file_of(config: CompanionConfig) -> Path:
     """Return the path of what is revoked, in a folder that is there."""
     folder = folder_of(config)
     folder.prepare()
-    return RevokedFile(folder.path.parent, config.service).path
+    return RevokedFile(folder.root, config.service).path
 
 
 def hello() -> bytes:
@@ -332,7 +331,6 @@ class TestOneWorker:
         alone.predict(1)
         assert alone.total() == 1
         folder = folder_of(config)
-        hello = b'{"hello":{"process":{"pid":%d,"started":""},"name":"x"}}' % os.getpid()
 
         with pytest.raises(AuthenticationError):
             Client(str(folder.path / "socket"), authkey=b"wrong")
@@ -341,12 +339,12 @@ class TestOneWorker:
             [b"[]"],
             [b"{}"],
             [b'{"hello":1}'],
-            [hello, b'{"unknown":1}'],
-            [hello, b'{"rows":[1]}'],
-            [hello, b'{"snapshot":[{"name":"a","samples":[]},{"name":1}],"poll":null}'],
-            [hello, b'{"snapshot":[{"name":"a","samples":[{"value":"1"}]}],"poll":null}'],
-            [hello, b"[" * 100_000],
-            [hello, b" " * (8 * 2**20 + 1)],
+            [hello(), b'{"unknown":1}'],
+            [hello(), b'{"rows":[1]}'],
+            [hello(), b'{"snapshot":[{"name":"a","samples":[]},{"name":1}],"poll":null}'],
+            [hello(), b'{"snapshot":[{"name":"a","samples":[{"value":"1"}]}],"poll":null}'],
+            [hello(), b"[" * 100_000],
+            [hello(), b" " * (8 * 2**20 + 1)],
         ):
             with pytest.raises((EOFError, OSError)):
                 answer_to(folder, frames)
@@ -594,6 +592,7 @@ class TestRevocations:
         alone.revoke("a")
         eventually(alone.has_handed_over)
         assert file_of(config).stat().st_mode & 0o777 == 0o600
+        assert not list(file_of(config).parent.glob("*.lock"))
 
         file_of(config).unlink()
 
@@ -639,9 +638,8 @@ class TestRevocations:
         """A worker hears at once that too many wait; a book says how many it did not take."""
         monkeypatch.setattr(outbox, "MAX_ENTRIES", 3)
         monkeypatch.setattr(revocations, "MAX_ENTRIES", 3)
-        alone, book = Alone(config), Book()
         told: list[Revocation] = []
-        book.on_news = told.extend
+        alone, book = Alone(config), Book(told.extend)
 
         alone.revoke("a", "b")
         with pytest.raises(RevocationsFull):
@@ -660,7 +658,7 @@ class TestRevocations:
             "\U0001f600" * 1024, jti="\U0001f600" * 1024, before=1 / 3, until=1 / 3
         )
 
-        parts = list(written([longest] * 300))
+        parts = list(write_revocations([longest] * 300))
 
         assert [len(part) for part in parts] == [256, 44]
         assert len(encode({"revoke": parts[0], "number": 2**63})) < MAX_FRAME
@@ -694,8 +692,7 @@ class TestOperators:
         monkeypatch.setattr(tempfile, "tempdir", str(root))
         yield replace(config, root=None)
         for path in roots():
-            for kept in (file := RevokedFile(path, config.service).path, file.with_suffix(".lock")):
-                kept.unlink(missing_ok=True)
+            RevokedFile(path, config.service).path.unlink(missing_ok=True)
 
     def test_every_companion_is_told(self, config: CompanionConfig) -> None:
         """All of the service's take it, when their workers have been sent it; no other's does."""
@@ -875,7 +872,7 @@ class TestFolder:
         """A socket's address has some hundred bytes."""
         folder = folder_of(replace(config, root=str(root / ("long" * 25))))
 
-        assert folder.path.parent == Path(f"/tmp/mlguard-{os.getuid()}")
+        assert folder.root == Path(f"/tmp/mlguard-{os.getuid()}")
 
     @pytest.mark.parametrize("spoil", ["mode", "link", "parent mode", "parent link", "file"])
     def test_a_folder_that_others_may_have_made_is_refused(
@@ -883,7 +880,7 @@ class TestFolder:
     ) -> None:
         """Wrong rights or a link: no companion, a key of one's own, one line in the log."""
         folder = folder_of(config)
-        path = folder.path.parent if spoil.startswith("parent") else folder.path
+        path = folder.root if spoil.startswith("parent") else folder.path
         path.parent.mkdir(0o700, exist_ok=True)
         if spoil.endswith("mode"):
             path.mkdir(0o700)
@@ -913,6 +910,27 @@ class TestFolder:
             assert (first, second) == (True, False)
         with folder.lock("companion") as third:
             assert third
+        assert not list(folder.path.iterdir())
+
+    def test_a_lock_that_its_holder_removed_is_another(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Who opened the file just before its holder took it away holds what others see."""
+        fcntl = pytest.importorskip("fcntl", reason="the platform has no such locks")
+        first, second, third = (Lock(tmp_path / "a.lock") for _ in range(3))
+        flock = fcntl.flock
+
+        def lock_late(descriptor: int, how: int) -> None:
+            first.close()
+            flock(descriptor, how)
+
+        assert first.acquire()
+        monkeypatch.setattr(fcntl, "flock", lock_late)
+
+        assert second.acquire()
+        assert not third.acquire()
+        second.close()
+        assert not list(tmp_path.iterdir())
 
 
 class TestWindows:

@@ -13,7 +13,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from mlguard import revocations as module
-from mlguard.revocations import MAX_TEXT, Revocation, Revocations, RevocationsFull
+from mlguard.revocations import MAX_TEXT, Revocation, Revocations
 
 ISSUER = "https://login.example.com/"
 
@@ -24,6 +24,13 @@ def of_token(jti: str = "a", **more: Any) -> Revocation:
 
 def of_subject(subject: str = "ann", **more: Any) -> Revocation:
     return Revocation(ISSUER, subject=subject, **more)
+
+
+def knowing(*entries: Revocation) -> Revocations:
+    """Return what has learned that, before anything was past."""
+    revocations = Revocations()
+    revocations.learn(entries, -1)
+    return revocations
 
 
 @pytest.fixture
@@ -87,7 +94,7 @@ class TestCovers:
     )
     def test_one_token(self, issuer: str, claims: dict[str, Any], covered: bool) -> None:
         """A token is revoked by its name, for its issuer."""
-        assert Revocations([of_token()]).covers(issuer, claims, "ann") is covered
+        assert knowing(of_token()).covers(issuer, claims, "ann") is covered
 
     @pytest.mark.parametrize(
         ("issuer", "subject", "claims", "covered"),
@@ -108,7 +115,7 @@ class TestCovers:
         self, issuer: str, subject: str, claims: dict[str, Any], covered: bool
     ) -> None:
         """A subject's tokens are revoked that are not known to be issued later."""
-        revocations = Revocations([of_subject(before=100)])
+        revocations = knowing(of_subject(before=100))
 
         assert revocations.covers(issuer, claims, subject) is covered
 
@@ -120,43 +127,55 @@ class TestRevocations:
         """The latest `before` and the longest `until` count; an older one is no news."""
         revocations = Revocations()
 
-        assert revocations.add([of_subject(before=5, until=50)])
-        assert revocations.add([of_subject(before=4, until=60)])
-        assert not revocations.add([of_subject(before=5, until=10)])
-        assert revocations.add([of_subject(before=1)])
-        assert not revocations.add([of_subject(before=5, until=70)])
+        told = [
+            of_subject(before=5, until=50),
+            of_subject(before=4, until=60),
+            of_subject(before=5, until=10),
+            of_subject(before=1),
+            of_subject(before=5, until=70),
+        ]
+        news = [bool(revocations.learn([entry], 0)[0]) for entry in told]
 
+        assert news == [True, True, False, True, False]
         assert list(revocations) == [of_subject(before=5)]
 
     def test_what_is_past_is_dropped(self) -> None:
-        """At `until` it is forgotten; what has none stays for ever."""
-        revocations = Revocations([of_token("a"), of_token("b", until=5), of_token("c", until=6)])
+        """At `until` it is forgotten, and not learned again; what has none stays for ever."""
+        revocations = knowing(of_token("a"), of_token("b", until=5), of_token("c", until=6))
 
-        revocations.forget(5)
+        assert revocations.learn([of_token("d", until=5)], 5) == ([], 0)
 
         assert {r.jti for r in revocations} == {"a", "c"}
 
     @pytest.mark.usefixtures("room_for_three")
     def test_too_many_are_refused_aloud(self) -> None:
         """What is there stays, as much as fits is taken, and what is known may still change."""
-        revocations = Revocations([of_token("a"), of_subject("ann", before=1)])
+        revocations = knowing(of_token("a"), of_subject("ann", before=1))
+        more = [of_token("a"), of_token("b"), of_token("c"), of_token("d")]
 
-        with pytest.raises(RevocationsFull) as full:
-            revocations.add([of_token("b"), of_token("c"), of_token("d")])
+        assert revocations.learn(more, 0) == (more[1:], 2)
 
-        assert full.value.refused == 2
         assert {r.name for r in revocations} == {"a", "ann", "b"}
-        assert revocations.add([of_subject("ann", before=2)])
+        later = [of_subject("ann", before=2)]
+        assert revocations.learn(later, 0) == (later, 0)
+
+    @pytest.mark.usefixtures("room_for_three")
+    def test_what_is_past_makes_room(self) -> None:
+        """It is forgotten before others are refused."""
+        revocations = knowing(*(of_token(name, until=5) for name in "abc"))
+
+        assert revocations.learn([of_token("d")], 4)[1] == 1
+        assert revocations.learn([of_token("d")], 5)[1] == 0
 
     def test_readers_need_no_lock(self) -> None:
         """While some are added and forgotten, others are found all the time."""
-        revocations = Revocations([of_token("kept")])
+        revocations = knowing(of_token("kept"))
         done = Event()
 
         def write() -> None:
             for round_ in range(200):
-                revocations.add(of_token(f"{round_}-{i}", until=1) for i in range(50))
-                revocations.forget(2)
+                revocations.learn((of_token(f"{round_}-{i}", until=1) for i in range(50)), 0)
+                revocations.learn((), 2)
             done.set()
 
         writer = Thread(target=write)
@@ -186,7 +205,7 @@ ENTRIES = st.builds(
 
 @examples(deadline=None)
 @given(
-    st.lists(st.lists(ENTRIES) | MOMENTS),
+    st.lists(st.tuples(st.lists(ENTRIES), MOMENTS)),
     st.sampled_from(["i", "k"]),
     st.fixed_dictionaries(
         {},
@@ -198,18 +217,14 @@ ENTRIES = st.builds(
     st.sampled_from(["a", "b"]),
 )
 def test_it_is_a_plain_list(
-    steps: list[list[Revocation] | int], issuer: str, claims: dict[str, Any], subject: str
+    steps: list[tuple[list[Revocation], int]], issuer: str, claims: dict[str, Any], subject: str
 ) -> None:
-    """Whatever was added and forgotten, the answer is that of a list that is searched."""
+    """Whatever was learned and forgotten, the answer is that of a list that is searched."""
     revocations, plain = Revocations(), list[Revocation]()
-    for step in steps:
-        if isinstance(step, int):
-            revocations.forget(step)
-            kept = {r.key for r in plain if r.until is None or r.until > step}
-            plain = [r for r in plain if r.key in kept]
-        else:
-            revocations.add(step)
-            plain += step
+    for entries, now in steps:
+        revocations.learn(entries, now)
+        kept = {r.key for r in plain if not r.is_past(now)}
+        plain = [r for r in plain if r.key in kept] + [r for r in entries if not r.is_past(now)]
 
     def is_met(r: Revocation) -> bool:
         iat = claims.get("iat")
@@ -230,4 +245,4 @@ def test_the_order_does_not_matter(entries: list[Revocation], random: Any) -> No
     shuffled = entries + entries[: len(entries) // 2]
     random.shuffle(shuffled)
 
-    assert set(Revocations(shuffled)) == set(Revocations(entries))
+    assert set(knowing(*shuffled)) == set(knowing(*entries))

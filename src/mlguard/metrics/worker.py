@@ -25,6 +25,11 @@ class _Inference(NamedTuple):
     rows: Number
 
 
+def degraded() -> Gauges:
+    """Return what says which parts are degraded: a worker's, or its companion's."""
+    return Gauges("mlguard_degraded", "1 while a part works less well than configured.", ("part",))
+
+
 class Metrics:
     """Count what a worker does; every label is bounded, whatever clients send.
 
@@ -89,9 +94,7 @@ class Metrics:
         self._refused = Counters(
             "mlguard_quota_refused_total", "Requests that a quota refused.", ("model", "code")
         )
-        self._degraded = Gauges(
-            "mlguard_degraded", "1 while a part works less well than configured.", ("part",)
-        )
+        self._degraded = degraded()
         self._observed = Counters(
             "mlguard_drift_rows_observed_total", "Rows that the model was asked.", _VERSIONED
         )

@@ -106,7 +106,7 @@ class Service:
             if self.settings.drift:
                 self.metrics.set_drift_worker_up(False)
             if self._companion:
-                self._told(self._companion.known_revocations())
+                self._remember(self._companion)
                 self._companion.start()
             if self._fetcher:
                 self._fetcher.start()
@@ -160,7 +160,7 @@ class Service:
             window=drift.window if drift else 0,
             report=str(drift.report) if drift and drift.report else None,
             secrets=_secret_variables(settings),
-            store=settings.auth.store if settings.auth else None,
+            store=settings.auth.revocation_store if settings.auth else None,
         )
         return Companion(
             config,
@@ -172,7 +172,7 @@ class Service:
 
     def _make_fetcher(self) -> KeyFetcher | None:
         auth = self.settings.auth
-        fetched = [i.issuer for i in auth.accepted if i.is_fetched] if auth else []
+        fetched = [i.issuer for i in auth.issuers if i.is_fetched] if auth else []
         if auth is None or not fetched:
             return None
         rings = {issuer: self._rings[issuer] for issuer in fetched}
@@ -184,34 +184,38 @@ class Service:
         self.metrics.keys_fetched(result)
         self.metrics.set_degraded("keys", any(ring.is_failing for ring in self._rings.values()))
 
-    def fetch_keys(self) -> dict[str, str]:
-        """Fetch all issuers' keys now, blocking; return by issuer what went wrong."""
-        problems = self._fetcher.fetch_once() if self._fetcher else {}
-        return {issuer: problem for issuer, problem in problems.items() if problem}
-
     def revoke(self, revocation: Revocation) -> None:
         """Refuse what it names from now on: here at once, soon wherever the companion tells.
 
-        Returns at once. Without a companion process it holds in this process only.
+        Returns at once in a worker; elsewhere it blocks until others are told. Without a companion
+        process it holds in this process only.
 
         Raises:
             RevocationsFull: There is no room for more, here or on the way.
+            OSError: Outside of a worker: it cannot be kept.
         """
         if self._companion:
             self._companion.revoke([revocation])
         else:
             LOGGER.warning("a revocation holds in this process only: there is no companion")
-        self._learn([revocation])
+        if refused := self._learn([revocation]):
+            raise RevocationsFull(refused)
+
+    def _remember(self, companion: Companion) -> None:
+        """Learn what was revoked earlier; where that cannot be read, the companion may know."""
+        try:
+            self._learn(companion.known_revocations())
+        except OSError as error:
+            self.metrics.set_degraded("revocations", True)
+            LOGGER.warning("what was revoked earlier cannot be read: %s", error)
 
     def _told(self, revocations: Sequence[Revocation]) -> None:
-        try:
-            self._learn(revocations)
-        except RevocationsFull as error:
-            self._log.warning("revocations", "not all revocations hold here: %s", error)
+        if refused := self._learn(revocations):
+            text = "%d revocations do not hold here: no room"
+            self._log.warning("revocations", text, refused)
 
-    def _learn(self, revocations: Sequence[Revocation]) -> None:
-        self._revoked.forget(time.time())
-        self._revoked.add(revocations)
+    def _learn(self, revocations: Sequence[Revocation]) -> int:
+        return self._revoked.learn(revocations, time.time())[1]
 
     def _companion_is(self, up: bool) -> None:
         self.metrics.set_degraded("companion", not up)
@@ -253,9 +257,9 @@ class Service:
 
 def _secret_variables(settings: Settings) -> tuple[str, ...]:
     auth = settings.auth
-    named = [name for issuer in (auth.accepted if auth else ()) for name in issuer.secret_env]
+    named = [name for issuer in (auth.issuers if auth else ()) for name in issuer.secret_env]
     key = settings.service.pseudonym_key_env
-    return (*named, f"{PREFIX}AUTH__STORE", *([key] if key else []))
+    return (*named, f"{PREFIX}AUTH__REVOCATION_STORE", *([key] if key else []))
 
 
 def stable_conventions() -> None:
@@ -270,9 +274,10 @@ def _demand_packages(settings: Settings) -> None:
     """Find out whether optional parts could run, without importing what they import."""
     from importlib.util import find_spec
 
+    store = settings.auth.revocation_store if settings.auth else None
     for part, extra, packages in (
         ("[drift]", "drift", _DRIFT_PACKAGES if settings.drift else ()),
-        ("auth.store", "redis", ("redis",) if settings.auth and settings.auth.store else ()),
+        ("auth.revocation_store", "redis", ("redis",) if store else ()),
     ):
         missing = [name for name in packages if find_spec(name) is None]
         if missing:

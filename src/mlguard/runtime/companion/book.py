@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from threading import Lock
 
 from mlguard.logs import Seldom
-from mlguard.revocations import MAX_ENTRIES, Revocation, Revocations, RevocationsFull
+from mlguard.revocations import MAX_ENTRIES, Key, Revocation, Revocations
 
 
 class Book:
@@ -15,37 +15,27 @@ class Book:
 
     Attributes:
         revision: Changes with every entry.
-        on_news: Told, in the thread that learns, what was not known before.
 
     Args:
-        clock: Seconds since 1970.
+        on_news: Told, in the thread that learns, what was not known before.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, on_news: Callable[[list[Revocation]], None] = lambda _: None) -> None:
         self._known = Revocations()
-        self._clock = clock
+        self._on_news = on_news
         self._lock = Lock()
         self._log = Seldom()
         self.revision = 0
-        self.on_news: Callable[[list[Revocation]], None] = lambda _: None
 
     def learn(self, revocations: Iterable[Revocation]) -> int:
         """Take in what is not past; return how many there was no room for."""
-        now, refused = self._clock(), 0
         with self._lock:
-            news = self._known.news(r for r in revocations if not r.is_past(now))
-            if not news:
-                return 0
-            if len(self._known) + len(news) > MAX_ENTRIES:
-                self._known.forget(now)
-            try:
-                self._known.add(news)
-            except RevocationsFull as full:
-                refused = full.refused
-            self.revision += 1
+            news, refused = self._known.learn(revocations, time.time())
+            self.revision += bool(news)
         if refused:
             self._log.warning("full", "no room for %d more revocations", refused)
-        self.on_news(news)
+        if news:
+            self._on_news(news)
         return refused
 
     @property
@@ -55,5 +45,9 @@ class Book:
 
     def entries(self) -> list[Revocation]:
         """Return what is revoked now, without what is past."""
-        now = self._clock()
+        now = time.time()
         return [r for r in self._known if not r.is_past(now)]
+
+    def missing_from(self, stored: Mapping[Key, Revocation]) -> list[Revocation]:
+        """Return the entries that are not stored, or stored otherwise."""
+        return [r for r in self.entries() if stored.get(r.key) != r]

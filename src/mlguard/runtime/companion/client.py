@@ -6,11 +6,12 @@ import os
 import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from mlguard.logs import LOGGER
 from mlguard.metrics import Family
 from mlguard.revocations import Revocation
-from mlguard.runtime.companion.book import Book
+from mlguard.runtime.companion import operators
 from mlguard.runtime.companion.config import CompanionConfig
 from mlguard.runtime.companion.courier import Courier, Row, new_name
 from mlguard.runtime.companion.folder import Folder
@@ -84,6 +85,7 @@ class Companion:
             on_state=self._on_state,
             on_drop=self._on_drop,
             on_revoked=self._on_revoked,
+            on_overdue=partial(operators.remember, self._config.service),
             name=self._name,
         )
         self._courier.start()
@@ -98,25 +100,40 @@ class Companion:
     def revoke(self, revocations: Sequence[Revocation]) -> None:
         """Have every worker of the service told, this one among them; returns at once.
 
-        What is revoked is kept until the companion has written it down, before `start` too.
+        What is revoked is kept until the companion has written it down. Outside of a worker, as in
+        a job of the same service, whoever runs is told and it is written down here, blocking.
 
         Raises:
             RevocationsFull: Too many wait for the companion already.
+            OSError: Outside of a worker: it cannot be written down, or not in the store.
         """
         self._be_in_this_process()
-        self._outbox.put(revocations)
-        if self._courier is not None:
+        if self._courier is None:
+            self._deliver(revocations)
+        else:
+            self._outbox.put(revocations)
             self._courier.ring()
 
+    def _deliver(self, revocations: Sequence[Revocation]) -> None:
+        """Do what the companion would have done."""
+        operators.remember(self._config.service, revocations)
+        operators.tell_companions(self._config.service, revocations, timeout=1.0)
+        if self._config.store:
+            operators.publish(self._config.store, self._config.service, revocations)
+
+    @property
+    def has_handed_over(self) -> bool:
+        """Whether the companion has written down all that was revoked here."""
+        return self._outbox.is_empty
+
     def known_revocations(self) -> list[Revocation]:
-        """Read what was revoked on this host, for a start before the companion is there."""
-        folder = Folder.of(self._config, supervisor()).path.parent
-        book = Book()
-        try:
-            book.learn(RevokedFile(folder, self._config.service).read())
-        except OSError as error:
-            LOGGER.warning("what was revoked earlier cannot be read: %s", error)
-        return book.entries()
+        """Read what was revoked on this host, for a start before the companion is there.
+
+        Raises:
+            OSError: It cannot be read, or be trusted.
+        """
+        folder = Folder.of(self._config, supervisor())
+        return RevokedFile(folder.root, self._config.service).read()
 
     def collect(self, timeout: float = 1.0) -> list[Family] | None:
         """Return the numbers of all workers as of now; None where they do not come in time.
@@ -135,8 +152,14 @@ class Companion:
     def close(self, timeout: float = 1.0) -> None:
         """Hand over the last rows and numbers, waiting no longer than `timeout` seconds."""
         courier, self._courier = self._courier, None
-        if courier is not None and self._pid == os.getpid():
-            courier.stop(timeout)
+        if courier is None or self._pid != os.getpid():
+            return
+        courier.stop(timeout)
+        if left := self._outbox.overdue(0.0):
+            try:
+                operators.remember(self._config.service, left)
+            except (OSError, ValueError) as error:
+                LOGGER.error("%d revocations are lost: %s", len(left), error)
 
     def key(self) -> bytes:
         """Return 32 secret bytes that all workers of this service on this host share.

@@ -8,7 +8,8 @@ import secrets
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from concurrent.futures import Future
+from dataclasses import asdict
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from threading import Event, Lock, Thread
@@ -18,7 +19,7 @@ from mlguard.logs import LOGGER, Seldom
 from mlguard.metrics import Family
 from mlguard.revocations import Revocation
 from mlguard.runtime.companion.folder import Folder
-from mlguard.runtime.companion.frames import Message, plain, receive, revocations, send
+from mlguard.runtime.companion.frames import Message, plain, read_revocations, receive, send
 from mlguard.runtime.companion.outbox import Outbox
 from mlguard.runtime.companion.processes import Process
 from mlguard.runtime.companion.spawner import Spawner
@@ -32,16 +33,9 @@ _TICK = 0.2  # seconds
 _RETRY = 0.05
 _LONG_RETRY = 1.0
 _PATIENCE = 5.0  # for the first companion to come up, before its absence counts
+_OVERDUE = 1.0
 _SNAPSHOT_EVERY = 1.0
 _SNAPSHOT_SHARE = 100  # a snapshot may take a hundredth of the time between two
-
-
-@dataclass(slots=True)
-class Ask:
-    """One question for everybody's numbers."""
-
-    done: Event = field(default_factory=Event)
-    families: list[Family] | None = None
 
 
 class Courier:
@@ -58,6 +52,7 @@ class Courier:
         on_state: Callable[[bool], None],
         on_drop: Callable[[str, str, str, int], None],
         on_revoked: Callable[[list[Revocation]], None],
+        on_overdue: Callable[[list[Revocation]], None],
         name: str,
     ) -> None:
         self._folder = folder
@@ -68,11 +63,12 @@ class Courier:
         self._on_state = on_state
         self._on_drop = on_drop
         self._on_revoked = on_revoked
+        self._on_overdue = on_overdue
         self._hello = {"process": asdict(Process.of(os.getpid())), "name": name}
         self._log = Seldom()
         self._is_up: bool | None = None
         self._lock = Lock()
-        self._asks: dict[int, Ask] = {}
+        self._asks: dict[int, Future[list[Family]]] = {}
         self._new_asks: list[int] = []
         self._next_ask = 0
         self._next_snapshot = 0.0
@@ -87,18 +83,20 @@ class Courier:
 
     def ask(self, timeout: float) -> list[Family] | None:
         """Return the numbers of all workers, None where they do not come in time."""
-        ask = Ask()
+        ask: Future[list[Family]] = Future()
         with self._lock:
             number = self._next_ask = self._next_ask + 1
             self._asks[number] = ask
             self._new_asks.append(number)
         self.ring()
-        in_time = ask.done.wait(timeout)
-        with self._lock:
-            self._asks.pop(number, None)
-        if not in_time and self._is_up:
-            self._say(False, "it does not answer")
-        return ask.families
+        try:
+            return ask.result(timeout)
+        except TimeoutError:
+            with self._lock:
+                self._asks.pop(number, None)
+            if self._is_up:
+                self._say(False, "it does not answer")
+            return None
 
     def stop(self, timeout: float) -> None:
         """Hand over what is left, as far as the companion takes it in time."""
@@ -149,6 +147,7 @@ class Courier:
                 self._closing.wait(_LONG_RETRY)
             if time.monotonic() > patience:
                 self._say(False, "it cannot be reached")
+            self._look_for_overdue()
             self._closing.wait(_RETRY)
         return None
 
@@ -174,6 +173,7 @@ class Courier:
                 if is_last:
                     send(connection, {"bye": True})
                     return ""
+                self._look_for_overdue()
                 if connection in self._rest(connection):
                     self._answer(connection, receive(connection))
                     self._say(True)
@@ -181,6 +181,14 @@ class Courier:
             return "it left"
         except Exception as error:  # noqa: BLE001 - observers fail open
             return repr(error)
+
+    def _look_for_overdue(self) -> None:
+        """Have kept otherwise what the companion does not take: it may be about to die."""
+        if late := self._outbox.overdue(_OVERDUE):
+            try:
+                self._on_overdue(late)
+            except Exception as error:  # noqa: BLE001 - the companion may still take it
+                self._log.warning("overdue", "revocations are not kept: %r", error)
 
     def _rest(self, connection: Connection) -> list[object]:
         self._spawner.reap()
@@ -215,18 +223,17 @@ class Courier:
             with self._lock:
                 answered = [self._asks.pop(n) for n in list(self._asks) if n <= message["ask"]]
             for ask in answered:
-                ask.families = message["families"]
-                ask.done.set()
+                ask.set_result(message["families"])
         elif "revoked" in message:
             self._tell_revoked(message["revoked"])
         elif "revoke_done" in message:
             self._outbox.done(message["revoke_done"])
             if message["refused"]:
-                LOGGER.error("%d tokens are not revoked: no room", message["refused"])
+                LOGGER.error("%d revocations were refused: no room", message["refused"])
 
     def _tell_revoked(self, entries: object) -> None:
         try:
-            self._on_revoked(revocations(entries))
+            self._on_revoked(read_revocations(entries))
         except Exception as error:  # noqa: BLE001 - the next may be understood
             self._log.warning("revoked", "revocations do not count here: %r", error)
 

@@ -60,14 +60,14 @@ def receive(connection: Connection) -> Message:
     return message
 
 
-def written(revocations: Sequence[Revocation]) -> Iterator[list[dict[str, Any]]]:
+def write_revocations(revocations: Sequence[Revocation]) -> Iterator[list[dict[str, Any]]]:
     """Write revocations down, as many together as one frame holds."""
     for start in range(0, len(revocations), MAX_REVOCATIONS):
         yield [r.as_dict() for r in revocations[start : start + MAX_REVOCATIONS]]
 
 
-def revocations(entries: object) -> list[Revocation]:
-    """Read what `written` wrote."""
+def read_revocations(entries: object) -> list[Revocation]:
+    """Read what `write_revocations` wrote."""
     if not isinstance(entries, list):
         raise Junk("revocations that are not a list")
     try:

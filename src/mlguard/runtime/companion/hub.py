@@ -5,17 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
-from threading import Condition, Event, Lock, Thread
+from threading import Condition, Lock, Thread
 from typing import Any
 
 from mlguard.logs import Seldom
 from mlguard.metrics import Family, merge
 from mlguard.revocations import Revocation
 from mlguard.runtime.companion.drift_metrics import DriftMetrics
-from mlguard.runtime.companion.frames import Junk, Message, receive, revocations
+from mlguard.runtime.companion.frames import Junk, Message, read_revocations, receive
 from mlguard.runtime.companion.keeper import Keeper
 from mlguard.runtime.companion.link import Link
 from mlguard.runtime.companion.processes import Process
+from mlguard.runtime.companion.teller import Tellers
 from mlguard.runtime.companion.totals import Totals
 from mlguard.runtime.companion.windows import Windows
 
@@ -36,18 +37,20 @@ class Hub:
 
     def __init__(
         self,
+        *,
+        service: str,
         authkey: bytes,
         totals: Totals,
         windows: Windows,
         metrics: DriftMetrics,
         keeper: Keeper,
+        tellers: Tellers,
         save: Callable[[str, bytes], None],
-        service: str,
     ) -> None:
         self._authkey = authkey
         self._service = service
         self._keeper = keeper
-        keeper.book.on_news = self._spread
+        self._tellers = tellers
         self._save = save
         self._totals = totals
         self._windows = windows
@@ -152,7 +155,7 @@ class Hub:
         except Exception as error:  # noqa: BLE001 - one worker must not stop the others
             self._log.warning("junk", "a connection was closed: %r", error)
         finally:
-            link.teller.end()
+            self._tellers.remove(link.teller)
             with self._changed:
                 self._connections -= 1
                 if link in self._links:
@@ -166,6 +169,7 @@ class Hub:
         link.name = str(hello["name"])
         with self._changed:
             self._links.add(link)
+        self._tellers.add(link.teller)
         # Only now: what is learned meanwhile is in the book, or it is told to the link.
         link.teller.tell(self._keeper.book.entries())
 
@@ -178,27 +182,20 @@ class Hub:
             self._take_ask(link, int(message["ask"]))
         elif "revoke" in message:
             number = int(message["number"])
-            self._keeper.take(
-                revocations(message["revoke"]),
-                lambda refused: link.teller.acknowledge(number, refused),
+            self._keeper.take(read_revocations(message["revoke"])).add_done_callback(
+                lambda kept: link.teller.acknowledge(number, kept.result())
             )
         elif "bye" in message:
             self.farewells.add(link.process)
         else:
             raise Junk(f"a message of no known kind: {sorted(message)[:3]}")
 
-    def _spread(self, news: list[Revocation]) -> None:
-        with self._changed:
-            links = list(self._links)
-        for link in links:
-            link.teller.tell(news)
-
     def _obey(self, operator: Link) -> None:
         """Do what an operator says, which is no worker."""
         operator.send({"service": self._service})
         refused = 0
         while "revoke" in (message := receive(operator.connection)):
-            ordered = revocations(message["revoke"])
+            ordered = read_revocations(message["revoke"])
             if message["more"]:
                 refused += self._keeper.book.learn(ordered)
             else:
@@ -207,22 +204,11 @@ class Hub:
 
     def _take_order(self, ordered: list[Revocation]) -> int:
         """Return, when every worker has been told, how many there was no room for."""
-        refusals: list[int] = []
-        is_kept = Event()
-
-        def keep(refused: int) -> None:
-            refusals.append(refused)
-            is_kept.set()
-
-        self._keeper.take(ordered, keep)
-        with self._changed:
-            links = list(self._links)
         deadline = time.monotonic() + _OPERATOR_WAIT
-        if not (
-            is_kept.wait(_OPERATOR_WAIT) and all(link.teller.has_told(deadline) for link in links)
-        ):
+        refused = self._keeper.take(ordered).result(_OPERATOR_WAIT)
+        if not self._tellers.have_told(deadline):
             raise TimeoutError("a revocation is not known everywhere")
-        return refusals[0]
+        return refused
 
     def _take_rows(self, rows: list[Any]) -> None:
         for name, version, row in rows:

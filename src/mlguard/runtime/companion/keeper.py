@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from threading import Event, Lock, Thread
+from concurrent.futures import Future
+from threading import Lock
 
 from prometheus_client import CollectorRegistry
 
 from mlguard.logs import Seldom
-from mlguard.metrics import Family, Gauges, families
+from mlguard.metrics import Family, families
+from mlguard.metrics.worker import degraded
 from mlguard.revocations import Revocation
 from mlguard.runtime.companion.book import Book
+from mlguard.runtime.companion.errand import Errand
 from mlguard.runtime.companion.revoked_file import RevokedFile
 from mlguard.runtime.companion.store import Store
 
@@ -25,27 +28,33 @@ class Keeper:
     Neither file nor store is waited for by a worker: where one fails the rest goes on, says so
     once a minute, and catches up.
 
+    Attributes:
+        book: What all of them are to hold.
+
     Args:
         file: The host's.
         store: Of all hosts, where there is one.
     """
 
-    def __init__(self, file: RevokedFile, store: Store | None = None) -> None:
-        self.book = Book()
+    def __init__(self, book: Book, file: RevokedFile, store: Store | None = None) -> None:
+        self.book = book
         self._file = file
-        self._store = store
         self._lock = Lock()
-        self._owed: list[Callable[[], None]] = []
+        self._owed: list[tuple[Future[int], int]] = []
         self._troubles: set[str] = set()
         self._log = Seldom()
         self._registry = CollectorRegistry()
-        self._degraded = Gauges(
-            "mlguard_degraded", "1 while a part works less well than configured.", ("part",)
-        )
+        self._degraded = degraded()
         self._registry.register(self._degraded)
         self._errands = [Errand("mlguard-revoked-file", _FILE_EVERY, self._save)]
         if store is not None:
-            self._errands.append(Errand("mlguard-revoked-store", _STORE_EVERY, self._meet))
+            self._errands.append(
+                Errand(
+                    "mlguard-revoked-store",
+                    _STORE_EVERY,
+                    lambda: self._does("store", store.exchange),
+                )
+            )
 
     def start(self) -> None:
         """Read the file; then look after it and the store in threads."""
@@ -53,18 +62,19 @@ class Keeper:
         for errand in self._errands:
             errand.start()
 
-    def take(self, revocations: Iterable[Revocation], then: Callable[[int], None]) -> None:
+    def take(self, revocations: Iterable[Revocation]) -> Future[int]:
         """Learn what a worker or an operator revokes; returns at once.
 
-        Args:
-            revocations: What is revoked.
-            then: Called once it is in the file, with how many there was no room for.
+        Returns:
+            How many there was no room for, once the others are in the file.
         """
+        kept: Future[int] = Future()
         refused = self.book.learn(revocations)
         with self._lock:
-            self._owed.append(lambda: then(refused))
+            self._owed.append((kept, refused))
         for errand in self._errands:
             errand.wake()
+        return kept
 
     def touch(self) -> None:
         """Keep the file young."""
@@ -79,22 +89,19 @@ class Keeper:
 
     def families(self) -> list[Family]:
         """Write down whether all is well."""
-        self._degraded.cell("revocations").set(bool(self._troubles) or self.book.is_full)
+        is_lacking = self._file.was_damaged or self.book.is_full
+        self._degraded.cell("revocations").set(bool(self._troubles) or is_lacking)
         return families(self._registry)
 
     def _save(self) -> None:
         with self._lock:
             owed, self._owed = self._owed, []
         if self._does("file", self._file.exchange):
-            for tell in owed:
-                tell()
+            for kept, refused in owed:
+                kept.set_result(refused)
         else:
             with self._lock:
                 self._owed = owed + self._owed
-
-    def _meet(self) -> None:
-        if self._store is not None:
-            self._does("store", self._store.exchange)
 
     def _does(self, part: str, exchange: Callable[[Book], None]) -> bool:
         try:
@@ -105,43 +112,3 @@ class Keeper:
             return False
         self._troubles.discard(part)
         return True
-
-
-class Errand:
-    """Something done every so many seconds, when woken, and once more at the end."""
-
-    def __init__(self, name: str, seconds: float, do: Callable[[], None]) -> None:
-        self._seconds = seconds
-        self._do = do
-        self._is_woken = Event()
-        self._is_over = False
-        self._log = Seldom()
-        self._thread = Thread(target=self._run, name=name, daemon=True)
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def wake(self) -> None:
-        """Do it now."""
-        self._is_woken.set()
-
-    def end(self) -> None:
-        """Do it once more, and then no more."""
-        self._is_over = True
-        self.wake()
-
-    def join(self, seconds: float) -> None:
-        """Wait for the end."""
-        self._thread.join(seconds)
-
-    def _run(self) -> None:
-        is_last = False
-        while not is_last:
-            self._is_woken.wait(self._seconds)
-            self._is_woken.clear()
-            is_last = self._is_over
-            try:
-                self._do()
-            except Exception as error:  # noqa: BLE001 - the next time may be better
-                self._log.warning(self._thread.name, "%s: %r", self._thread.name, error)

@@ -12,8 +12,9 @@ from threading import Thread
 from mlguard.logs import LOGGER
 from mlguard.revocations import Revocation, RevocationsFull
 from mlguard.runtime.companion.book import Book
-from mlguard.runtime.companion.folder import Folder, roots, verify
-from mlguard.runtime.companion.frames import Junk, receive, send, written
+from mlguard.runtime.companion.folder import Folder, roots
+from mlguard.runtime.companion.frames import Junk, receive, send, write_revocations
+from mlguard.runtime.companion.private import make_folder, verify
 from mlguard.runtime.companion.revoked_file import RevokedFile
 from mlguard.runtime.companion.store import Store
 
@@ -85,11 +86,12 @@ def publish(store: str, service: str, revocations: Sequence[Revocation]) -> None
 
 
 def _remember(root: Path, service: str, revocations: Sequence[Revocation]) -> None:
-    book = Book()
-    book.learn(RevokedFile(root, service).read())
+    make_folder(root)
+    book, file = Book(), RevokedFile(root, service)
+    file.exchange(book)
     if refused := book.learn(revocations):
         raise RevocationsFull(refused)
-    RevokedFile(root, service).exchange(book)
+    file.exchange(book)
 
 
 def _folders(root: Path) -> list[Folder]:
@@ -107,7 +109,7 @@ def _tell(folder: Folder, service: str, revocations: Sequence[Revocation]) -> bo
             send(connection, {"operator": {}})
             if receive(connection).get("service") != service:
                 return False
-            parts = list(written(revocations))
+            parts = list(write_revocations(revocations))
             for number, part in enumerate(parts, 1):
                 send(connection, {"revoke": part, "number": number, "more": number < len(parts)})
             return not parts or receive(connection) == {"revoke_done": len(parts), "refused": 0}

@@ -9,9 +9,8 @@ import contextlib
 import hashlib
 import json
 import os
-import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -19,7 +18,7 @@ from typing import TypeAlias
 from mlguard.logs import LOGGER
 from mlguard.revocations import Key, Revocation
 from mlguard.runtime.companion.book import Book
-from mlguard.runtime.companion.folder import Lock, private, write
+from mlguard.runtime.companion.private import Lock, make_folder, read, verify, write
 
 _LOCK_WAIT = 1.0  # seconds
 _RETRY = 0.01
@@ -40,6 +39,9 @@ class RevokedFile:
     Args:
         folder: Where it is; only this user may open it.
         service: The service's name.
+
+    Attributes:
+        was_damaged: Whether some of it could not be read, and so may be accepted again.
     """
 
     def __init__(self, folder: Path, service: str) -> None:
@@ -49,16 +51,19 @@ class RevokedFile:
         self._seen: Mark | None = None
         self._content = _Content({}, is_whole=True)
         self._revision: int | None = None
+        self.was_damaged = False
 
     def read(self) -> list[Revocation]:
-        """Return what is written there; an OSError says why it cannot be trusted."""
-        if not self.path.parent.exists():
+        """Return what is revoked, as written there; an OSError says why it cannot be trusted."""
+        try:
+            verify(self.path.parent)
+        except FileNotFoundError:
             return []
-        private(self.path.parent)
         content = self._load()
         if not content.is_whole:
             LOGGER.warning("%s is damaged: what can be read of it counts", self.path)
-        return list(content.entries.values())
+        now = time.time()
+        return [r for r in content.entries.values() if not r.is_past(now)]
 
     def exchange(self, book: Book) -> None:
         """Let the book learn what others wrote, and write what it alone knows.
@@ -71,7 +76,7 @@ class RevokedFile:
             return
         self._revision = None  # where the rest fails it is tried again
         self._learn(book)
-        if not self._content.is_whole or lacking(self._content.entries, book.entries()):
+        if not self._content.is_whole or book.missing_from(self._content.entries):
             self._rewrite(book)
         self._revision = revision
 
@@ -88,12 +93,13 @@ class RevokedFile:
             self._seen = mark
 
     def _rewrite(self, book: Book) -> None:
-        private(self.path.parent)
+        make_folder(self.path.parent)
         with self._locked():
             self._learn(book)
             if not self._content.is_whole:
                 aside = self.path.with_suffix(".corrupt")
                 self.path.replace(aside)
+                self.was_damaged = True
                 LOGGER.error("what was revoked on this host is damaged: see %s", aside)
             # Not the book's entries alone: it may have had no room for others'.
             now = time.time()
@@ -110,14 +116,8 @@ class RevokedFile:
         fresh.replace(self.path)
 
     def _load(self) -> _Content:
-        flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-        try:
-            file = os.fdopen(os.open(self.path, flags), "rb")
-        except FileNotFoundError:
-            return _Content({}, is_whole=True)
-        with file:
-            _verify(self.path, os.fstat(file.fileno()))
-            return _parse(file.read())
+        text = read(self.path)
+        return _Content({}, is_whole=True) if text is None else _parse(text)
 
     def _mark(self) -> Mark | None:
         try:
@@ -135,21 +135,6 @@ class RevokedFile:
                     raise TimeoutError(f"{self.path}: another process does not unlock it")
                 time.sleep(_RETRY)
             yield
-
-
-def lacking(stored: dict[Key, Revocation], known: Iterable[Revocation]) -> list[Revocation]:
-    """Return what is known, but not stored so."""
-    return [r for r in known if stored.get(r.key) != r]
-
-
-def _verify(path: Path, found: os.stat_result) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        raise PermissionError(f"{path}: not a file")
-    if hasattr(os, "getuid"):
-        if found.st_uid != os.getuid():
-            raise PermissionError(f"{path}: belongs to user {found.st_uid}")
-        if found.st_mode & 0o077:
-            raise PermissionError(f"{path}: mode is {stat.S_IMODE(found.st_mode):o}, must be 600")
 
 
 def _parse(text: bytes) -> _Content:

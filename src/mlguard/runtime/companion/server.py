@@ -7,6 +7,7 @@ from multiprocessing.connection import Listener
 from threading import Event, Thread
 
 from mlguard.logs import LOGGER
+from mlguard.runtime.companion.book import Book
 from mlguard.runtime.companion.checker import Checker
 from mlguard.runtime.companion.config import CompanionConfig
 from mlguard.runtime.companion.drift_metrics import DriftMetrics
@@ -16,6 +17,7 @@ from mlguard.runtime.companion.keeper import Keeper
 from mlguard.runtime.companion.processes import Process
 from mlguard.runtime.companion.revoked_file import RevokedFile
 from mlguard.runtime.companion.store import Store
+from mlguard.runtime.companion.teller import Tellers
 from mlguard.runtime.companion.totals import Totals
 from mlguard.runtime.companion.windows import Windows
 
@@ -32,11 +34,18 @@ def serve(config: CompanionConfig, folder: Folder, supervisor: Process, stop: Ev
             return
         metrics = DriftMetrics()
         windows = Windows(config.drift_models, config.window)
-        keeper = _keeper(config, folder)
+        tellers = Tellers()
+        keeper = _keeper(config, folder, tellers)
         keeper.start()
         hub = Hub(
-            *(folder.authkey(), _totals(folder), windows, metrics, keeper, folder.save),
-            config.service,
+            service=config.service,
+            authkey=folder.authkey(),
+            totals=_totals(folder),
+            windows=windows,
+            metrics=metrics,
+            keeper=keeper,
+            tellers=tellers,
+            save=folder.save,
         )
         with folder.listen() as listener:
             Thread(target=_accept, args=(listener, hub), daemon=True).start()
@@ -67,9 +76,9 @@ def _live(folder: Folder, hub: Hub, keeper: Keeper, supervisor: Process, stop: E
     return False
 
 
-def _keeper(config: CompanionConfig, folder: Folder) -> Keeper:
+def _keeper(config: CompanionConfig, folder: Folder, tellers: Tellers) -> Keeper:
     store = Store(config.store, config.service) if config.store else None
-    return Keeper(RevokedFile(folder.path.parent, config.service), store)
+    return Keeper(Book(tellers.tell), RevokedFile(folder.root, config.service), store)
 
 
 def _totals(folder: Folder) -> Totals:

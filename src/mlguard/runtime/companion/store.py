@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from mlguard.errors import MissingExtra
 from mlguard.logs import Seldom
 from mlguard.revocations import Key, Revocation
 from mlguard.runtime.companion.book import Book
-from mlguard.runtime.companion.revoked_file import lacking
+from mlguard.urls import shown
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 _TIMEOUT = 0.5  # seconds
 _TRIES = 20
+_PAUSE = 0.01  # seconds more for each try
+_DAY = 86_400.0
 _TOGETHER = 1000  # revocations written at once
 _NEVER = "never"
 
@@ -75,10 +78,10 @@ class Store:
             self._stored = self._read(client)
             book.learn(self._stored.values())
             now = time.time()
-            past = [key for key, r in self._stored.items() if r.is_past(now)]
+            past = [key for key, r in self._stored.items() if _is_long_past(r, now)]
             # Read before the entries were: what came since then is seen next.
             self._seen = version
-        if (ours := lacking(self._stored, book.entries())) or past:
+        if (ours := book.missing_from(self._stored)) or past:
             self._write(client, ours, past)
         self._revision = revision
 
@@ -96,12 +99,13 @@ class Store:
     def _replace(self, client: Redis, ours: Sequence[Revocation], past: Sequence[Key]) -> None:
         from redis import WatchError
 
-        for _ in range(_TRIES):
-            with client.pipeline() as pipe:
-                try:
+        for number in range(_TRIES):
+            try:
+                with client.pipeline() as pipe:
                     return self._try(pipe, {r.key: r for r in ours}, past)
-                except WatchError:
-                    continue
+            except WatchError:
+                # Who wrote at once must not try again at once.
+                time.sleep(random.uniform(0, number * _PAUSE))  # noqa: S311 - no secret
         raise ConnectionError("too many others write at once")
 
     def _try(self, pipe: Pipeline, ours: dict[Key, Revocation], past: Sequence[Key]) -> None:
@@ -112,7 +116,7 @@ class Store:
         stored = {key: self._parse(text) for key, text in zip(keys, texts, strict=True) if text}
         now = time.time()
         joined = {key: r.joined(stored.get(key)) for key, r in ours.items()}
-        over = [key for key in past if (r := stored.get(key)) is not None and r.is_past(now)]
+        over = [key for key in past if (r := stored.get(key)) is not None and _is_long_past(r, now)]
         version = str(max(_number(seen) + 1, int(now * 1000)))
         pipe.multi()
         if joined:
@@ -131,7 +135,7 @@ class Store:
         try:
             return Revocation.from_dict(json.loads(text))
         except (ValueError, RecursionError):
-            self._log.warning("junk", "%s holds what is no revocation", where(self._url))
+            self._log.warning("junk", "%s holds what is no revocation", shown(self._url))
             return None
 
     def _connected(self) -> Redis:
@@ -161,7 +165,7 @@ class Store:
             raise
         except Exception as error:  # noqa: BLE001 - what it is made of is raised, without secrets
             self._seen = _NEVER
-            raise ConnectionError(f"{where(self._url)}: {self._plain(error)}") from None
+            raise ConnectionError(f"{shown(self._url)}: {self._plain(error)}") from None
 
     def _plain(self, error: Exception) -> str:
         """Say what went wrong, in no more than a name where the text could hold a secret."""
@@ -173,13 +177,9 @@ class Store:
         return f"{name}: {text}" if is_ours and not _is_secret(text, self._url) else name
 
 
-def where(url: str) -> str:
-    """Name a store without its user, password and options."""
-    with contextlib.suppress(ValueError):
-        parts = urlsplit(url)
-        if parts.hostname and "@" not in parts.path + parts.query + parts.fragment:
-            return f"{parts.hostname}:{parts.port or 6379}"
-    return "the store"
+def _is_long_past(revocation: Revocation, now: float) -> bool:
+    """Say whether all hosts may forget it, one whose clock goes ahead being no judge of that."""
+    return revocation.is_past(now - _DAY)
 
 
 def _is_secret(text: str, url: str) -> bool:
