@@ -17,8 +17,9 @@ from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from starlette.routing import Mount, Route
-from starlette.testclient import TestClient
+from starlette.routing import Mount, Route, Router, WebSocketRoute
+from starlette.testclient import TestClient, WebSocketDenialResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
 from mlguard.errors import InvalidSettings, Refused
@@ -556,3 +557,103 @@ def test_init_app_names_the_app_later() -> None:
     guard.init_app(app)
 
     assert TestClient(app).post("/predict", json=ROWS).status_code == 401
+
+
+class _Twice:
+    """A middleware that dispatches each request twice: on its path, and on another."""
+
+    def __init__(self, app: ASGIApp, first: str) -> None:
+        self.app = app
+        self.first = first
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def nowhere(message: Message) -> None:
+            pass
+
+        if scope["type"] == "http":
+            await self.app({**scope, "path": self.first}, receive, nowhere)
+        await self.app(scope, receive, send)
+
+
+@pytest.mark.parametrize("first", ["/secret", "/public", "/nowhere"])
+def test_each_dispatch_is_decided(first: str) -> None:
+    """A request that is dispatched again, after a refusal or a public route, takes a token."""
+    app = FastAPI()
+
+    @app.get("/secret")
+    async def secret() -> str:
+        return "secret"
+
+    @app.get("/public")
+    async def public() -> str:
+        return "public"
+
+    app.add_middleware(_Twice, first=first)
+    chosen = settings(None)
+    chosen["auth"]["public"] = ["/public"]
+    client, rehearsal = guarded(app, chosen)
+
+    assert client.get("/secret").status_code == 401
+    assert client.get("/secret", headers=rehearsal.headers()).json() == "secret"
+
+
+async def _socket_app(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "text": "secret"})
+        await send({"type": "websocket.close"})
+
+
+@pytest.mark.parametrize("place", ["default", "mounted default"])
+def test_sockets_that_no_route_serves(place: str) -> None:
+    """An app that answers where no route matches takes a token, over WebSockets too."""
+    app = FastAPI()
+    if place == "default":
+        app.router.default = _socket_app
+    else:
+        app.mount("/sub", Router(default=_socket_app))
+    client, rehearsal = guarded(app, settings(None))
+    path = "/sub/x" if place == "mounted default" else "/x"
+
+    with pytest.raises((WebSocketDisconnect, WebSocketDenialResponse)):
+        client.websocket_connect(path).__enter__()
+    with client.websocket_connect(path, headers=rehearsal.headers()) as socket:
+        assert socket.receive_text() == "secret"
+
+
+def test_a_route_that_takes_anothers_place() -> None:
+    """A route put into another's place while serving is decided at its first byte."""
+    app = FastAPI()
+    app.add_api_websocket_route("/ws", _socket)
+    client, rehearsal = guarded(app, settings(None))
+    client.get("/nowhere")
+    app.router.routes[-1] = WebSocketRoute("/ws", _socket)
+
+    with pytest.raises((WebSocketDisconnect, WebSocketDenialResponse)):
+        client.websocket_connect("/ws").__enter__()
+    with client.websocket_connect("/ws", headers=rehearsal.headers()) as socket:
+        assert socket.receive_text() == "secret"
+
+
+async def _socket(socket: WebSocket) -> None:
+    await socket.accept()
+    await socket.send_text("secret")
+    await socket.close()
+
+
+def test_an_inner_guard_asks_where_the_outer_does_not() -> None:
+    """A guarded app with [auth], mounted in one without, still takes a token."""
+    outer, inner = FastAPI(), FastAPI()
+
+    @inner.get("/secret")
+    async def secret() -> str:
+        return "secret"
+
+    rehearsal = Rehearsal(MLGuard(inner, settings(None)))
+    outer.mount("/inner", inner)
+    Rehearsal(MLGuard(outer, {"service": {"name": "outer"}}))
+    client = TestClient(outer)
+
+    assert client.get("/inner/secret").status_code == 401
+    assert client.get("/inner/secret", headers=rehearsal.headers()).json() == "secret"

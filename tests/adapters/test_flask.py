@@ -407,3 +407,55 @@ def test_apps_beside_flask(order: str, caplog: pytest.LogCaptureFixture) -> None
     else:
         assert (answer.status_code, ran) == (200, ["/x"])
         assert "what is mounted at /beside is not guarded" in caplog.text
+
+
+@pytest.mark.parametrize("first", ["/secret", "/public", "/nowhere"])
+def test_each_dispatch_is_decided(first: str) -> None:
+    """A request that is dispatched again, after a refusal or a public route, takes a token."""
+    app = Flask(__name__)
+    app.get("/secret", endpoint="secret")(lambda: "secret")
+    app.get("/public", endpoint="public")(lambda: "public")
+    inner = app.wsgi_app
+
+    def twice(environ: Any, start_response: Any) -> Any:
+        ignored = inner({**environ, "PATH_INFO": first}, lambda *_: None)
+        getattr(ignored, "close", lambda: None)()
+        return inner(environ, start_response)
+
+    app.wsgi_app = twice  # type: ignore[method-assign]
+    chosen = settings(None)
+    chosen["auth"]["public"] = ["/public"]
+    client, rehearsal = guarded(app, chosen)
+
+    assert client.get("/secret").status_code == 401
+    assert client.get("/secret", headers=rehearsal.headers()).data == b"secret"
+
+
+def test_an_inner_guard_asks_where_the_outer_does_not() -> None:
+    """A guarded app with [auth], mounted in one without, still takes a token."""
+    outer, inner = Flask("outer"), Flask("inner")
+    inner.get("/secret")(lambda: "secret")
+    rehearsal = Rehearsal(MLGuard(inner, settings(None)))
+    outer.wsgi_app = DispatcherMiddleware(outer.wsgi_app, {"/inner": inner})  # type: ignore[method-assign]
+    Rehearsal(MLGuard(outer, {"service": {"name": "outer"}}))
+    client = outer.test_client()
+
+    assert client.get("/inner/secret").status_code == 401
+    assert client.get("/inner/secret", headers=rehearsal.headers()).data == b"secret"
+
+
+def test_a_mounted_apps_routes_have_its_prefix() -> None:
+    """What is public on the outer app is not public on an app that is mounted in it."""
+    outer, inner = Flask("outer"), Flask("inner")
+    for app in (outer, inner):
+        app.get("/health")(lambda: "ok")
+    MLGuard(inner, settings(None))
+    outer.wsgi_app = DispatcherMiddleware(outer.wsgi_app, {"/inner": inner})  # type: ignore[method-assign]
+    chosen = settings(None)
+    chosen["auth"]["public"] = ["/health"]
+    client, _ = guarded(outer, chosen)
+
+    assert client.get("/health").status_code == 200
+    assert client.get("/inner/health").status_code == 401
+    # A prefix that the server sets for the whole service is not part of a route.
+    assert client.get("/health", base_url="http://localhost/behind").status_code == 200

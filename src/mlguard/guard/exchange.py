@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from contextvars import Token
 from typing import Any
 
@@ -31,7 +32,8 @@ class Exchange:
     Attributes:
         principal: Who calls, once decided.
         deny: The refusal, where there is one.
-        decided: Whether `decide` has been asked.
+        decided: Whether a decision was made about what is being dispatched.
+        depth: In how many handlers of decided routes it is: what they dispatch is theirs.
         run: The inference that the settings place on this route, while it lasts.
         route: The framework's template, "" where nothing matched.
         span: The server span, an invalid one where there is none.
@@ -47,6 +49,7 @@ class Exchange:
         "_tokens",
         "decided",
         "deny",
+        "depth",
         "principal",
         "route",
         "run",
@@ -60,6 +63,7 @@ class Exchange:
         self._closed = False
         self._tokens: list[Token[Any]] = []
         self.decided = False
+        self.depth = 0
         self.deny: Deny | None = None
         self._left: dict[str, str] = {}
         self.principal: Principal | None = None
@@ -90,17 +94,39 @@ class Exchange:
         span.set_attributes(told)
 
     def decide(self, route: str | None, scopes: frozenset[str] = frozenset()) -> Steps:
-        """Decide once, when the framework has matched the route and before its handler runs.
+        """Decide, when the framework has matched the route and before its handler runs.
+
+        Each dispatch is decided: a middleware may dispatch one request twice, on other paths too.
 
         Args:
             route: The matched template, None where nothing matched.
             scopes: What its handler demands beyond the settings.
         """
-        self.decided = True
         self.route = route or ""
+        self.principal = self.deny = None
         self.deny = yield from self._decision(route, scopes)
+        self.decided = True
         self._mark()
         return self.deny
+
+    @property
+    def is_authenticated(self) -> bool:
+        """Whether this request's guard asks who calls."""
+        return self._parts.authenticator is not None
+
+    def reopen(self) -> None:
+        """Take note that something is dispatched, which is not decided yet."""
+        if not self.depth:
+            self.decided = False
+
+    @contextmanager
+    def handing_over(self) -> Iterator[None]:
+        """Surround the handler of a decided route: what it dispatches needs no decision."""
+        self.depth += 1
+        try:
+            yield
+        finally:
+            self.depth -= 1
 
     def _decision(self, route: str | None, scopes: frozenset[str]) -> Steps:
         parts = self._parts

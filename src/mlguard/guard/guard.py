@@ -25,6 +25,14 @@ class Guard(Parts):
         """Begin to watch a request, at its first byte."""
         return Exchange(self, call)
 
+    def shares(self, exchange: Exchange | None) -> bool:
+        """Say whether another guard watches a request so that this one need not.
+
+        A guarded app that is mounted in a guarded app is watched, charged and counted once; but
+        where only this guard asks who calls, it asks.
+        """
+        return exchange is not None and (exchange.is_authenticated or self.authenticator is None)
+
     @contextmanager
     def handling(self, exchange: Exchange) -> Iterator[None]:
         """Make a request that another guard watches the current one of this guard too."""

@@ -55,8 +55,7 @@ class Parts:
         self.proxies = Proxies(settings.service.trusted_proxies)
         self.authenticator = authenticator
         auth = settings.auth
-        rate = auth.failures if auth else "off"
-        self.failures = Failures(None if rate == "off" else rate)
+        self.failures = Failures(auth.failures_per_client if auth else None)
         self.quota = quota
         self.tracer = tracer or trace.NoOpTracer()
         self.pseudonym = pseudonym

@@ -58,6 +58,7 @@ class RouterGate:
     ) -> None:
         # Inside all middleware, so that whoever opens the server span has opened it.
         exchange.adopt(trace.get_current_span())
+        exchange.reopen()
         self.arm()
         late = _Late(exchange, scope, send)
         try:
@@ -69,6 +70,8 @@ class RouterGate:
 
     def arm(self) -> None:
         """Put a gate at each route that came since the last time."""
+        if not isinstance(self._router.default, _DefaultGate):
+            self._router.default = _DefaultGate(self._router.default)
         stamp = _stamp(self._router)
         if stamp == self._stamp:
             return
@@ -92,7 +95,8 @@ class _Late:
         self._swallow = False
 
     async def send(self, message: Message) -> None:
-        if self._scope["type"] == "http" and await self.refused():
+        # A socket that is closed before it is accepted is refused already.
+        if message["type"] != "websocket.close" and await self.refused():
             return
         await self._send(message)
 
@@ -104,6 +108,23 @@ class _Late:
                 self._swallow = True
                 await to_response(self._exchange, self._scope, self._send)
         return self._swallow
+
+
+class _DefaultGate:
+    """Decides before what answers where no route matched: a 404, or an app of its own."""
+
+    def __init__(self, default: ASGIApp) -> None:
+        self._default = default
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange: Exchange | None = scope.get(EXCHANGE)
+        if exchange is None or exchange.decided:
+            await self._default(scope, receive, send)
+        elif await adrive(exchange.decide(None), _no_body):
+            await to_response(exchange, scope, send)
+        else:
+            with exchange.handing_over():
+                await self._default(scope, receive, send)
 
 
 class _RouteGate:
@@ -140,7 +161,8 @@ class _RouteGate:
         answer = _Answer(exchange, send)
         exchange.enter()
         try:
-            await self._handle(scope, body.receive, answer.send)
+            with exchange.handing_over():
+                await self._handle(scope, body.receive, answer.send)
         except Refused as refused:
             if not answer.begun:
                 exchange.refuse(refused.deny)

@@ -35,7 +35,7 @@ class Outer:
             return
         if not self._service.started:
             await asyncio.to_thread(self._start)
-        if EXCHANGE in scope:  # a guarded app mounted in a guarded app is watched once
+        if self._service.guard.shares(scope.get(EXCHANGE)):
             with self._service.guard.handling(scope[EXCHANGE]):
                 await self.app(scope, receive, send)
         elif is_scrape(scope, self._service.settings.metrics.path):

@@ -25,6 +25,7 @@ from mlguard_flask import telemetry
 from mlguard_flask.translate import (
     EXCHANGE,
     FAILED,
+    ROOT,
     STREAMED,
     WSGI,
     Environ,
@@ -32,6 +33,8 @@ from mlguard_flask.translate import (
     to_call,
     to_response,
 )
+
+_DECIDED = "_mlguard_decided"  # on Flask's request, of which each dispatch has its own
 
 
 class Gate:
@@ -64,18 +67,21 @@ class Gate:
     def decide(self) -> Response | None:
         """Let the request go on, or answer it."""
         exchange = self._exchange()
-        if exchange.decided:
+        if exchange.depth or hasattr(request, _DECIDED):
             return None
         rule = request.url_rule
         exchange.adopt(trace.get_current_span())
         telemetry.take_over(request.environ, matched=rule is not None)
         automatic = getattr(rule, "provide_automatic_options", False)
         if rule is not None and request.method == "OPTIONS" and automatic:
-            exchange.skip(rule.rule)  # Flask answers this itself, without the view
+            exchange.skip(_template(rule.rule))  # Flask answers this itself, without the view
+            setattr(request, _DECIDED, True)
             return None
         read = partial(read_body, request.environ)
         scopes = demanded(self._app.view_functions.get(rule.endpoint) if rule else None)
-        if drive(exchange.decide(rule.rule if rule else None, scopes), read):
+        denied = drive(exchange.decide(_template(rule.rule) if rule else None, scopes), read)
+        setattr(request, _DECIDED, True)
+        if denied:
             return to_response(exchange)
         exchange.enter()
         return None
@@ -83,7 +89,10 @@ class Gate:
     def dispatch(self) -> ResponseReturnValue:
         """Hand over to the view, never undecided, whatever became of `before_request`."""
         refusal = self.decide()
-        return self._dispatch() if refusal is None else refusal
+        if refusal is not None:
+            return refusal
+        with self._exchange().handing_over():
+            return self._dispatch()
 
     def process(self, response: Response) -> Response:
         """Read the view's answer, which ends the route's inference; then Flask's own processing."""
@@ -109,19 +118,19 @@ class Gate:
 class MountGate:
     """Decides before an app that is mounted beside Flask, by the prefix that it is mounted at."""
 
-    def __init__(self, app: WSGI, prefix: str) -> None:
+    def __init__(self, app: WSGI) -> None:
         self.app = app
-        self._prefix = prefix
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Let the mounted app answer, or answer in its place."""
         exchange: Exchange | None = environ.get(EXCHANGE)
-        if exchange is None or exchange.decided:
+        if exchange is None or exchange.depth:
             return self.app(environ, start_response)
-        if drive(exchange.decide(self._prefix), partial(read_body, environ)):
+        if drive(exchange.decide(_below(environ)), partial(read_body, environ)):
             return to_response(exchange)(environ, start_response)
         exchange.enter()
-        return self.app(environ, start_response)
+        with exchange.handing_over():
+            return self.app(environ, start_response)
 
 
 def layers(app: Any) -> Iterator[Any]:
@@ -143,13 +152,32 @@ def guard_mounts(app: WSGI) -> None:
     for dispatcher, prefix in mounts(app):
         mounted = dispatcher.mounts[prefix]
         if not isinstance(mounted, MountGate) and not _has_gate(mounted):
-            dispatcher.mounts[prefix] = MountGate(mounted, prefix)
+            dispatcher.mounts[prefix] = MountGate(mounted)
 
 
 def _has_gate(mounted: Any) -> bool:
     """Tell a guarded Flask app, which decides by its own routes."""
-    flask = getattr(mounted, "__self__", mounted)
-    return isinstance(flask, Flask) and "mlguard" in flask.extensions
+    flask = _flask_of(mounted)
+    return flask is not None and "mlguard" in flask.extensions
+
+
+def _flask_of(mounted: Any) -> Flask | None:
+    """Find the Flask app that a WSGI callable is, or is the inside of."""
+    for layer in layers(mounted):
+        flask = getattr(layer, "__self__", layer)
+        if isinstance(flask, Flask):
+            return flask
+    return None
+
+
+def _template(rule: str) -> str:
+    """Spell a route with the prefix that its app is mounted at, below the outermost."""
+    return _below(request.environ) + rule
+
+
+def _below(environ: Environ) -> str:
+    """Tell where an app is mounted within the outermost guarded one."""
+    return str(environ.get("SCRIPT_NAME", "")).removeprefix(environ.get(ROOT, ""))
 
 
 def refused(error: Refused) -> Response:
@@ -159,9 +187,20 @@ def refused(error: Refused) -> Response:
     return to_response(exchange)
 
 
-def templates(app: Flask) -> Iterator[str]:
-    """List the routes of an app as the framework spells them."""
-    return (str(rule.rule) for rule in app.url_map.iter_rules())
+def templates(app: Flask, around: WSGI) -> Iterator[str]:
+    """List the routes of an app as the framework spells them, and those mounted beside it.
+
+    Args:
+        app: The app.
+        around: What Flask serves: its own app under middlewares.
+    """
+    yield from (str(rule.rule) for rule in app.url_map.iter_rules())
+    for dispatcher, prefix in mounts(around):
+        mounted = dispatcher.mounts[prefix]
+        inner = _flask_of(mounted)
+        yield prefix
+        if inner is not None and _has_gate(mounted):
+            yield from (f"{prefix}{rule.rule}" for rule in inner.url_map.iter_rules())
 
 
 def _close(exchange: Exchange, response: Response) -> Response:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import chain, takewhile
+from itertools import takewhile
 
 from flask import Flask
 
@@ -12,7 +12,7 @@ from mlguard.messages import Principal
 from mlguard.runtime.front import Front
 from mlguard.runtime.service import Service
 from mlguard_flask import telemetry
-from mlguard_flask.dispatch import Gate, guard_mounts, layers, mounts, templates
+from mlguard_flask.dispatch import Gate, guard_mounts, layers, templates
 from mlguard_flask.outer import Outer
 
 
@@ -57,4 +57,4 @@ class MLGuard(Front[Flask]):
             LOGGER.warning(text, prefix)
 
     def _templates(self) -> Iterable[str]:
-        return chain(templates(self._app), (prefix for _, prefix in mounts(self._inner)))
+        return templates(self._app, self._inner)

@@ -14,6 +14,7 @@ from mlguard_flask import telemetry
 from mlguard_flask.translate import (
     EXCHANGE,
     FAILED,
+    ROOT,
     STREAMED,
     WSGI,
     Environ,
@@ -40,7 +41,7 @@ class Outer:
         """Answer the scrape; watch everything else."""
         if not self._service.started:
             self._start()
-        if EXCHANGE in environ:  # a guarded app mounted in a guarded app is watched once
+        if self._service.guard.shares(environ.get(EXCHANGE)):
             with self._service.guard.handling(environ[EXCHANGE]):
                 return self.app(environ, start_response)
         if is_scrape(environ, self._service.settings.metrics.path):
@@ -50,6 +51,8 @@ class Outer:
     def _watch(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         guard = self._service.guard
         exchange = environ[EXCHANGE] = guard.open(to_call(environ))
+        environ[ROOT] = environ.get("SCRIPT_NAME", "")
+        telemetry.watch(environ)
         watched = _Watched(exchange, environ, start_response)
         try:
             with peer(trusted=guard.proxies.trusts(environ.get("REMOTE_ADDR") or "")):

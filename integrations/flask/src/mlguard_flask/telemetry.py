@@ -44,6 +44,11 @@ def opens_span(function: Any) -> bool:
     return getattr(function, "__module__", None) == contrib.__name__
 
 
+def watch(environ: Environ) -> None:
+    """Keep what is taken over where each dispatch finds it, of a copied environ too."""
+    environ[_OURS] = []
+
+
 def take_over(environ: Environ, *, matched: bool) -> None:
     """Keep the span open beyond the view, and its name free of what clients send.
 
@@ -59,7 +64,7 @@ def take_over(environ: Environ, *, matched: bool) -> None:
             span.update_name(method if method in METHODS else "HTTP")
     activation = environ.pop(_ACTIVATION, None)
     if activation is not None:
-        environ[_OURS] = activation, environ.pop(_TOKEN, None)
+        environ.setdefault(_OURS, []).append((activation, environ.pop(_TOKEN, None)))
 
 
 def _server(environ: Environ) -> dict[str, str | int]:
@@ -73,17 +78,17 @@ def _server(environ: Environ) -> dict[str, str | int]:
 
 
 def end(environ: Environ, span: Span, error: BaseException | None) -> None:
-    """End the server span at the last byte."""
-    activation, token = environ.pop(_OURS, (None, None))
-    if activation is None:
-        return
-    if error is not None:
+    """End the server span at the last byte, and those of earlier dispatches of the request."""
+    activations = environ.get(_OURS, [])
+    if activations and error is not None:
         # The exception's message may quote the input: only its type is told.
         span.set_attribute("error.type", _name(type(error)))
         span.set_status(Status(StatusCode.ERROR))
-    activation.__exit__(None, None, None)
-    if token is not None:
-        reset(token)
+    while activations:
+        activation, token = activations.pop()
+        activation.__exit__(None, None, None)
+        if token is not None:
+            reset(token)
 
 
 def _name(kind: type[BaseException]) -> str:

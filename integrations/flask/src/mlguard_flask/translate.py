@@ -19,6 +19,9 @@ WSGI = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 EXCHANGE = "mlguard.exchange"
 """Where a request's exchange stands in its environ."""
 
+ROOT = "mlguard.root"
+"""Where the outermost guarded app is mounted, by the server."""
+
 STREAMED = "mlguard.streamed"
 """Whether the answer's bytes come while the server sends them."""
 
