@@ -160,7 +160,7 @@ def mlguard(signed: Signed) -> Contestant:
         }
         | ({"secret_env": "BENCHMARK_SECRET"} if signed.algorithm == "HS256" else {})
     )
-    keys = KeySet([signed.public], algorithms=auth.algorithms)
+    keys = KeySet([signed.public], algorithms=auth.issuers[0].algorithms)
     ring, needed, secret = Keyring(keys), frozenset(auth.scopes), os.urandom(32)
 
     def pseudonym(key: tuple[str, str, str]) -> str:

@@ -63,6 +63,11 @@ class Proxies:
 
 
 def _parse(text: str) -> Address | None:
+    """Read an address; some proxies write its port too."""
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
     try:
         address = ip_address(text)
     except ValueError:

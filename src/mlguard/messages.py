@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from threading import Semaphore
 from typing import Any
 
 Headers = tuple[tuple[str, str], ...]
@@ -27,10 +28,10 @@ class Call:
     method: str
     peer: str = ""
     forwarded: tuple[str, ...] = ()
-    authorization: tuple[str, ...] = ()
+    authorization: tuple[str, ...] = field(default=(), repr=False)
     user_agent: str = ""
     content_length: int | None = None
-    query: str = ""
+    query: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +124,12 @@ class FetchKeys:
     Attributes:
         ready: Done when the fetch has ended; others wait for it too.
         seconds: How long to wait at most.
+        patient: Who blocks a thread holds one of these, after a moment; others wait no longer.
     """
 
     ready: Future[None]
     seconds: float
+    patient: Semaphore
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ def auth_settings(folder: Path) -> dict[str, Any]:
         "service": {**SETTINGS["service"], "trusted_proxies": ["127.0.0.0/8"]},
         "models": models,
         "auth": {
-            "issuers": [own, partner], "scopes": ["predict"], "failures": "6/minute",
+            "issuers": [own, partner], "scopes": ["predict"], "failures_per_client": "6/minute",
             "max_age": 3600, "public": ["/health", "/health/admin", "/me/public"],
         },
     }  # fmt: skip

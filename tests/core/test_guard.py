@@ -75,7 +75,7 @@ def guarded(source: dict[str, Any] = SETTINGS, **parts: Any) -> Guard:
     authenticator = None
     if settings.auth:
         keys = KeySet.from_secrets([SECRET.encode()])
-        rings = {issuer.issuer: Keyring(keys) for issuer in settings.auth.accepted}
+        rings = {issuer.issuer: Keyring(keys) for issuer in settings.auth.issuers}
         authenticator = Authenticator(settings.auth, rings, ":".join)
     usual: dict[str, Any] = {
         "authenticator": authenticator,

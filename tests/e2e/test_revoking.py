@@ -126,7 +126,7 @@ def test_all_hosts_know_through_the_store(tmp_path: Path, host: Path, other_host
         cwd=tmp_path,
     )
     try:
-        store = {"store": f"redis://127.0.0.1:{port}/0"}
+        store = {"revocation_store": f"redis://127.0.0.1:{port}/0"}
         here = Twin(servers.uvicorn, "tests.apps.served_fastapi:app", tmp_path, host, **store)
         there = Twin(servers.gunicorn, "tests.apps.served_flask:app", tmp_path, other_host, **store)
         text, later = own("alice", secrets.token_hex(8)), own("bob", secrets.token_hex(8))

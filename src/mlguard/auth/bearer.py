@@ -66,7 +66,7 @@ class Authenticator:
         revoked: Revocations | None = None,
     ) -> None:
         self._settings = settings
-        self._issuers = {i.issuer: (i, rings[i.issuer]) for i in settings.accepted}
+        self._issuers = {i.issuer: (i, rings[i.issuer]) for i in settings.issuers}
         self._pseudonym = pseudonym
         self.revoked = Revocations() if revoked is None else revoked
         self._memory = Memory()
@@ -156,7 +156,7 @@ class Authenticator:
             subject=subject,
             tenant=tenant,
             scopes=jwt.scopes(claims, issuer),
-            claims=MappingProxyType(claims),
+            claims=_frozen(claims),
             pseudonym=self._pseudonym((issuer.issuer, tenant or "", subject)),
         )
 
@@ -169,6 +169,13 @@ class Authenticator:
     def _refusal(self, error: InvalidToken) -> Deny:
         self._log.warning(error.reason, "a token was refused: %s", error.reason)
         return _REFUSALS[error.code]()
+
+
+def _frozen(value: Any) -> Any:
+    """Make claims what no handler can change for the requests after it."""
+    if isinstance(value, dict):
+        return MappingProxyType({name: _frozen(inner) for name, inner in value.items()})
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def bearer_token(authorization: tuple[str, ...]) -> str | None:

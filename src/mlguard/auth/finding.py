@@ -48,7 +48,10 @@ def find_key(
             raise InvalidToken("alg is not accepted")
         ready = ring.fetch() if fetches < _FETCHES else None
         if ready is not None:
-            yield FetchKeys(ready, _WHILE_FAILING if ring.is_failing else timeout + _BEYOND)
+            patience = _WHILE_FAILING if ring.is_failing else timeout + _BEYOND
+            yield FetchKeys(ready, patience, ring.patient)
+            if not ready.done():
+                raise KeysUnavailable
         elif ring.keys() is keys:
             break
     if refusal is None or ring.is_failing:

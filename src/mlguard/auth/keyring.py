@@ -6,8 +6,11 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from threading import Semaphore
 
 from mlguard.auth.keys import KeySet
+
+_PATIENT = 2
 
 
 class Keyring:
@@ -21,6 +24,7 @@ class Keyring:
         fetch: Begins to fetch the keys anew, or joins a fetch that is under way, and returns at
             once what can be waited for; None where keys are not fetched, or not again so soon.
         is_failing: Whether the last fetch failed.
+        patient: How many threads may be blocked for as long as a fetch takes.
     """
 
     def __init__(
@@ -30,6 +34,7 @@ class Keyring:
         self._timer = timer
         self.fetch: Callable[[], Future[None] | None] = lambda: None
         self.is_failing = False
+        self.patient = Semaphore(_PATIENT)
 
     def put(self, keys: KeySet, seconds: float) -> None:
         """Hold other keys from now on, for so many seconds."""

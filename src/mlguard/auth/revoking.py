@@ -36,7 +36,7 @@ def revocation(
         raise ValueError("give exactly one of token, jti and subject")
     if token is not None:
         return _of_token(auth, token)
-    known = [i.issuer for i in auth.accepted]
+    known = [i.issuer for i in auth.issuers]
     if issuer is None and len(known) > 1:
         raise ValueError(f"several issuers are accepted: say which, of {', '.join(known)}")
     if issuer is not None and issuer not in known:
@@ -55,7 +55,7 @@ def _of_token(auth: Auth, token: str) -> Revocation:
     try:
         claims = parse_object(parse_jws(token).payload, "payload")
         name, jti = claims.get("iss"), claims.get("jti")
-        if name not in [i.issuer for i in auth.accepted]:
+        if name not in [i.issuer for i in auth.issuers]:
             raise ValueError("the token is of no issuer that is accepted: it is refused anyway")
         if not isinstance(jti, str) or not jti:
             raise ValueError("the token has no jti to revoke it by: revoke its subject")

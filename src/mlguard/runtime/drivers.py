@@ -11,6 +11,9 @@ from mlguard import bodies
 from mlguard.guard import Steps
 from mlguard.messages import Body, Deny, FetchKeys
 
+BRIEF = 0.25
+"""Seconds for which any thread may wait for keys."""
+
 LARGE = 256 * 1024
 """Bytes from which parsing would hold up an event loop noticeably."""
 
@@ -30,11 +33,21 @@ def drive(steps: Steps, read: Callable[[int], bytes | None]) -> Deny | None:
             deny: Deny | None = decided.value
             return deny
         if isinstance(request, FetchKeys):
-            concurrent.futures.wait([request.ready], request.seconds)
+            _wait(request)
             answer = None
         else:
             raw = read(request.limit)
             answer = Body(too_large=True) if raw is None else Body(value=bodies.parse(raw))
+
+
+def _wait(request: FetchKeys) -> None:
+    """Block a thread, but not many: a slow key server must not hold all that a service has."""
+    done, _ = concurrent.futures.wait([request.ready], min(BRIEF, request.seconds))
+    if not done and request.seconds > BRIEF and request.patient.acquire(blocking=False):
+        try:
+            concurrent.futures.wait([request.ready], request.seconds - BRIEF)
+        finally:
+            request.patient.release()
 
 
 async def adrive(steps: Steps, read: Callable[[int], Awaitable[bytes | None]]) -> Deny | None:

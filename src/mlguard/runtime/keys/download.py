@@ -6,7 +6,6 @@ import asyncio
 import ssl
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import cached_property
 from typing import Any, NamedTuple, Self
 
@@ -17,7 +16,8 @@ from mlguard.auth.keys import KeySet
 from mlguard.auth.strict import json_object
 from mlguard.runtime.keys.freshness import freshness
 from mlguard.runtime.keys.supply import Fetched, FetchFailed
-from mlguard.settings import Issuer, is_loopback
+from mlguard.settings import Issuer
+from mlguard.urls import is_loopback, is_secure, shown
 
 MOST_BYTES = 256 * 1024
 MOST_REDIRECTS = 3
@@ -215,11 +215,11 @@ def _next(url: httpx2.URL, response: httpx2.Response) -> httpx2.URL:
 
 def _checked(address: str) -> httpx2.URL:
     """Demand https, but for this machine itself."""
-    with suppress(httpx2.InvalidURL):
-        url = httpx2.URL(address)
-        is_secure = url.scheme == "https" or (url.scheme == "http" and is_loopback(url.host))
-        if is_secure and url.host and not url.userinfo:
-            return url
+    try:
+        if is_secure(address):
+            return httpx2.URL(address)
+    except httpx2.InvalidURL:
+        pass
     raise FetchFailed(
         "invalid",
         f"the keys are said to be at {_shown(address)!r}, which is no https:// URL without a "
@@ -236,9 +236,6 @@ def _invalid(place: str, problem: str) -> FetchFailed:
 
 
 def _shown(address: str | httpx2.URL) -> str:
-    """Return an address as it may be logged: without password and query, which may be secret."""
-    text = str(address).partition("?")[0].partition("#")[0]
-    scheme, found, rest = text.partition("://")
-    host, slash, path = rest.partition("/")
-    shown = f"{scheme}{found}{host.rpartition('@')[2]}{slash}{path}"[:_LONGEST_REASON]
-    return shown if shown.isprintable() else repr(shown)
+    """Return an address as it may be logged, whoever chose it."""
+    text = shown(str(address))[:_LONGEST_REASON]
+    return text if text.isprintable() else repr(text)

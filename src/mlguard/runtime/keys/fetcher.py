@@ -104,7 +104,7 @@ class KeyFetcher:
                 first_pause=self._first_pause,
                 chance=self._chance,
             )
-            for issuer in self._auth.accepted
+            for issuer in self._auth.issuers
             if issuer.issuer in self._rings
         }
 

@@ -13,7 +13,7 @@ def rings(settings: Settings) -> dict[str, Keyring]:
     Raises:
         InvalidSettings: Keys that are given cannot be used.
     """
-    issuers = settings.auth.accepted if settings.auth else ()
+    issuers = settings.auth.issuers if settings.auth else ()
     return {i.issuer: Keyring(None if i.is_fetched else _keys(settings, i)) for i in issuers}
 
 
