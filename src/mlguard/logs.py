@@ -4,9 +4,34 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 LOGGER = logging.getLogger("mlguard")
+
+
+_IS_QUIET: ContextVar[bool] = ContextVar("mlguard_quiet", default=False)
+
+
+class _Quiet(logging.Filter):
+    """Drops what is logged in our own doings, and nothing else."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not _IS_QUIET.get()
+
+
+@contextmanager
+def quiet(logger: str) -> Iterator[None]:
+    """Keep a library from logging what is said otherwise, or must not be said."""
+    filters = logging.getLogger(logger).filters
+    if not any(isinstance(f, _Quiet) for f in filters):
+        logging.getLogger(logger).addFilter(_Quiet())
+    token = _IS_QUIET.set(True)
+    try:
+        yield
+    finally:
+        _IS_QUIET.reset(token)
 
 
 class Seldom:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import Link, Span, SpanKind, TraceState
 from opentelemetry.util.types import Attributes
 
+from mlguard.logs import quiet
 from mlguard.settings import Settings, Tracing
 
 PEER_TRUSTED: ContextVar[bool] = ContextVar("mlguard_peer_trusted", default=False)
@@ -105,9 +105,6 @@ def exporting(tracing: Tracing, on_result: Callable[[bool], None]) -> SpanProces
         return TreePrinter()
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-    logger = logging.getLogger(OTLPSpanExporter.__module__)
-    if not any(isinstance(f, _Silence) for f in logger.filters):
-        logger.addFilter(_Silence())
     exporter = OTLPSpanExporter(endpoint=tracing.endpoint.rstrip("/") + "/v1/traces", timeout=5)
     return BatchSpanProcessor(_Watched(exporter, on_result), schedule_delay_millis=1000)
 
@@ -134,19 +131,6 @@ class Relay(SpanProcessor):
             self._processor.on_end(span)
 
 
-_EXPORTING: ContextVar[bool] = ContextVar("mlguard_exporting", default=False)
-
-
-class _Silence(logging.Filter):
-    """Keeps the exporter from logging each attempt: `on_result` is told, and says it once.
-
-    Only what this package's own exporters log is dropped.
-    """
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not _EXPORTING.get()
-
-
 class _Watched(SpanExporter):
     def __init__(self, exporter: SpanExporter, on_result: Callable[[bool], None]) -> None:
         self._exporter = exporter
@@ -154,11 +138,11 @@ class _Watched(SpanExporter):
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         result = SpanExportResult.FAILURE
-        token = _EXPORTING.set(True)
         try:
-            result = self._exporter.export(spans)
+            # It would log each attempt: `on_result` is told, and says it once.
+            with quiet(type(self._exporter).__module__):
+                result = self._exporter.export(spans)
         finally:
-            reset(token)
             self._on_result(result is SpanExportResult.SUCCESS)
         return result
 

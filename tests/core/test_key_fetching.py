@@ -326,6 +326,18 @@ def test_a_rotation_starts_no_cooldown(server: KeyServer) -> None:
         assert service.kids() == {"new", "newer"}
 
 
+def test_replicas_that_differ_cause_no_flood(server: KeyServer) -> None:
+    """A server that shows one old set and another in turns is not asked without a pause."""
+    with Service(server, jwks_cooldown=3600) as service:
+        service.ready()
+        for keys in ([NEW], [OLD], [NEW]):
+            server.serve(*keys)
+            wait_until(lambda: service.ring.fetch() is not None, "it may be asked")
+            wait_until(lambda k=keys: service.kids() == {key.kid for key in k}, "they are there")
+
+        assert service.ring.fetch() is None
+
+
 def test_a_key_of_the_same_name_is_a_new_key(server: KeyServer) -> None:
     """An issuer that reuses a kid for another key is not taken for fruitless."""
     with Service(server, jwks_cooldown=3600) as service:

@@ -72,6 +72,11 @@ class Authenticator:
         self._memory = Memory()
         self._log = Seldom()
 
+    @property
+    def rings(self) -> Mapping[str, Keyring]:
+        """The keys of each issuer."""
+        return {name: ring for name, (_, ring) in self._issuers.items()}
+
     def trust(self, keys: KeySet) -> None:
         """Verify every issuer's tokens with these keys from now on, whatever their algorithm."""
         self._issuers = {name: (i, Keyring(keys)) for name, (i, _) in self._issuers.items()}

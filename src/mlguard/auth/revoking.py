@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from mlguard.auth import claims as jwt
 from mlguard.auth.jws import InvalidToken, parse_jws, parse_object
+from mlguard.auth.keyring import Keyring
+from mlguard.auth.keys import KeySet
 from mlguard.revocations import Revocation
 from mlguard.settings import Auth
 
@@ -17,6 +21,7 @@ def revocation(
     issuer: str | None = None,
     before: float | None = None,
     now: float,
+    rings: Mapping[str, Keyring] | None = None,
 ) -> Revocation:
     """Say what is refused from now on, and for how long that must be remembered.
 
@@ -28,6 +33,7 @@ def revocation(
         issuer: Whose subject or token that is; needed where there are several.
         before: Seconds since 1970; default: now.
         now: Seconds since 1970.
+        rings: The keys that must verify the token, by issuer; None trusts whoever brings it.
 
     Raises:
         ValueError: Not exactly one of token, jti and subject, or an issuer that is not known.
@@ -35,7 +41,7 @@ def revocation(
     if [token, jti, subject].count(None) != 2:
         raise ValueError("give exactly one of token, jti and subject")
     if token is not None:
-        return _of_token(auth, token)
+        return _of_token(auth, token, rings)
     known = [i.issuer for i in auth.issuers]
     if issuer is None and len(known) > 1:
         raise ValueError(f"several issuers are accepted: say which, of {', '.join(known)}")
@@ -50,15 +56,18 @@ def revocation(
     return Revocation(name, subject=subject, before=before, until=last)
 
 
-def _of_token(auth: Auth, token: str) -> Revocation:
-    """Read which token that is; whether it is a good one does not matter."""
+def _of_token(auth: Auth, token: str, rings: Mapping[str, Keyring] | None) -> Revocation:
+    """Read which token that is; whether it has expired does not matter."""
     try:
-        claims = parse_object(parse_jws(token).payload, "payload")
+        unverified = parse_jws(token)
+        claims = parse_object(unverified.payload, "payload")
         name, jti = claims.get("iss"), claims.get("jti")
         if name not in [i.issuer for i in auth.issuers]:
             raise ValueError("the token is of no issuer that is accepted: it is refused anyway")
         if not isinstance(jti, str) or not jti:
             raise ValueError("the token has no jti to revoke it by: revoke its subject")
+        if rings is not None:
+            unverified.verify(rings[str(name)].keys() or KeySet(()))
         return Revocation(str(name), jti=jti, until=jwt.expiry(claims, auth))
     except InvalidToken as error:
         raise ValueError(f"that is no token: {error.reason}") from None

@@ -73,6 +73,8 @@ class Guard(Parts):
         if model not in self.models:
             raise UnknownModel(f"no model is named {model!r}; {nearest(model, self.models)}")
         exchange: Exchange | None = self.current.get()
+        if exchange is None:
+            self.unattributed(model)
         if exchange and exchange.run and exchange.run.inference.model == model:
             return Joined(exchange.run, rows)
         return Run(self, self.models[model], exchange.admit if exchange else None, rows)

@@ -77,6 +77,13 @@ class Parts:
         text = "too many tokens of %s were refused; is it a proxy, name it in trusted_proxies"
         self._log.warning("throttled", text, client)
 
+    def unattributed(self, model: str) -> None:
+        """Say that a model was run for no request: nobody was asked for scopes, nor charged."""
+        if self.authenticator is not None or self.quota is not None:
+            text = "%s was run outside of a request, for nobody: %s"
+            hint = "a thread needs the request's context, as asyncio.to_thread gives it"
+            self._log.warning(f"{model} nobody", text, model, hint)
+
     def unread(self, model: str, side: str) -> None:
         """Say that an answered call showed no rows: a typo there would switch the quota off."""
         self.metrics.rows_unread(model, side)

@@ -105,7 +105,8 @@ class Front(Generic[App]):
             InvalidSettings: Authentication is off.
         """
         auth = self.service.settings.auth
-        if auth is None:
+        authenticator = self.service.guard.authenticator
+        if auth is None or authenticator is None:
             raise InvalidSettings("revoke needs [auth]", source=self.service.settings.source)
         self.service.revoke(
             revocation(
@@ -116,6 +117,7 @@ class Front(Generic[App]):
                 issuer=issuer,
                 before=before,
                 now=time.time(),
+                rings=authenticator.rings,
             )
         )
 

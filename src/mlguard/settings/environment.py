@@ -42,6 +42,8 @@ def _put(data: dict[str, Any], table: type[Table], path: list[str], raw: str) ->
     if inner is None or not rest:
         if rest or inner is not None:
             return f"{'.'.join(path)!r} is not one key of a table"
+        if typing.get_origin(annotation) is tuple and not raw.strip(" ,"):
+            return "is empty; for an empty list write []"
         data[key] = _convert(raw, annotation)
         return None
     if typing.get_origin(annotation) is not tuple:

@@ -85,7 +85,7 @@ class Companion:
             on_state=self._on_state,
             on_drop=self._on_drop,
             on_revoked=self._on_revoked,
-            on_overdue=partial(operators.remember, self._config.service),
+            on_overdue=partial(operators.remember, self._config.service, root=folder.root),
             name=self._name,
         )
         self._courier.start()
@@ -116,7 +116,8 @@ class Companion:
 
     def _deliver(self, revocations: Sequence[Revocation]) -> None:
         """Do what the companion would have done."""
-        operators.remember(self._config.service, revocations)
+        root = Folder.of(self._config, supervisor()).root if self._config.root else None
+        operators.remember(self._config.service, revocations, root=root)
         operators.tell_companions(self._config.service, revocations, timeout=1.0)
         if self._config.store:
             operators.publish(self._config.store, self._config.service, revocations)
@@ -156,8 +157,9 @@ class Companion:
             return
         courier.stop(timeout)
         if left := self._outbox.overdue(0.0):
+            root = Folder.of(self._config, supervisor()).root
             try:
-                operators.remember(self._config.service, left)
+                operators.remember(self._config.service, left, root=root)
             except (OSError, ValueError) as error:
                 LOGGER.error("%d revocations are lost: %s", len(left), error)
 

@@ -50,22 +50,26 @@ def tell_companions(
     return taken
 
 
-def remember(service: str, revocations: Sequence[Revocation]) -> None:
+def remember(service: str, revocations: Sequence[Revocation], *, root: Path | None = None) -> None:
     """Write revocations down, so that they are known when the service next starts here.
 
-    They are written wherever that may look: it may be given another environment than we.
+    Args:
+        service: The service's name.
+        revocations: What is revoked.
+        root: Where it will look; without, all places where it may, as it may be given another
+            environment than we.
 
     Raises:
         RevocationsFull: There is no room for them.
         OSError: They cannot be written anywhere.
     """
     troubles: list[OSError] = []
-    found = [root for root in roots() if root.parent.is_dir()]
-    for root in found:
+    found = [place for place in ([root] if root else roots()) if place.parent.is_dir()]
+    for place in found:
         try:
-            _remember(root, service, revocations)
+            _remember(place, service, revocations)
         except OSError as error:
-            LOGGER.warning("revocations are not kept in %s: %s", root, error)
+            LOGGER.warning("revocations are not kept in %s: %s", place, error)
             troubles.append(error)
     if len(troubles) == len(found):
         raise troubles[0] if troubles else FileNotFoundError("there is no folder to write to")

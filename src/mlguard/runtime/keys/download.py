@@ -14,6 +14,7 @@ import httpx2
 from mlguard import __version__
 from mlguard.auth.keys import KeySet
 from mlguard.auth.strict import json_object
+from mlguard.logs import quiet
 from mlguard.runtime.keys.freshness import freshness
 from mlguard.runtime.keys.supply import Fetched, FetchFailed
 from mlguard.settings import Issuer
@@ -109,6 +110,10 @@ class Download:
     async def _get(self, address: str) -> Answer:
         """Ask a server, following it within itself only."""
         url = _checked(address)
+        with quiet("httpx2"):  # it logs whole URLs, and a query may be secret
+            return await self._ask(url, address)
+
+    async def _ask(self, url: httpx2.URL, address: str) -> Answer:
         async with (
             _Connections() as connections,
             httpx2.AsyncClient(

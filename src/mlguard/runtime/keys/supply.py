@@ -17,6 +17,8 @@ from mlguard.settings import Auth, Issuer
 _REFRESH = 0.8  # of the time for which keys are fresh
 _SPREAD = 0.1  # so that workers do not come together
 _LONGEST_PAUSE = 30.0
+_AFTER_OLD_NEWS = 0.2  # seconds: the replicas of a key server may differ for a while
+_MOST_IDS = 1000
 _DAY = 86_400.0
 _NAMED = 3  # of the keys passed over, in one log line
 
@@ -92,6 +94,8 @@ class Supply:
         self._fresh = 0.0
         self._failures = 0
         self._is_fruitful = False
+        self._is_old_news = False
+        self._ids: frozenset[bytes] = frozenset()  # of all keys seen
         self._passed_over: tuple[str, ...] = ()
 
     async def keep(self, flights: Flights, fetch: Fetch) -> None:
@@ -129,6 +133,8 @@ class Supply:
     def _hold(self, fetched: Fetched) -> None:
         before = self._ring.keys()
         self._is_fruitful = before is None or not fetched.keys.ids <= before.ids
+        self._is_old_news = fetched.keys.ids <= self._ids
+        self._ids = fetched.keys.ids | (self._ids if len(self._ids) < _MOST_IDS else frozenset())
         if self._failures:
             LOGGER.info("the keys of %s are fetched again", self._issuer.issuer)
         self._fresh = fetched.fresh
@@ -156,7 +162,7 @@ class Supply:
         if self._failures:
             return min(self._doubled(), float(self._auth.jwks_cooldown))
         if self._is_fruitful:
-            return 0.0
+            return _AFTER_OLD_NEWS if was_asked and self._is_old_news else 0.0
         return float(self._auth.jwks_cooldown) if was_asked else None
 
     def pause(self) -> float:
