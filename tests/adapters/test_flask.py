@@ -378,6 +378,24 @@ def test_scopes_of_views_that_are_classes() -> None:
     assert client.get("/whole", headers=granted).json == {"got": True}
 
 
+def test_a_token_that_nobody_signed_revokes_nothing() -> None:
+    """guard.revoke takes a whole token only where its issuer signed it."""
+    app = Flask(__name__)
+    guard = MLGuard(app, settings(None))
+    rehearsal = Rehearsal(guard)
+    good = rehearsal.token(jti="one")
+    forged = f"{good.rpartition('.')[0]}.{rehearsal.token(jti='two').rpartition('.')[2]}"
+
+    with pytest.raises(ValueError, match="no key verifies the signature"):
+        guard.revoke(token=forged)
+    guard.revoke(token=good)
+
+    client = app.test_client()
+    answer = client.get("/", headers={"Authorization": f"Bearer {good}"})
+    assert answer.json is not None
+    assert answer.json["code"] == "token_revoked"
+
+
 @pytest.mark.parametrize("order", ["before", "after"])
 def test_apps_beside_flask(order: str, caplog: pytest.LogCaptureFixture) -> None:
     """An app that stood beside Flask before is guarded; one put around the guard is told of."""

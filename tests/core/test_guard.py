@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from random import Random
+from threading import Semaphore
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ from opentelemetry.trace import StatusCode
 from mlguard.auth import Authenticator, Keyring, KeySet
 from mlguard.errors import BlockingCall, InvalidSettings, Refused, UnknownModel
 from mlguard.guard import Exchange, Guard
-from mlguard.messages import Call, Deny, ReadBody
+from mlguard.messages import Call, Deny, FetchKeys, ReadBody
 from mlguard.metrics import Metrics
 from mlguard.quotas import MemoryLedger, Quota
 from mlguard.reference import Reference
@@ -914,3 +916,36 @@ class TestDrivers:
             return time.perf_counter() - began
 
         assert min(once() for _ in range(50)) < 0.005
+
+
+def test_few_threads_wait_for_a_slow_key_server() -> None:
+    """Of many threads that need keys, two wait for them, the others for a moment only."""
+    never: Future[None] = Future()
+    patient = Semaphore(2)
+
+    def steps() -> Generator[FetchKeys, None, None]:
+        yield FetchKeys(never, 1.5, patient)
+
+    def waited() -> float:
+        began = time.monotonic()
+        drive(steps(), lambda _: b"")
+        return time.monotonic() - began
+
+    with ThreadPoolExecutor(6) as pool:
+        seconds = sorted(f.result() for f in [pool.submit(waited) for _ in range(6)])
+
+    assert seconds[3] < 1.0
+    assert seconds[4] > 1.0
+
+
+def test_a_model_that_runs_for_nobody_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    """Outside of a request nobody is charged, and the log says so once."""
+    guard = guarded()
+    for _ in range(3):
+        with guard.inference("own", 5):
+            pass
+
+    assert [r.getMessage() for r in caplog.records].count(
+        "own was run outside of a request, for nobody: "
+        "a thread needs the request's context, as asyncio.to_thread gives it"
+    ) == 1

@@ -18,6 +18,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Self
 
+import httpx2
 import pytest
 
 from mlguard.auth import KeySet
@@ -932,3 +933,15 @@ def test_an_unknown_name_is_unreachable(server: KeyServer, monkeypatch: pytest.M
 
     assert service.results == ["unreachable"]
     assert "Name or service not known" in (problem or "")
+
+
+def test_no_library_logs_the_query(server: KeyServer, caplog: pytest.LogCaptureFixture) -> None:
+    """A query may be secret: whoever logs everything reads none of it, and other clients go on."""
+    caplog.set_level(logging.DEBUG)
+    server.answer(key_set(OLD), "/jwks?key=sesame")
+    with Service(server, jwks_url=f"{server.jwks_url}?key=sesame") as service:
+        service.ready()
+    httpx2.get(server.jwks_url, trust_env=False)
+
+    assert "sesame" not in caplog.text
+    assert "HTTP Request: GET" in caplog.text

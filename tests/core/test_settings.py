@@ -480,6 +480,16 @@ class TestEnvironment:
             found = found[int(key)] if key.isdigit() else getattr(found, key)
         assert found == expected
 
+    @pytest.mark.parametrize("raw", ["", ",", "  , "])
+    def test_nothing_is_no_list(self, raw: str) -> None:
+        """An empty variable does not switch off what a list demands; [] does."""
+        with pytest.raises(InvalidSettings, match=r"AUTH__SCOPES: is empty; .* write \[\]"):
+            loaded({"auth": AUTH}, MLGUARD_AUTH__SCOPES=raw)
+        auth = loaded({"auth": AUTH | {"scopes": ["a"]}}, MLGUARD_AUTH__SCOPES="[]").auth
+
+        assert auth is not None
+        assert auth.scopes == ()
+
     @pytest.mark.parametrize("name", ["iris", "Iris", "my-iris", "my.iris", "my_iris"])
     def test_entries_by_name(self, name: str) -> None:
         """An entry of a list is named; case, dashes and dots are those of a variable."""

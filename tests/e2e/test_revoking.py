@@ -77,6 +77,19 @@ class Twin:
             check=False,
         )
 
+    def job(self, app: str, call: str) -> subprocess.CompletedProcess[str]:
+        """Call the guard in a process of its own on this host, which serves nothing."""
+        module = app.partition(":")[0]
+        guard = "app.state.mlguard" if "fastapi" in module else "app.extensions['mlguard']"
+        return subprocess.run(
+            [sys.executable, "-c", f"from {module} import app; {guard}.{call}"],
+            env={**os.environ, **self._env, "PYTHONPATH": str(servers.ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
     def asked(self, text: str) -> list[int]:
         """Ask with this token until each worker has been met."""
         headers = {"Authorization": f"Bearer {text}"}
@@ -105,12 +118,18 @@ def test_all_workers_know_within_a_second(
         time.sleep(WITHIN)
         by_an_operator = twin.asked(tokens[1])
         others = twin.asked(tokens[2])
+        text = own("dora", "any")
+        job = twin.job(app, 'revoke(subject="dora", issuer="https://login.example.com/")')
+        time.sleep(WITHIN)
+        by_a_job = twin.asked(text)
 
     assert by_a_worker == [401] * ASKED
     assert said.returncode == 0, said.stderr
     assert "told 1 running service" in said.stdout
     assert by_an_operator == [401] * ASKED
     assert others == [200] * ASKED
+    assert job.returncode == 0, job.stderr
+    assert by_a_job == [401] * ASKED
     again = Twin(serve, app, tmp_path, host)
     with again.server:
         assert [set(again.asked(text)) for text in tokens] == [{401}, {401}, {200}]
