@@ -416,7 +416,7 @@ def test_apps_beside_flask(order: str, caplog: pytest.LogCaptureFixture) -> None
     if order == "after":
         put()
     client = app.test_client()
-    client.get("/nowhere", headers=rehearsal.headers())
+    client.get("/nowhere", headers=rehearsal.headers()).close()
     answer = client.get("/beside/x")
 
     if order == "before":

@@ -458,7 +458,7 @@ OVERRIDES = [
     ),
     pytest.param("AUTH__LEEWAY", "0", "auth.leeway", 0, id="number"),
     pytest.param("AUTH__SCOPES", "predict", "auth.scopes", ("predict",), id="list of one"),
-    pytest.param("AUTH__SCOPES", "", "auth.scopes", (), id="empty list"),
+    pytest.param("AUTH__SCOPES", "[]", "auth.scopes", (), id="empty list"),
     pytest.param(
         "AUTH__AUDIENCE", '["a", "b"]', "auth.issuers.0.audience", ("a", "b"), id="union, a list"
     ),
