@@ -387,7 +387,8 @@ class TestFiles:
             path.mkdir()
         auth = {"issuer": "i", "audience": "a", "algorithms": ["RS256"], "jwks_file": str(path)}
 
-        assert problems({"auth": auth}) == [f"auth.jwks_file = '{path}': no such file"]
+        hint = "`mlguard token mint` makes one to try things out"
+        assert problems({"auth": auth}) == [f"auth.jwks_file = '{path}': no such file; {hint}"]
 
 
 class TestMappings:
@@ -1061,7 +1062,7 @@ class TestKeySources:
 
         (problem,) = problems(auth)
         assert problem.startswith(f"auth.{key} = ")
-        assert problem.endswith(": no such file")
+        assert problem.partition("; `mlguard")[0].endswith(": no such file")
         assert load(auth, environ={}, named=()).auth is not None
 
     @pytest.mark.parametrize(

@@ -166,7 +166,8 @@ def _key_files(issuers: Sequence[tuple[str, Issuer]]) -> Iterator[str]:
         for key in ("jwks_file", "pem_file"):
             path = getattr(issuer, key)
             if path and not os.path.isfile(path):  # noqa: PTH113 - which takes any path
-                yield f"{where}.{key} = '{path}': no such file"
+                hint = "; `mlguard token mint` makes one to try things out" if "jwks" in key else ""
+                yield f"{where}.{key} = '{path}': no such file{hint}"
 
 
 def _secrets(issuer: Issuer, where: str, environ: Mapping[str, str]) -> Iterator[tuple[bytes, str]]:
