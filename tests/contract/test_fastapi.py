@@ -15,7 +15,6 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests import servers
 from tests.apps import fastapi_twin
-from tests.contract import authentication
 from tests.contract.authentication import SECRETS, AuthContract, ask, own
 from tests.contract.client import SECRET, SETTINGS, Answer, OverSockets, metric
 from tests.contract.contract import Contract
@@ -37,11 +36,6 @@ class InProcess:
         content = body if isinstance(body, bytes) else iter(body)
         answer = self.http.request(method, path, headers=raw, content=content)
         return Answer(answer.status_code, answer.headers.multi_items(), answer.content)
-
-
-@pytest.fixture(scope="module")
-def auth_settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return authentication.auth_settings(tmp_path_factory.mktemp("keys"))
 
 
 class TestAuthInProcess(AuthContract):

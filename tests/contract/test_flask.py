@@ -14,7 +14,6 @@ from werkzeug.datastructures import Headers
 
 from tests import servers
 from tests.apps import flask_twin
-from tests.contract import authentication
 from tests.contract.authentication import SECRETS, AuthContract
 from tests.contract.client import SECRET, SETTINGS, Answer, OverSockets
 from tests.contract.contract import Contract
@@ -42,11 +41,6 @@ class InProcess:
             )
             found = [(n.lower(), v) for n, v in answer.headers]
             return Answer(answer.status_code, found, answer.get_data())
-
-
-@pytest.fixture(scope="module")
-def auth_settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return authentication.auth_settings(tmp_path_factory.mktemp("keys"))
 
 
 class TestAuthInProcess(AuthContract):

@@ -96,12 +96,14 @@ class Front(Generic[App]):
         """Refuse a token, or all tokens that a subject holds, from now on.
 
         Here at once, in this host's other workers within a second, on other hosts where the
-        settings name a store; without a companion process in this process only. Returns at once.
+        settings name a store; without a companion process in this process only. Returns at once
+        in a worker; elsewhere it blocks until the others are told.
         `mlguard.auth.revocation` says what the arguments mean.
 
         Raises:
             ValueError: Not exactly one of token, jti and subject, or an issuer that is not known.
             RevocationsFull: There is no room for more.
+            OSError: Outside of a worker: it cannot be kept.
             InvalidSettings: Authentication is off.
         """
         auth = self.service.settings.auth

@@ -194,11 +194,12 @@ class Service:
             RevocationsFull: There is no room for more, here or on the way.
             OSError: Outside of a worker: it cannot be kept.
         """
+        refused = self._learn([revocation])  # first, as telling others may raise
         if self._companion:
             self._companion.revoke([revocation])
         else:
             LOGGER.warning("a revocation holds in this process only: there is no companion")
-        if refused := self._learn([revocation]):
+        if refused:
             raise RevocationsFull(refused)
 
     def _remember(self, companion: Companion) -> None:
@@ -250,9 +251,8 @@ class Service:
     def _hashed(self, key: tuple[str, str, str]) -> str:
         if self._pseudonym_key is None:
             self._pseudonym_key = self._companion.key() if self._companion else os.urandom(32)
-        return hmac.new(self._pseudonym_key, json.dumps(key).encode(), hashlib.sha256).hexdigest()[
-            :16
-        ]
+        digest = hmac.new(self._pseudonym_key, json.dumps(key).encode(), hashlib.sha256)
+        return digest.hexdigest()[:16]
 
 
 def _secret_variables(settings: Settings) -> tuple[str, ...]:

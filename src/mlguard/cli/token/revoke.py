@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from mlguard.auth import revocation
@@ -16,7 +16,7 @@ from mlguard.cli.token.options import (
     loaded,
     token_of,
 )
-from mlguard.errors import InvalidSettings, MissingExtra, MLGuardError
+from mlguard.errors import InvalidSettings, MLGuardError
 from mlguard.revocations import Revocation
 from mlguard.settings import Auth
 
@@ -68,21 +68,18 @@ def _revocation(options: argparse.Namespace, auth: Auth) -> Revocation:
 
 
 def _spread(service: str, store: str | None, revoked: Revocation) -> Iterator[str]:
-    """Tell whoever must know, each whether or not the others can be told; yield the troubles."""
+    """Say who was told, and yield the troubles."""
     from mlguard.runtime.companion import operators
 
-    forgotten = _trouble(lambda: operators.remember(service, [revoked]))
+    told, forgotten, unpublished = operators.spread(service, [revoked], store)
     if forgotten:
-        yield f"it is not remembered on this host: {forgotten}"
-    told = operators.tell_companions(service, [revoked])
+        yield f"it is not remembered on this host: {_said(forgotten)}"
     services = f"{told} running service{'' if told == 1 else 's'}"
     print(f"told {services} named {service!r} on this host")
-    if store:
-        untold = _trouble(lambda: operators.publish(store, service, [revoked]))
-        if untold:
-            yield f"other hosts were not told: {untold}"
-        else:
-            print("told the other hosts, through the store")
+    if unpublished:
+        yield f"other hosts were not told: {_said(unpublished)}"
+    elif store:
+        print("told the other hosts, through the store")
     elif not told:
         kept = "" if forgotten else ". It is remembered for the next start here"
         yield (
@@ -91,10 +88,5 @@ def _spread(service: str, store: str | None, revoked: Revocation) -> Iterator[st
         )
 
 
-def _trouble(act: Callable[[], None]) -> str:
-    """Act; return what went wrong, "" for nothing."""
-    try:
-        act()
-    except (OSError, ValueError, MissingExtra) as error:
-        return str(error) or type(error).__name__
-    return ""
+def _said(error: Exception) -> str:
+    return str(error) or type(error).__name__

@@ -116,11 +116,11 @@ class Companion:
 
     def _deliver(self, revocations: Sequence[Revocation]) -> None:
         """Do what the companion would have done."""
-        root = Folder.of(self._config, supervisor()).root if self._config.root else None
-        operators.remember(self._config.service, revocations, root=root)
-        operators.tell_companions(self._config.service, revocations, timeout=1.0)
-        if self._config.store:
-            operators.publish(self._config.store, self._config.service, revocations)
+        config = self._config
+        root = Folder.of(config, supervisor()).root if config.root else None
+        spread = operators.spread(config.service, revocations, config.store, root=root)
+        if trouble := spread.forgotten or spread.unpublished:
+            raise trouble
 
     @property
     def has_handed_over(self) -> bool:

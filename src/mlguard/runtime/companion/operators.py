@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing import AuthenticationError
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
+from typing import NamedTuple
 
+from mlguard.errors import MissingExtra
 from mlguard.logs import LOGGER
 from mlguard.revocations import Revocation, RevocationsFull
 from mlguard.runtime.companion.book import Book
@@ -17,6 +19,49 @@ from mlguard.runtime.companion.frames import Junk, receive, send, write_revocati
 from mlguard.runtime.companion.private import make_folder, verify
 from mlguard.runtime.companion.revoked_file import RevokedFile
 from mlguard.runtime.companion.store import Store
+
+
+class Spread(NamedTuple):
+    """How far a revocation has come.
+
+    Attributes:
+        told: How many companions took it.
+        forgotten: Why it is not written down on this host, None where it is.
+        unpublished: Why the store did not take it, None where it did or there is none.
+    """
+
+    told: int
+    forgotten: Exception | None
+    unpublished: Exception | None
+
+
+def spread(
+    service: str,
+    revocations: Sequence[Revocation],
+    store: str | None,
+    *,
+    root: Path | None = None,
+) -> Spread:
+    """Tell whoever must know, each whether or not the others can be told.
+
+    Args:
+        service: The service's name.
+        revocations: What is revoked.
+        store: Where the service's hosts meet, if they do.
+        root: Where they are written down; takes what `remember` takes.
+    """
+    forgotten = _trouble(lambda: remember(service, revocations, root=root))
+    told = tell_companions(service, revocations)
+    unpublished = _trouble(lambda: publish(store, service, revocations)) if store else None
+    return Spread(told, forgotten, unpublished)
+
+
+def _trouble(act: Callable[[], None]) -> Exception | None:
+    try:
+        act()
+    except (OSError, ValueError, MissingExtra) as error:
+        return error
+    return None
 
 
 def tell_companions(
