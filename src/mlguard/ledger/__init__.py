@@ -1,0 +1,33 @@
+"""Where is counted what was asked? Values every ledger speaks, and the one in memory."""
+
+from mlguard.ledger.memory import MemoryLedger
+from mlguard.ledger.orders import (
+    FLIGHT,
+    LIFETIME,
+    WINDOW,
+    Change,
+    Entry,
+    Ledger,
+    Limit,
+    Line,
+    Order,
+    Reading,
+    Receipt,
+    StoreUnavailable,
+)
+
+__all__ = [
+    "FLIGHT",
+    "LIFETIME",
+    "WINDOW",
+    "Change",
+    "Entry",
+    "Ledger",
+    "Limit",
+    "Line",
+    "MemoryLedger",
+    "Order",
+    "Reading",
+    "Receipt",
+    "StoreUnavailable",
+]

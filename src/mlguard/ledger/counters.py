@@ -1,0 +1,229 @@
+"""How is one counter kept?"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, TypeAlias
+
+from mlguard.ledger.orders import Entry, Limit, Reading
+
+Cells: TypeAlias = "array[int]"
+"""The windows of one account, one after another, as arrays need little memory. Of each: the number
+of its field, its bucket, what is used of that and of the bucket before, and its limit."""
+
+Spent: TypeAlias = dict[str, dict[str, tuple[int, int]]]
+"""Sums and limits by account and field."""
+
+Held: TypeAlias = dict[str, dict[str, int]]
+"""What is in flight, by account and holder."""
+
+STRIDE = 5
+_BUCKET, _CURRENT, _PREVIOUS, _AMOUNT = range(1, STRIDE)
+_MOST = 2**53
+_MOMENT = 1.0  # seconds after which it is worth trying again where something is held
+
+
+class Note(NamedTuple):
+    """Where one counter stands, written down: the last note of it is what counts.
+
+    Attributes:
+        kind: Its limit's.
+        key: The tag and the account.
+        field: Its limit's; of what is in flight, who holds it.
+        numbers: What its kind keeps. None where the account's windows are all forgotten, its sums
+            are, or the holder is gone.
+    """
+
+    kind: str
+    key: str
+    field: str
+    numbers: Sequence[int]
+
+
+class Slot(Protocol):
+    """Where a counter stands at one moment, while the ledger is locked.
+
+    Attributes:
+        used: Units.
+        ended: Share of the limit used in the last window, where another one has just begun.
+    """
+
+    used: float
+    ended: float
+
+    def add(self, cost: int) -> None:
+        """Charge."""
+
+    def settle(self, extra: int, since: float) -> None:
+        """Correct what was charged at `since`: debt is at most the limit once more."""
+
+    def grant(self, units: int) -> None:
+        """Give units beyond the limit."""
+
+    def read(self, wanted: int) -> Reading:
+        """Tell what is left, and when the units wanted beyond what is used would be admitted."""
+
+
+class Window:
+    """A sliding-window counter: the bucket before weighs less the more of this one has passed.
+
+    Time never runs backwards here: a bucket that has begun stays the current one.
+    """
+
+    __slots__ = ("_at", "_cells", "_limit", "_passed", "ended", "used")
+
+    def __init__(self, cells: Cells, at: int, limit: Limit, now: float) -> None:
+        self._cells = cells
+        self._at = at
+        self._limit = limit
+        self.ended = 0.0
+        seconds = limit.seconds
+        bucket = int(now // seconds)
+        self._passed = now - bucket * seconds
+        before, current = cells[at + _BUCKET], cells[at + _CURRENT]
+        if bucket > before:
+            self.ended = max(0, current) / limit.amount
+            cells[at + _PREVIOUS] = current if bucket == before + 1 else 0
+            cells[at + _CURRENT] = current = 0
+            cells[at + _BUCKET] = bucket
+            cells[at + _AMOUNT] = limit.amount
+        elif bucket < before:
+            self._passed = 0.0
+        self.used = cells[at + _PREVIOUS] * (1 - self._passed / seconds) + current
+
+    def add(self, cost: int) -> None:
+        """Charge."""
+        place = self._at + _CURRENT
+        self._cells[place] = min(self._cells[place] + cost, _MOST)
+        self.used += cost
+
+    def settle(self, extra: int, since: float) -> None:
+        """Correct what was charged at `since`."""
+        age = self._cells[self._at + _BUCKET] - int(since // self._limit.seconds)
+        if extra > 0 or age <= 0:
+            self._correct(_CURRENT, extra)
+        elif age == 1:
+            self._correct(_PREVIOUS, extra)
+
+    def _correct(self, which: int, extra: int) -> None:
+        place = self._at + which
+        self._cells[place] = corrected(self._cells[place], extra, self._limit.amount)
+
+    def grant(self, units: int) -> None:
+        """Give units beyond the limit."""
+        place = self._at + _CURRENT
+        self._cells[place] = max(self._cells[place] - units, -_MOST)
+
+    def read(self, wanted: int) -> Reading:
+        """Tell what is left, and when the units wanted would be admitted."""
+        limit = self._limit
+        left = limit.amount - self.used
+        wait = 0.0 if wanted <= left else self._wait(wanted)
+        return Reading(int(left) if left > 0 else 0, limit.seconds - self._passed, wait)
+
+    def _wait(self, wanted: int) -> float:
+        """Compute when old buckets weigh little enough."""
+        seconds, passed = self._limit.seconds, self._passed
+        room = self._limit.amount - wanted
+        current, previous = self._cells[self._at + _CURRENT], self._cells[self._at + _PREVIOUS]
+        if current <= room and previous > 0:
+            return seconds * (1 - (room - current) / previous) - passed
+        return seconds - passed + seconds * (max(0.0, 1 - room / current) if current > 0 else 0)
+
+
+class Lifetime:
+    """A sum that never comes back."""
+
+    __slots__ = ("_key", "_limit", "_spent", "ended", "used")
+
+    def __init__(self, spent: Spent, key: str, limit: Limit) -> None:
+        self._spent = spent
+        self._key = key
+        self._limit = limit
+        self.used: float = spent.get(key, {}).get(limit.field, (0, 0))[0]
+        self.ended = 0.0
+
+    def _set(self, units: int) -> None:
+        within = max(-_MOST, min(units, _MOST))
+        self._spent.setdefault(self._key, {})[self._limit.field] = (within, self._limit.amount)
+        self.used = within
+
+    def add(self, cost: int) -> None:
+        """Charge."""
+        self._set(int(self.used) + cost)
+
+    def settle(self, extra: int, since: float) -> None:
+        """Correct what was charged at `since`."""
+        self._set(corrected(int(self.used), extra, self._limit.amount))
+
+    def grant(self, units: int) -> None:
+        """Give units beyond the limit."""
+        self._set(int(self.used) - units)
+
+    def read(self, wanted: int) -> Reading:
+        """Tell what is left, and when the units wanted would be admitted."""
+        left = self._limit.amount - int(self.used)
+        return Reading(max(0, left), 0.0, 0.0 if wanted <= left else math.inf)
+
+
+class Flight:
+    """What is held at this moment, by whom."""
+
+    __slots__ = ("_amount", "_held", "_holder", "_key", "ended", "used")
+
+    def __init__(self, held: Held, key: str, holder: str, amount: int) -> None:
+        self._held = held
+        self._key = key
+        self._holder = holder
+        self._amount = amount
+        self.used: float = sum(held.get(key, {}).values())
+        self.ended = 0.0
+
+    def add(self, cost: int) -> None:
+        """Charge."""
+        holders = self._held.setdefault(self._key, {})
+        holders[self._holder] = holders.get(self._holder, 0) + cost
+        self.used += cost
+
+    def settle(self, extra: int, since: float) -> None:
+        """Correct what was charged at `since`."""
+        holders = self._held.get(self._key, {})
+        left = holders.pop(self._holder, 0) + extra
+        if left > 0:
+            holders[self._holder] = left
+        elif not holders:
+            self._held.pop(self._key, None)
+
+    def grant(self, units: int) -> None:
+        """Nothing: what is held ends with who holds it."""
+
+    def read(self, wanted: int) -> Reading:
+        """Tell what is left, and when the units wanted would be admitted."""
+        left = self._amount - int(self.used)
+        return Reading(max(0, left), 0.0, 0.0 if wanted <= left else _MOMENT)
+
+
+def corrected(units: int, extra: int, amount: int) -> int:
+    """Add debt up to twice the limit, or give back down to zero, or to where a grant has led."""
+    if extra > 0:
+        return max(units, min(units + extra, 2 * amount))
+    return max(min(0, units), units + extra)
+
+
+def entries(cells: Cells, names: dict[int, tuple[str, int]], now: float) -> list[Entry]:
+    """Write an account's windows down for an operator.
+
+    Args:
+        cells: The account's.
+        names: The field and the seconds of a window, by its field's number.
+        now: The ledger's clock.
+    """
+    found = []
+    for at in range(0, len(cells), STRIDE):
+        field, seconds = names[cells[at]]
+        amount = cells[at + _AMOUNT]
+        window = Window(cells, at, Limit(field, amount, seconds), now)
+        found.append(Entry(field, window.used, amount, seconds))
+    return found
