@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 _ODD = re.compile(r"[\s\\\x00-\x1f\x7f]")
 _PASSWORD = re.compile(r"@|[?&](username|password)=")
-_PARTS = re.compile(r"^((?:https?|rediss?)://|)([^?#]*)(.*)", re.DOTALL | re.IGNORECASE)
+_PARTS = re.compile(r"^((?:https?|rediss?(?:\+\w+)?)://|)([^?#]*)(.*)", re.DOTALL | re.IGNORECASE)
 
 
 def is_loopback(host: str | None) -> bool:

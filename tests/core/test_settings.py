@@ -213,10 +213,8 @@ MISTAKES = [
     ),
     pytest.param({"auth": {**AUTH, "public": ["health"]}}, 'begins with "/"', id="public route"),
     pytest.param({"auth": {**AUTH, "scopes": "predict"}}, "auth.scopes = 'predict'", id="scopes"),
-    pytest.param({"quotas": {}}, "quotas: must have `requests`, `rows` or both", id="no quota"),
-    pytest.param(
-        {"quotas": {"requests": []}}, "quotas: must have `requests`, `rows`", id="empty quota"
-    ),
+    pytest.param({"quotas": {}}, "quotas: must limit something", id="no quota"),
+    pytest.param({"quotas": {"requests": []}}, "quotas: must limit something", id="empty quota"),
     pytest.param(
         {"quotas": {"requests": ["many"]}},
         "quotas.requests[0] = 'many': must be a rate like \"600/minute\"",
@@ -231,7 +229,73 @@ MISTAKES = [
         id="rate alone",
     ),
     pytest.param(
-        {"quotas": {"rows": ["5/minute"], "store": "redis://x"}}, "quotas.store", id="store"
+        {"quotas": {"rows": ["5/minute"], "store": "redi://x"}}, "quotas.store", id="store"
+    ),
+    pytest.param(
+        {"quotas": {"rows": ["5/minute", "9/minute"]}},
+        "quotas: has two windows of one length in `rows`",
+        id="two windows of a minute",
+    ),
+    pytest.param(
+        {"quotas": {"lifetime": 10}}, "quotas: has `lifetime`, which memory://", id="short life"
+    ),
+    pytest.param(
+        {
+            "quotas": {"store": "host://", "tenant": {"lifetime": 10}},
+            "auth": {**AUTH, "tenant_claim": "t"},
+        },
+        "quotas: has `tenant.lifetime`, which host://",
+        id="life of a tenant",
+    ),
+    pytest.param(
+        {"quotas": {"rows": ["5/minute"], "plans": {"gold": {"rows": ["5/blink"]}}}, "auth": AUTH},
+        "quotas.plans.gold.rows[0] = '5/blink': must be a rate",
+        id="rate of a plan",
+    ),
+    pytest.param(
+        {"quotas": {"rows": ["5/minute"], "plans": {"gold": {"row": ["5/hour"]}}}, "auth": AUTH},
+        "quotas.plans.gold.row: unknown key; did you mean 'rows'?",
+        id="key of a plan",
+    ),
+    pytest.param(
+        {"quotas": {"rows": ["5/minute"], "plans": {"gold": {"rows": ["9/hour"]}}}},
+        "quotas.plans: needs the table [auth]",
+        id="plans without tokens",
+    ),
+    pytest.param(
+        {"quotas": {"rows": ["5/minute"], "tenant": {"rows": ["9/hour"]}}, "auth": AUTH},
+        "quotas.tenant: needs `auth.tenant_claim`",
+        id="tenants without a claim",
+    ),
+    pytest.param(
+        {"quotas": {"rows": ["5/minute"], "models": {"irs": {"rows": ["9/hour"]}}}},
+        "quotas.models.irs: no model has that name",
+        id="limits of no model",
+    ),
+    pytest.param(
+        {"quotas": {"rows": ["5/minute"], "on_store_failure": "clsed"}},
+        "quotas.on_store_failure = 'clsed': must be 'local', 'open' or 'closed'",
+        id="no policy",
+    ),
+    pytest.param(
+        {"quotas": {"rows": ["5/minute"], "on_store_failure": {"rws": "open"}}},
+        "quotas: has 'rws' in `on_store_failure`",
+        id="policy of nothing",
+    ),
+    pytest.param(
+        {"quotas": {"rows": ["5/minute"], "units": {"lifetime": ["5/hour"]}}},
+        "quotas: has a unit that means something else",
+        id="unit of another name",
+    ),
+    pytest.param(
+        {"quotas": {"rows": ["5/minute"], "store": "host://"}, "service": {"companion": False}},
+        "quotas.store: host:// needs a process beside",
+        id="host without company",
+    ),
+    pytest.param(
+        {"quotas": {"rows": ["5/minute"], "local_share": 0}},
+        "quotas.local_share = 0",
+        id="no share",
     ),
     pytest.param({"drift": {}}, "drift: no model has a `reference`", id="drift without reference"),
     pytest.param({"drift": {"window": 49}}, "drift.window = 49", id="short window"),
@@ -1268,3 +1332,88 @@ class TestStore:
             Settings.model_validate({"auth": AUTH | table})
 
         assert "hunter2" not in str(caught.value)
+
+
+QUOTAS = {"rows": ["100/hour"], "plans": {"gold-1": {"rows": ["200/hour"]}}}
+
+
+class TestQuotas:
+    @pytest.mark.parametrize(
+        "store",
+        [
+            "memory://",
+            "host://",
+            "host:///var/lib/iris",
+            "redis://localhost:6379/0",
+            "rediss://redis.example.com?ssl_ca_certs=/etc/ca.pem",
+            "redis+sentinel://one:26379,two:26379/main",
+            "redis+cluster://one:6379,two:6379",
+        ],
+    )
+    def test_stores(self, store: str) -> None:
+        """Every kind of store has its URL."""
+        quotas = loaded({"quotas": {"rows": ["5/minute"], "store": store}}).quotas
+
+        assert quotas is not None
+        assert quotas.store == store
+
+    @pytest.mark.parametrize(
+        "store", ["", "redis", "memory", "host://x", "memcached://x", "redis+sentinel://one:1", 5]
+    )
+    def test_no_stores(self, store: object) -> None:
+        """What is no store is told what one looks like."""
+        (problem,) = problems({"quotas": {"rows": ["5/minute"], "store": store}})
+
+        assert problem.startswith("quotas.store: must be memory://, host://")
+
+    @pytest.mark.parametrize("kind", ["redis", "rediss", "redis+sentinel", "redis+cluster"])
+    def test_no_password_is_shown(self, kind: str) -> None:
+        """A password stands in the environment only, and in nothing that is printed."""
+        url = f"{kind}://alice:hunter2@one:6379,two:6379/main"
+        (told,) = problems({"quotas": {"rows": ["5/minute"], "store": url}})
+        settings = loaded({"quotas": {"rows": ["5/minute"]}}, MLGUARD_QUOTAS__STORE=url)
+
+        assert told == (
+            "quotas.store: passwords never stand in the settings; set MLGUARD_QUOTAS__STORE instead"
+        )
+        assert settings.quotas is not None
+        assert settings.quotas.store == url
+        shown = f"{settings!r} {settings} {settings.model_dump_json()} {settings.model_dump()}"
+        assert "hunter2" not in shown
+
+    def test_named_tables_from_the_environment(self) -> None:
+        """A key of a plan's table is overridden by the plan's name."""
+        settings = loaded(
+            {"quotas": QUOTAS, "auth": AUTH}, MLGUARD_QUOTAS__PLANS__GOLD_1__ROWS="7/hour"
+        )
+
+        assert settings.quotas is not None
+        assert [rate.limit for rate in settings.quotas.plans["gold-1"].rows or ()] == [7]
+
+    @pytest.mark.parametrize(
+        ("variable", "said"),
+        [
+            ("PLANS__SILVER__ROWS", "no one of plans is named 'silver'; valid: gold_1"),
+            ("PLANS__GOLD_1__RWS", "unknown key 'rws'; did you mean 'rows'?"),
+            ("PLANS__GOLD_1", "names no key of that table"),
+        ],
+    )
+    def test_wrong_names_in_the_environment(self, variable: str, said: str) -> None:
+        """A variable that names no key is a mistake."""
+        told = problems(
+            {"quotas": QUOTAS, "auth": AUTH}, **{f"MLGUARD_QUOTAS__{variable}": "7/hour"}
+        )
+
+        assert told == [f"MLGUARD_QUOTAS__{variable}: {said}"]
+
+    def test_policies(self) -> None:
+        """One word is for all quotas; a table names some."""
+        one = loaded({"quotas": {"rows": ["5/minute"], "on_store_failure": "open"}}).quotas
+        some = loaded(
+            {"quotas": {"rows": ["5/minute"], "on_store_failure": {"rows": "closed"}}}
+        ).quotas
+
+        assert one is not None
+        assert some is not None
+        assert [one.failure(quota) for quota in ("rows", "requests")] == ["open", "open"]
+        assert [some.failure(quota) for quota in ("rows", "requests")] == ["closed", "local"]

@@ -4,7 +4,8 @@ from mlguard.settings.environment import PREFIX
 from mlguard.settings.issuers import Auth, Issuer
 from mlguard.settings.load import NAMED, load
 from mlguard.settings.mistakes import nearest
-from mlguard.settings.tables import Drift, Metrics, Model, Quotas, Service, Settings, Tracing
+from mlguard.settings.quotas import DEFAULT, Limits, Plan, Quotas
+from mlguard.settings.tables import Drift, Metrics, Model, Service, Settings, Tracing
 from mlguard.settings.values import (
     HMAC,
     NO_TYPE,
@@ -16,6 +17,7 @@ from mlguard.settings.values import (
 )
 
 __all__ = [
+    "DEFAULT",
     "HMAC",
     "NAMED",
     "NO_TYPE",
@@ -25,8 +27,10 @@ __all__ = [
     "Auth",
     "Drift",
     "Issuer",
+    "Limits",
     "Metrics",
     "Model",
+    "Plan",
     "Quotas",
     "Rate",
     "Service",

@@ -46,6 +46,8 @@ def _put(data: dict[str, Any], table: type[Table], path: list[str], raw: str) ->
             return "is empty; for an empty list write []"
         data[key] = _convert(raw, annotation)
         return None
+    if typing.get_origin(annotation) is dict:
+        return _put_named(data, key, inner, rest, raw)
     if typing.get_origin(annotation) is not tuple:
         entry = data.get(key, {})
         if not isinstance(entry, dict):
@@ -63,6 +65,21 @@ def _put(data: dict[str, Any], table: type[Table], path: list[str], raw: str) ->
     if name not in named:
         return f"no entry of {key} is named {name!r}; {nearest(name, named)}"
     return _put(named[name], inner, rest, raw) if rest else "names no key of that entry"
+
+
+def _put_named(
+    data: dict[str, Any], key: str, inner: type[Table], path: list[str], raw: str
+) -> str | None:
+    """Set a key of a table that has a name of its own, like a plan."""
+    tables = data.get(key, {})
+    if not isinstance(tables, dict) or not all(isinstance(t, dict) for t in tables.values()):
+        return None
+    name, *rest = path
+    named = [known for known in tables if _spelt({"name": known}) == name]
+    if len(named) != 1:
+        spelt = [_spelt({"name": known}) for known in tables]
+        return f"no one of {key} is named {name!r}; {nearest(name, spelt)}"
+    return _put(tables[named[0]], inner, rest, raw) if rest else "names no key of that table"
 
 
 def _spelt(entry: Mapping[str, Any]) -> str:

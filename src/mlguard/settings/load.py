@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from mlguard.errors import InvalidSettings, MLGuardError
 from mlguard.settings.environment import PREFIX, override
 from mlguard.settings.issuers import Auth, Issuer
-from mlguard.settings.mistakes import place, sentences
+from mlguard.settings.mistakes import SECRET_URLS, place, sentences
 from mlguard.settings.tables import Model, Settings
 from mlguard.settings.values import secret_bytes
 from mlguard.urls import has_password
@@ -109,13 +109,14 @@ def _plain(value: Any) -> Any:
 
 def _passwords(data: Mapping[str, Any]) -> Iterator[str]:
     """Find a password that stands in the settings; the environment may hold one."""
-    auth = data.get("auth")
-    store = auth.get("revocation_store") if isinstance(auth, dict) else None
-    if isinstance(store, str) and has_password(store):
-        yield (
-            "auth.revocation_store: passwords never stand in the settings; "
-            f"set {PREFIX}AUTH__REVOCATION_STORE instead"
-        )
+    for table, key in SECRET_URLS:
+        found = data.get(table)
+        store = found.get(key) if isinstance(found, dict) else None
+        if isinstance(store, str) and has_password(store):
+            yield (
+                f"{table}.{key}: passwords never stand in the settings; "
+                f"set {PREFIX}{table.upper()}__{key.upper()} instead"
+            )
 
 
 def _absolute(data: dict[str, Any], folder: Path) -> None:

@@ -16,6 +16,10 @@ from mlguard.settings.tables import Settings
 from mlguard.settings.values import Rate, Table
 from mlguard.urls import shown
 
+SECRET_URLS = (("auth", "revocation_store"), ("quotas", "store"))
+"""Keys whose value may hold a password, when it comes from the environment."""
+
+_SECRET = {f"{table}.{key}" for table, key in SECRET_URLS}
 _SHOULD = re.compile(r"^(Input|String) should")
 _SAID = {
     "tuple_type": "must be a list",
@@ -70,7 +74,7 @@ def _sentence(error: ErrorDetails, data: Mapping[str, Any]) -> str:
     if any(key.endswith("_env") for key in keys):
         return f"{where}: must be the name of an environment variable"
     # Whatever is there may be a password.
-    if where == "auth.revocation_store" or _has_tables(error["input"]):
+    if where in _SECRET or _has_tables(error["input"]):
         return f"{where}: {said}"
     value = repr(_shown(error["input"]))
     return f"{where} = {value if len(value) <= 80 else value[:77] + '...'}: {said}"
@@ -111,9 +115,9 @@ def nearest(word: str, words: Iterable[str]) -> str:
 
 
 def table_of(annotation: Any) -> type[Table] | None:
-    """Find the table that a key holds, through `X | None` and `tuple[X, ...]`."""
+    """Find the table that a key holds, through `X | None`, `tuple[X, ...]` and `dict[str, X]`."""
     if isinstance(annotation, type) and issubclass(annotation, Table) and annotation is not Rate:
         return annotation
-    if typing.get_origin(annotation) in (tuple, types.UnionType, typing.Union):
+    if typing.get_origin(annotation) in (dict, tuple, types.UnionType, typing.Union):
         return next(filter(None, map(table_of, typing.get_args(annotation))), None)
     return None

@@ -10,11 +10,11 @@ from pydantic import ByteSize, Field, PrivateAttr, StrictBool, StrictInt, model_
 from pydantic_core import PydanticCustomError
 
 from mlguard.settings.issuers import Auth, Issuer
+from mlguard.settings.quotas import Quotas, misnamed
 from mlguard.settings.values import (
     FilePath,
     Name,
     Network,
-    RateText,
     RouteText,
     Scopes,
     Size,
@@ -86,26 +86,6 @@ class Model(Table):
             )
         if len(set(self.features)) != len(self.features):
             raise PydanticCustomError("contradiction", "names a feature twice")
-        return self
-
-
-class Quotas(Table):
-    """How much a principal may ask.
-
-    Attributes:
-        store: Where counts are kept; memory:// is one process.
-        requests: Windows of requests per principal.
-        rows: Windows of predicted rows per principal and model; a batch of 1000 is 1000.
-    """
-
-    store: Literal["memory://"] = "memory://"
-    requests: tuple[RateText, ...] = ()
-    rows: tuple[RateText, ...] = ()
-
-    @model_validator(mode="after")
-    def _agree(self) -> Quotas:
-        if not self.requests and not self.rows:
-            raise PydanticCustomError("contradiction", "must have `requests`, `rows` or both")
         return self
 
 
@@ -190,7 +170,31 @@ class Settings(Table):
                 "auth.revocation_store: needs the companion process, "
                 "which `service.companion` switches off",
             )
+        if self.quotas:
+            self._quotas_agree(self.quotas)
         return self
+
+    def _quotas_agree(self, quotas: Quotas) -> None:
+        """Find what the quotas name and the rest of the settings lacks."""
+        if place := misnamed(quotas, {m.name: m for m in self.models}):
+            raise PydanticCustomError("contradiction", f"quotas.{place}: no model has that name")
+        if quotas.plans and not self.auth:
+            raise PydanticCustomError(
+                "contradiction", "quotas.plans: needs the table [auth], whose tokens name a plan"
+            )
+        if quotas.tenant and not any(
+            i.tenant_claim for i in (self.auth.issuers if self.auth else ())
+        ):
+            raise PydanticCustomError(
+                "contradiction",
+                "quotas.tenant: needs `auth.tenant_claim`, which tells tenants apart",
+            )
+        if quotas.store.startswith("host://") and not self.service.companion:
+            raise PydanticCustomError(
+                "contradiction",
+                "quotas.store: host:// needs a process beside the workers, "
+                "which `service.companion` switches off",
+            )
 
     def resolve(
         self, source: str, secrets: dict[str, tuple[bytes, ...]], pseudonym_key: bytes | None
@@ -228,6 +232,9 @@ class Settings(Table):
 
     def digest(self) -> str:
         """Name these settings: equal settings have equal digests; no secret is shown by it."""
-        store = self.auth.revocation_store if self.auth else None
-        text = json.dumps([self.model_dump(mode="json"), store], sort_keys=True)
+        stores = [
+            self.auth.revocation_store if self.auth else None,
+            self.quotas.store if self.quotas else None,
+        ]
+        text = json.dumps([self.model_dump(mode="json"), stores], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()

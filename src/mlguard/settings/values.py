@@ -32,6 +32,10 @@ _RATE = re.compile(
     r"\s*[1-9]\d*\s*(/|\s+per\s+)\s*([1-9]\d*\s*)?(second|minute|hour|day|month|year)s?\s*"
 )
 _STORE = re.compile(r"rediss?://[^\s\x00-\x1f\x7f]+")
+_QUOTA_STORE = re.compile(
+    r"memory://|host://(/[^\x00-\x1f\x7f?#]+)?|rediss?(\+cluster)?://[^\s\x00-\x1f\x7f]+"
+    r"|rediss?\+sentinel://[^\s/\x00-\x1f\x7f]+/[^\s\x00-\x1f\x7f]+"
+)
 
 
 class Table(BaseModel):
@@ -117,6 +121,16 @@ def _store(value: object) -> str:
     return value
 
 
+def _quota_store(value: object) -> str:
+    if not isinstance(value, str) or not _QUOTA_STORE.fullmatch(value):
+        raise PydanticCustomError(
+            "store",
+            "must be memory://, host://, host:///a/folder, redis://host:6379/0, "
+            "redis+cluster://host:6379 or redis+sentinel://host:26379/service, or rediss for TLS",
+        )
+    return value
+
+
 def _listed(value: object) -> object:
     """Take one name where several may stand."""
     return (value,) if isinstance(value, str | os.PathLike) else value
@@ -151,6 +165,7 @@ FilePaths = Annotated[tuple[FilePath, ...], BeforeValidator(_listed)]
 RateText = Annotated[Rate, BeforeValidator(_rate)]
 RateOrOff = Annotated[Rate | None, BeforeValidator(_rate_or_off)]
 Url = Annotated[str, BeforeValidator(_url)]
+QuotaStore = Annotated[str, BeforeValidator(_quota_store)]
 StoreUrl = Annotated[str, BeforeValidator(_store)]
 MediaTypes = Annotated[Texts, AfterValidator(_media_types)]
 Algorithm = Literal[*HMAC, *PUBLIC_KEY]  # type: ignore[valid-type]
