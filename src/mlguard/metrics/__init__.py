@@ -1,6 +1,6 @@
 """How long, how many, how bad?"""
 
-from mlguard.metrics.cells import Counters, Gauges, Latencies
+from mlguard.metrics.cells import Counters, Gauges, Histograms
 from mlguard.metrics.families import Family, expose, families, merge
 from mlguard.metrics.worker import METHODS, Metrics
 
@@ -9,7 +9,7 @@ __all__ = [
     "Counters",
     "Family",
     "Gauges",
-    "Latencies",
+    "Histograms",
     "Metrics",
     "expose",
     "families",

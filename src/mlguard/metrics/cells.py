@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from threading import Lock
 from typing import Generic, Protocol, TypeVar
 
@@ -18,7 +18,7 @@ from prometheus_client.samples import Exemplar
 
 # The boundaries that OpenTelemetry advises for HTTP durations, in seconds.
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
-_LE = (*(str(bound) for bound in BOUNDS), "+Inf")
+SHARES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.5, 2.0)
 
 
 class Number:
@@ -59,33 +59,35 @@ class Reading:
             metric.add_sample(name, labels, value)
 
 
-class Latency:
-    """Durations in seconds, counted by bucket, the last trace of each bucket beside it."""
+class Histogram:
+    """Values counted by bucket, the last trace of each bucket beside it."""
 
-    __slots__ = ("_clock", "_counts", "_exemplars", "_lock", "_sum")
+    __slots__ = ("_bounds", "_clock", "_counts", "_exemplars", "_lock", "_sum")
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, bounds: Sequence[float], clock: Callable[[], float]) -> None:
+        self._bounds = bounds
         self._clock = clock
         self._lock = Lock()
-        self._counts = [0] * len(_LE)
-        self._exemplars: list[tuple[str, float, float] | None] = [None] * len(_LE)
+        self._counts = [0] * (len(bounds) + 1)
+        self._exemplars: list[tuple[str, float, float] | None] = [None] * (len(bounds) + 1)
         self._sum = 0.0
 
-    def observe(self, seconds: float, trace_id: str | None = None) -> None:
-        """Count one duration, and remember its trace."""
-        bucket = bisect_left(BOUNDS, seconds)
+    def observe(self, value: float, trace_id: str | None = None) -> None:
+        """Count one value, and remember its trace."""
+        bucket = bisect_left(self._bounds, value)
         with self._lock:
             self._counts[bucket] += 1
-            self._sum += seconds
+            self._sum += value
             if trace_id:
-                self._exemplars[bucket] = (trace_id, seconds, self._clock())
+                self._exemplars[bucket] = (trace_id, value, self._clock())
 
     def write(self, metric: Metric, name: str, labels: dict[str, str]) -> None:
         """Add the samples to `metric`: each bucket counts what the ones before it do."""
         with self._lock:
             counts, exemplars, total = self._counts.copy(), self._exemplars.copy(), self._sum
         seen = 0
-        for le, count, kept in zip(_LE, counts, exemplars, strict=True):
+        bounds = (*map(str, self._bounds), "+Inf")
+        for le, count, kept in zip(bounds, counts, exemplars, strict=True):
             seen += count
             exemplar = kept and Exemplar({"trace_id": kept[0]}, kept[1], kept[2])
             metric.add_sample(f"{name}_bucket", {**labels, "le": le}, seen, None, exemplar)
@@ -159,8 +161,8 @@ class Readings(_Labelled[Reading]):
         super().__init__("gauge", Reading, name, text, labels)
 
 
-class Latencies(_Labelled[Latency]):
-    """Histograms of seconds."""
+class Histograms(_Labelled[Histogram]):
+    """Distributions: of seconds, unless other bounds are given."""
 
     def __init__(
         self,
@@ -168,6 +170,7 @@ class Latencies(_Labelled[Latency]):
         text: str,
         labels: tuple[str, ...] = (),
         *,
+        bounds: Sequence[float] = BOUNDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__("histogram", lambda: Latency(clock), name, text, labels)
+        super().__init__("histogram", lambda: Histogram(bounds, clock), name, text, labels)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry
 
-from mlguard.metrics.cells import Counters, Gauges, Latencies, Latency, Number, Readings
+from mlguard.metrics.cells import SHARES, Counters, Gauges, Histogram, Histograms, Number, Readings
 from mlguard.metrics.families import Family, families
 
 OTHER = "_OTHER"
@@ -17,11 +17,12 @@ METHODS = frozenset(
     ("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE")
 )
 MAX_ERROR_TYPES = 50
+STORE_BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
 _VERSIONED = ("model", "version")
 
 
 class _Inference(NamedTuple):
-    seconds: Latency
+    seconds: Histogram
     rows: Number
 
 
@@ -52,7 +53,7 @@ class Metrics:
         self._error_types: set[str] = set()
         self._declare(clock)
         self._active = self._active_requests.cell()
-        self._requests: dict[tuple[str, str, int], Latency] = {}
+        self._requests: dict[tuple[str, str, int], Histogram] = {}
         self._inferences: dict[tuple[str, str], _Inference] = {}
         pairs = tuple(models)
         for name, _ in pairs:
@@ -61,14 +62,14 @@ class Metrics:
             self._begin(name, version)
 
     def _declare(self, clock: Callable[[], float]) -> None:
-        self._http = Latencies(
+        self._http = Histograms(
             "http_server_request_duration_seconds",
             "Time from the first byte of a request to the last of its response, in seconds.",
             ("http_request_method", "http_route", "http_response_status_code"),
             clock=clock,
         )
         self._active_requests = Gauges("http_server_active_requests", "Requests in flight.")
-        self._seconds = Latencies(
+        self._seconds = Histograms(
             "mlguard_inference_duration_seconds",
             "Time that the model took, in seconds.",
             _VERSIONED,
@@ -93,6 +94,22 @@ class Metrics:
         )
         self._refused = Counters(
             "mlguard_quota_refused_total", "Requests that a quota refused.", ("model", "code")
+        )
+        self._debt = Counters(
+            "mlguard_quota_debt_total",
+            "Units that calls turned out to cost beyond what was reserved.",
+            ("model", "unit"),
+        )
+        self._use = Histograms(
+            "mlguard_quota_use_ratio",
+            "Share of a limit that one caller used in a window, when it has ended.",
+            ("model", "policy"),
+            bounds=SHARES,
+        )
+        self._stored = Histograms(
+            "mlguard_quota_store_duration_seconds",
+            "Time that charging a request in the quotas' store took, in seconds.",
+            bounds=STORE_BOUNDS,
         )
         self._degraded = degraded()
         self._observed = Counters(
@@ -121,6 +138,9 @@ class Metrics:
                 self._keys_age,
                 self._keys_fetches,
                 self._refused,
+                self._debt,
+                self._use,
+                self._stored,
                 self._degraded,
                 self._unread,
             ),
@@ -179,6 +199,18 @@ class Metrics:
     def refused(self, model: str, code: str) -> None:
         """Count a refusal by a quota; `model` is "" where the route has none."""
         self._refused.cell(self._model(model), code).add()
+
+    def quota_debt(self, model: str, unit: str, units: int) -> None:
+        """Count what calls cost beyond what was reserved for them."""
+        self._debt.cell(self._model(model), unit).add(units)
+
+    def quota_used(self, model: str, policy: str, share: float) -> None:
+        """Count a caller's window that has ended by the share of its limit that was used."""
+        self._use.cell(self._model(model), policy).observe(share)
+
+    def quota_stored(self, seconds: float) -> None:
+        """Count a debit in the quotas' store by how long it took."""
+        self._stored.cell().observe(seconds)
 
     def set_degraded(self, part: str, on: bool) -> None:
         """Say whether a part works less well than configured."""

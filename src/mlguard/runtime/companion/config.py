@@ -35,6 +35,7 @@ class CompanionConfig:
         report: Where to write each check's HTML report; None writes none.
         secrets: Variables with secrets, which the companion does not inherit.
         root: The folder for the private folder, where the platform's own will not do.
+        counts_apart: Whether each worker counts its quotas alone.
         store: The Redis where the hosts of the service meet; its URL may hold a password.
     """
 
@@ -45,6 +46,7 @@ class CompanionConfig:
     report: str | None = None
     secrets: tuple[str, ...] = ()
     root: str | None = None
+    counts_apart: bool = False
     store: str | None = field(default=None, repr=False)
 
     def to_json(self) -> str:

@@ -46,6 +46,7 @@ class Hub:
         keeper: Keeper,
         tellers: Tellers,
         save: Callable[[str, bytes], None],
+        counts_apart: bool = False,
     ) -> None:
         self._authkey = authkey
         self._service = service
@@ -55,6 +56,7 @@ class Hub:
         self._totals = totals
         self._windows = windows
         self._metrics = metrics
+        self._counts_apart = counts_apart
         self._log = Seldom()
         self._connections = 0
         self._links: set[Link] = set()
@@ -169,6 +171,10 @@ class Hub:
         link.name = str(hello["name"])
         with self._changed:
             self._links.add(link)
+            workers = len({link.process for link in self._links if link.gone_since is None})
+        if workers > 1 and self._counts_apart:
+            text = "%d workers count quotas apart, so each admits all: set quotas.store to host://"
+            self._log.warning("apart", text, workers)
         self._tellers.add(link.teller)
         # Only now: what is learned meanwhile is in the book, or it is told to the link.
         link.teller.tell(self._keeper.book.entries())

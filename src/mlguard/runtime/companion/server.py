@@ -46,6 +46,7 @@ def serve(config: CompanionConfig, folder: Folder, supervisor: Process, stop: Ev
             keeper=keeper,
             tellers=tellers,
             save=folder.save,
+            counts_apart=config.counts_apart,
         )
         with folder.listen() as listener:
             Thread(target=_accept, args=(listener, hub), daemon=True).start()

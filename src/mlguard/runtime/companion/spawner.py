@@ -1,4 +1,4 @@
-"""Who starts the companion, and when again?"""
+"""Who starts the process beside the workers, and when again?"""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -27,15 +28,36 @@ _NOT_INHERITED = {"PROMETHEUS_MULTIPROC_DIR", "PYTHONWARNINGS"}
 
 
 class Spawner:
-    """Starts a companion where there is none: one worker at a time, later after each failure."""
+    """Starts a companion where there is none: one worker at a time, later after each failure.
 
-    def __init__(self, folder: Folder, config: CompanionConfig, supervisor: Process) -> None:
+    Args:
+        folder: Where the workers meet.
+        config: What it is told.
+        supervisor: Whose workers they are.
+        module: What is run, where it is not the companion but another process of its kind.
+        lock: Held by the worker whose turn it is.
+        more: What else it is told.
+    """
+
+    def __init__(
+        self,
+        folder: Folder,
+        config: CompanionConfig,
+        supervisor: Process,
+        *,
+        module: str = "mlguard.runtime.companion",
+        lock: str = "spawn",
+        more: Mapping[str, object] | None = None,
+    ) -> None:
         self._folder = folder
+        self._module = module
+        self._lock = lock
         self._order = json.dumps(
             {
                 "folder": str(folder.path),
                 "supervisor": asdict(supervisor),
                 "config": config.to_json(),
+                **(more or {}),
             }
         ).encode()
         self._service = config.service
@@ -53,7 +75,7 @@ class Spawner:
         if self._child is not None or now < self._not_before:
             return
         with ExitStack() as turn:
-            if not turn.enter_context(self._folder.lock("spawn")):
+            if not turn.enter_context(self._folder.lock(self._lock)):
                 return
             self._turn = turn.pop_all()
         if self._arrived and now - self._arrived > _STABLE:
@@ -63,7 +85,7 @@ class Spawner:
         try:
             self._child = self._spawn()
         except OSError as error:
-            LOGGER.warning("the companion cannot be started: %s", error)
+            LOGGER.warning("%s cannot be started: %s", self._module, error)
             self._turn.close()
 
     def arrived(self) -> None:
@@ -91,7 +113,7 @@ class Spawner:
         environment.setdefault("OMP_NUM_THREADS", "1")
         child = subprocess.Popen(  # noqa: S603 - ourselves
             # -P: a file in the working folder must not pass for a module. The name is for `ps`.
-            [_python(), "-P", "-m", "mlguard.runtime.companion", self._service],
+            [_python(), "-P", "-m", self._module, self._service],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,

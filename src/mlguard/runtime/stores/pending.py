@@ -1,0 +1,115 @@
+"""What has a store not been told yet?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from threading import Lock
+
+from mlguard.ledger import FLIGHT, Change, Limit, Order
+from mlguard.logs import Seldom
+
+MOST = 100_000
+_TOGETHER = 500  # changes carried at once
+_NOW = 1e15  # seconds: a moment that no bucket lies behind
+
+Place = tuple[str, str, Limit]
+"""Tag, account and limit."""
+
+
+class Pending:
+    """Changes on their way to a store. Threads may share it."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._of: dict[str, list[Change]] = {}
+        self._number = 0
+        self._log = Seldom()
+
+    def __len__(self) -> int:
+        return self._number
+
+    def put(self, changes: Iterable[Change]) -> None:
+        """Keep changes; where there are too many, the newest are lost."""
+        lost = 0
+        with self._lock:
+            for change in changes:
+                if self._number >= MOST:
+                    lost += 1
+                    continue
+                self._of.setdefault(change.tag, []).append(change)
+                self._number += 1
+        if lost:
+            self._log.warning("full", "%d settlements of quotas are lost: too many wait", lost)
+
+    def take(self, tag: str) -> list[Change]:
+        """Take what is to be changed under a tag, as much as is carried at once."""
+        if not self._of:
+            return []
+        with self._lock:
+            return self._cut(tag, _TOGETHER)
+
+    def take_some(self) -> list[Change]:
+        """Take as much as is carried at once."""
+        with self._lock:
+            taken: list[Change] = []
+            while self._of and len(taken) < _TOGETHER:
+                taken += self._cut(next(iter(self._of)), _TOGETHER - len(taken))
+            return taken
+
+    def _cut(self, tag: str, most: int) -> list[Change]:
+        changes = self._of.pop(tag, [])
+        if left := changes[most:]:
+            self._of[tag] = left
+        self._number -= min(most, len(changes))
+        return changes[:most]
+
+
+class Owed:
+    """What was charged here while a store was away, and so is owed to it. Threads may share it."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._units: dict[Place, int] = {}
+
+    def add(self, order: Order) -> None:
+        """Owe an order; where too much is owed already, it is forgiven."""
+        with self._lock:
+            for account, limit, cost in order.lines:
+                place = (order.tag, account, limit)
+                if limit.kind != FLIGHT and (place in self._units or len(self._units) < MOST):
+                    self._units[place] = self._units.get(place, 0) + cost
+
+    def correct(self, change: Change) -> bool:
+        """Owe more or less; False where that is not owed any longer."""
+        place = change[:3]
+        with self._lock:
+            if place not in self._units:
+                return False
+            self._units[place] = max(0, self._units[place] + change.extra)
+            return True
+
+    def take(self) -> list[Change]:
+        """Take all that is owed, as changes."""
+        with self._lock:
+            units, self._units = self._units, {}
+        return [Change(*place, owed, _NOW) for place, owed in units.items() if owed]
+
+
+class Held:
+    """What is in flight, as a store's lease on it must be renewed. Threads may share it."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._units: dict[Place, int] = {}
+
+    def change(self, place: Place, units: int) -> None:
+        """Hold more or fewer units."""
+        with self._lock:
+            left = self._units.pop(place, 0) + units
+            if left > 0:
+                self._units[place] = left
+
+    def renewals(self) -> list[Change]:
+        """Return changes of nothing, which renew what is held."""
+        with self._lock:
+            return [Change(*place, 0, _NOW) for place in self._units]

@@ -1,0 +1,236 @@
+"""What is the script on the server told, and what does its answer mean?"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from array import array
+from binascii import crc_hqx
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any, NamedTuple, TypeAlias
+
+from mlguard.ledger import FLIGHT, LIFETIME, WINDOW, Change, Entry, Limit, Order, Receipt
+from mlguard.ledger.counters import Flight, Lifetime, Slot, Window
+
+Word: TypeAlias = "str | int | bytes"
+
+TEXT = files(__package__).joinpath("count.lua").read_bytes()
+SHA = hashlib.sha1(TEXT, usedforsecurity=False).hexdigest()
+HOLD = 30  # seconds for which what is in flight counts without a sign of life
+SLOTS = 16384
+
+_ENDINGS = {WINDOW: "", LIFETIME: ":lifetime", FLIGHT: ":flight"}
+_KINDS = tuple(_ENDINGS)
+_BRACES = str.maketrans({"%": "%25", "{": "%7B", "}": "%7D"})
+_PLAIN = str.maketrans({"%": "%25", "{": "%7B", "}": "%7D", ":": "%3A"})
+
+
+class Call(NamedTuple):
+    """The script, to be run once.
+
+    Attributes:
+        keys: What it touches, all in one slot.
+        slot: The slot of the keys in a cluster.
+        what: "count", "read", "reset" or "probe".
+        asked: What it is to count, as JSON.
+    """
+
+    keys: tuple[str, ...]
+    slot: int
+    what: str
+    asked: str = ""
+
+    def command(self, deadline: str, *, is_known: bool = True) -> tuple[Word, ...]:
+        """Return what is sent.
+
+        Args:
+            deadline: Microseconds of the server's clock.
+            is_known: Whether the server has the script.
+        """
+        name: tuple[Word, ...] = ("EVALSHA", SHA) if is_known else ("EVAL", TEXT)
+        return (*name, len(self.keys), *self.keys, self.what, deadline, self.asked)
+
+
+class Keys:
+    """How are keys named? All of one tag are kept on one machine.
+
+    Args:
+        prefix: What all begin with.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix.translate(_BRACES)
+
+    def probe(self) -> Call:
+        """Return the call that writes something."""
+        return Call((f"{self._prefix}:{{%}}:probe",), _slot("%"), "probe")
+
+    def read(self, tag: str, account: str) -> Call:
+        """Return the call that tells all of an account."""
+        keys = tuple(self._key(tag, account, kind) for kind in _KINDS)
+        return Call(keys, _slot(_marked(tag)), "read")
+
+    def reset(self, tag: str, account: str, *, lifetime: bool) -> Call:
+        """Return the call that forgets windows, and sums too where that is meant."""
+        kinds = (WINDOW, LIFETIME) if lifetime else (WINDOW,)
+        keys = tuple(self._key(tag, account, kind) for kind in kinds)
+        return Call(keys, _slot(_marked(tag)), "reset")
+
+    def count(
+        self, order: Order, changes: Sequence[Change], holder: str, now: float | None
+    ) -> Call:
+        """Return the call that makes changes and then a debit."""
+        tag, counters = order.tag, _Counters()
+        changed = [
+            (
+                counters.number(self._key(tag, change.account, change.limit.kind), change.limit),
+                change.limit.amount,
+                change.extra,
+                change.since,
+                change.is_grant,
+            )
+            for change in changes
+        ]
+        charged = [
+            (
+                counters.number(self._key(tag, account, limit.kind), limit),
+                limit.amount,
+                cost,
+            )
+            for account, limit, cost in order.lines
+        ]
+        asked = (
+            False if now is None else now,
+            holder,
+            1000 * HOLD,
+            counters.listed,
+            changed,
+            charged,
+        )
+        return Call(tuple(counters.keys), _slot(_marked(tag)), "count", json.dumps(asked))
+
+    def _key(self, tag: str, account: str, kind: str) -> str:
+        return f"{self._prefix}:{{{_marked(tag)}}}:{account.translate(_PLAIN)}{_ENDINGS[kind]}"
+
+
+class _Counters:
+    """Which counters does a call touch?
+
+    Attributes:
+        keys: Where they are, and the number of each key, from 1.
+        listed: Each counter, as the script knows it.
+    """
+
+    def __init__(self) -> None:
+        self.keys: dict[str, int] = {}
+        self.listed: list[tuple[str, int, str, int]] = []
+        self._numbers: dict[tuple[str, int, str, int], int] = {}
+
+    def number(self, key: str, limit: Limit) -> int:
+        """Return a counter's number, from 1."""
+        where = self.keys.setdefault(key, len(self.keys) + 1)
+        kind, seconds = limit.kind, limit.seconds
+        if kind == WINDOW:
+            counter = (kind, where, f"{seconds}:{limit.field}", seconds)
+        else:
+            counter = (kind, where, "" if kind == FLIGHT else limit.field, 0)
+        number = self._numbers.get(counter)
+        if number is None:
+            self.listed.append(counter)
+            number = self._numbers[counter] = len(self.listed)
+        return number
+
+
+def _marked(tag: str) -> str:
+    """Return a tag without braces; an empty one would mark nothing."""
+    return tag.translate(_BRACES) or "%"
+
+
+def _slot(tag: str) -> int:
+    return crc_hqx(tag.encode(), 0) % SLOTS
+
+
+class Reply(NamedTuple):
+    """What the script answered.
+
+    Attributes:
+        is_late: Whether it did nothing, as it was too late.
+        micros: The server's clock.
+        rest: What else it said.
+    """
+
+    is_late: bool
+    micros: int
+    rest: Sequence[Any]
+
+
+def parsed(reply: Any) -> Reply:
+    """Read an answer; a ValueError, IndexError or TypeError where no script of ours gave it."""
+    head, rest = (reply[0], reply[1:]) if isinstance(reply, list) else (reply, [])
+    status, micros, *words = head.split()
+    if status not in (b"ok", b"late"):
+        raise ValueError("not an answer of the script")
+    return Reply(status == b"late", int(micros), rest or words)
+
+
+def receipt(order: Order, words: Sequence[bytes], now: float) -> Receipt:
+    """Tell what became of an order, by what the script found before it charged it."""
+    numbers = iter([int(word) for word in words])
+    is_admitted = next(numbers) == 1
+    readings, ended = [], []
+    for number, (_, limit, cost) in enumerate(order.lines):
+        slot, over = _found(limit, numbers, now)
+        if over:
+            ended.append((number, over / limit.amount))
+        if is_admitted:
+            slot.add(cost)
+        readings.append(slot.read(0 if is_admitted else cost))
+    return Receipt(tuple(readings), now, tuple(ended))
+
+
+def _found(limit: Limit, numbers: Any, now: float) -> tuple[Slot, int]:
+    if limit.kind == WINDOW:
+        cells = array("q", (0, next(numbers), next(numbers), next(numbers), limit.amount))
+        return Window(cells, 0, limit, now), next(numbers)
+    units = next(numbers)
+    if limit.kind == LIFETIME:
+        return Lifetime({"": {limit.field: (units, limit.amount)}}, "", limit), 0
+    return Flight({"": {"": units}}, "", "", limit.amount), 0
+
+
+def entries(found: Sequence[Any], now: float, at: float) -> list[Entry]:
+    """Write down for an operator what an account has used.
+
+    Args:
+        found: Its windows, its sums, and what it holds.
+        now: The time to count by.
+        at: The server's time.
+    """
+    windows, sums, held = (_pairs(hashed) for hashed in found)
+    listed = [_window(name, text, now) for name, text in windows]
+    for field, text in sums:
+        spent, amount = _ints(text, 2)
+        listed.append(Entry(field, spent, amount, 0))
+    in_flight = sum(count for count, expiry in (_ints(t, 2) for _, t in held) if expiry > at * 1000)
+    return [*listed, Entry(FLIGHT, in_flight, 0, 0)] if in_flight else listed
+
+
+def _window(name: str, text: str, now: float) -> Entry:
+    length, _, field = name.partition(":")
+    seconds, (bucket, current, previous, amount) = int(length), _ints(text, 4)
+    cells = array("q", (0, bucket, current, previous, amount))
+    used = Window(cells, 0, Limit(field, amount, seconds), now).used
+    return Entry(field, used, amount, seconds)
+
+
+def _pairs(hashed: Sequence[bytes]) -> list[tuple[str, str]]:
+    texts = [part.decode() for part in hashed]
+    return list(zip(texts[::2], texts[1::2], strict=True))
+
+
+def _ints(text: str, many: int) -> tuple[int, ...]:
+    numbers = tuple(int(part) for part in text.split())
+    if len(numbers) != many:
+        raise ValueError("not a counter")
+    return numbers

@@ -1,0 +1,402 @@
+"""How do quotas hold while their store is away?"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from mlguard.errors import InvalidSettings
+from mlguard.ledger import (
+    FLIGHT,
+    Change,
+    Entry,
+    Limit,
+    Line,
+    MemoryLedger,
+    Order,
+    Receipt,
+    StoreUnavailable,
+)
+from mlguard.runtime.stores import Failover
+from mlguard.runtime.stores.pending import MOST, Held, Owed, Pending
+from tests.servers import wait_until
+
+ROWS = Limit("rows:iris:60", 100, 60, unit="rows", model="iris")
+CLOSED = Limit("requests::60", 10, 60, on_failure="closed")
+OPEN = Limit("requests::60", 10, 60, on_failure="open")
+FLIGHTS = Limit("concurrency:", 2, 0, FLIGHT, "concurrency")
+
+
+class Far:
+    """A store in this process that can be taken away."""
+
+    def __init__(self) -> None:
+        self.ledger = MemoryLedger(lambda: 600.0)
+        self.is_there = True
+        self.calls: list[str] = []
+        self.said: str | None = None
+        self.gate: asyncio.Event | None = None
+
+    def _call(self, what: str) -> None:
+        self.calls.append(what)
+        if not self.is_there:
+            raise StoreUnavailable("nobody answers")
+
+    def start(self) -> None:
+        self._call("start")
+
+    def debit(self, order: Order, changes: Sequence[Change] = ()) -> Receipt:
+        self._call("debit")
+        self.ledger.settle(changes)
+        return self.ledger.debit(order)
+
+    async def adebit(self, order: Order, changes: Sequence[Change] = ()) -> Receipt:
+        if self.gate is not None:
+            await self.gate.wait()
+        return self.debit(order, changes)
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        self._call("apply")
+        self.ledger.settle(changes)
+
+    def complaint(self, *, lifetime: bool) -> str | None:
+        self._call("complaint")
+        return self.said
+
+    def entries(self, tag: str, account: str) -> list[Entry]:
+        return self.ledger.entries(tag, account)
+
+    def reset(self, tag: str, account: str, *, lifetime: bool) -> None:
+        self.ledger.reset(tag, account, lifetime=lifetime)
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+    def used(self, who: str = "alice") -> dict[str, float]:
+        return {entry.field: entry.used for entry in self.entries(who, "p")}
+
+
+class Told:
+    """What a failover said of its store."""
+
+    def __init__(self) -> None:
+        self.away: list[bool] = []
+        self.seconds: list[float] = []
+
+
+@contextmanager
+def guarded(
+    far: Far, *, share: float = 0.25, is_there: bool = True
+) -> Iterator[tuple[Failover, Told]]:
+    told = Told()
+    far.is_there = is_there
+    failover = Failover(
+        lambda: far,
+        name="far",
+        share=share,
+        lifetime=False,
+        on_away=told.away.append,
+        on_call=told.seconds.append,
+    )
+    failover.start()
+    try:
+        yield failover, told
+    finally:
+        failover.close()
+
+
+def order(cost: int, *limits: Limit, who: str = "alice") -> Order:
+    return Order(who, tuple(Line("p", limit, cost) for limit in limits or (ROWS,)))
+
+
+def undone(found: Order, receipt: Receipt) -> list[Change]:
+    return [Change(found.tag, x.account, x.limit, -x.cost, receipt.at) for x in found.lines]
+
+
+def in_a_thread(failover: Failover, found: Order) -> Receipt | None:
+    return failover.debit(found)
+
+
+def on_a_loop(failover: Failover, found: Order) -> Receipt | None:
+    return asyncio.run(failover.adebit(found))
+
+
+Debit = Callable[[Failover, Order], Receipt | None]
+both = pytest.mark.parametrize("debit", [in_a_thread, on_a_loop])
+
+
+def admitted(receipt: Receipt | None) -> bool:
+    return receipt is not None and receipt.is_admitted
+
+
+class TestThere:
+    @both
+    def test_one_call(self, debit: Debit) -> None:
+        """A debit is one call of the store, which its own corrections go with."""
+        far = Far()
+        with guarded(far) as (failover, told):
+            first = order(60)
+            receipt = debit(failover, first)
+            assert receipt is not None
+            failover.settle(undone(first, receipt))
+            assert admitted(debit(failover, order(100)))
+
+        assert far.calls.count("debit") == 2
+        assert far.used() == {"rows:iris:60": 100}
+        assert told.away == []
+        assert len(told.seconds) == 2
+
+    def test_corrections_are_carried(self) -> None:
+        """What nobody's debit takes along is carried to the store all the same."""
+        far = Far()
+        with guarded(far) as (failover, _):
+            found = order(60)
+            receipt = failover.debit(found)
+            assert receipt is not None
+            failover.settle(undone(found, receipt))
+
+            wait_until(lambda: far.used() == {"rows:iris:60": 0}, "the refund arrives")
+
+    def test_the_last_corrections(self) -> None:
+        """Whoever ends tells the store first."""
+        far = Far()
+        with guarded(far) as (failover, _):
+            found = order(60)
+            receipt = failover.debit(found)
+            assert receipt is not None
+            failover.settle(undone(found, receipt))
+
+        assert far.used() == {"rows:iris:60": 0}
+        assert far.calls[-1] == "close"
+
+    def test_who_leaves_pays_nothing(self) -> None:
+        """A call that is cancelled while the store charges it is given back."""
+        far = Far()
+
+        async def leave() -> None:
+            far.gate = asyncio.Event()
+            asking = asyncio.ensure_future(failover.adebit(order(60)))
+            await asyncio.sleep(0)
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+            far.gate.set()
+            await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()})
+
+        with guarded(far) as (failover, _):
+            asyncio.run(leave())
+
+        assert far.used() == {"rows:iris:60": 0}
+
+    def test_unfit(self) -> None:
+        """A store that is not fit stops the start, and says why."""
+        far = Far()
+        far.said = "it forgets"
+
+        with pytest.raises(InvalidSettings, match="it forgets"), guarded(far):
+            pass
+
+
+class TestAway:
+    @both
+    def test_counts_here(self, debit: Debit) -> None:
+        """Each worker admits its share meanwhile, and says so once."""
+        far = Far()
+        with guarded(far, is_there=False) as (failover, told):
+            assert [admitted(debit(failover, order(5))) for _ in range(7)] == [True] * 5 + [
+                False
+            ] * 2
+            assert told.away == [True]
+
+    @both
+    def test_one_failure_is_not_away(self, debit: Debit) -> None:
+        """One call that fails goes by the settings, and the next asks the store again."""
+        far = Far()
+        with guarded(far) as (failover, told):
+            far.is_there = False
+            assert admitted(debit(failover, order(5)))
+            far.is_there = True
+            assert admitted(debit(failover, order(5)))
+
+            assert told.away == []
+            assert far.used()["rows:iris:60"] == 5
+
+    @both
+    def test_nobody_asks_who_is_away(self, debit: Debit) -> None:
+        """After three failures in a row no request waits for the store."""
+        far = Far()
+        with guarded(far) as (failover, told):
+            far.is_there = False
+            for _ in range(20):
+                debit(failover, order(1))
+
+            assert far.calls.count("debit") == 3
+            assert told.away == [True]
+
+    @both
+    def test_closed(self, debit: Debit) -> None:
+        """Where one quota is closed nobody can tell, and nothing is counted."""
+        far = Far()
+        with guarded(far, is_there=False) as (failover, _):
+            assert debit(failover, order(1, CLOSED, ROWS)) is None
+            assert [admitted(debit(failover, order(5))) for _ in range(6)] == [True] * 5 + [False]
+
+    @both
+    def test_open(self, debit: Debit) -> None:
+        """What is open is not counted; what stands beside it is."""
+        far = Far()
+        with guarded(far, is_there=False) as (failover, _):
+            found = [debit(failover, order(5, OPEN, ROWS)) for _ in range(6)]
+
+        assert [admitted(receipt) for receipt in found] == [True] * 5 + [False]
+        assert found[0] is not None
+        assert [reading.remaining for reading in found[0].readings] == [10, 20]
+
+    def test_more_than_the_share(self) -> None:
+        """What would never fit into the share meanwhile cannot be told."""
+        far = Far()
+        with guarded(far, is_there=False) as (failover, _):
+            assert failover.debit(order(26)) is None
+            assert admitted(failover.debit(order(25)))
+
+    def test_refunds_here(self) -> None:
+        """What was charged here is given back here."""
+        far = Far()
+        with guarded(far, is_there=False) as (failover, _):
+            for _ in range(5):
+                found = order(25)
+                receipt = failover.debit(found)
+                assert receipt is not None
+                assert receipt.is_admitted
+                failover.settle(undone(found, receipt))
+
+    def test_a_refund_is_not_lost(self) -> None:
+        """What the store had charged is given back when it returns."""
+        far = Far()
+        with guarded(far) as (failover, told):
+            found = order(60)
+            receipt = failover.debit(found)
+            assert receipt is not None
+            far.is_there = False
+            failover.settle(undone(found, receipt))
+            for _ in range(3):
+                failover.debit(order(1, who="bob"))
+            far.is_there = True
+            wait_until(lambda: told.away == [True, False], "the store is back")
+
+            assert far.used() == {"rows:iris:60": 0}
+
+
+class TestBack:
+    def test_what_was_charged_here_is_charged_there(self) -> None:
+        """The store learns what was admitted without it, refunds taken off, and is asked again."""
+        far = Far()
+        with guarded(far, is_there=False) as (failover, told):
+            for rows in (10, 5, 3):
+                found = order(rows)
+                receipt = failover.debit(found)
+            assert receipt is not None
+            failover.settle(undone(found, receipt))
+            far.is_there = True
+            wait_until(lambda: told.away == [True, False], "the store is back")
+
+            assert far.used() == {"rows:iris:60": 15}
+            assert not admitted(failover.debit(order(86)))
+            assert admitted(failover.debit(order(85)))
+
+    def test_a_refund_after_it_was_charged_there(self) -> None:
+        """A call that began without the store is settled in it."""
+        far = Far()
+        with guarded(far, is_there=False) as (failover, told):
+            found = order(20)
+            receipt = failover.debit(found)
+            assert receipt is not None
+            far.is_there = True
+            wait_until(lambda: told.away == [True, False], "the store is back")
+            failover.settle(undone(found, receipt))
+
+            wait_until(lambda: far.used() == {"rows:iris:60": 0}, "the refund arrives")
+
+    def test_what_was_in_flight_without_it(self) -> None:
+        """A flight that began here lands here: the store never knew of it."""
+        far = Far()
+        with guarded(far, is_there=False, share=1.0) as (failover, told):
+            found = order(1, FLIGHTS)
+            receipt = failover.debit(found)
+            assert receipt is not None
+            far.is_there = True
+            wait_until(lambda: told.away == [True, False], "the store is back")
+            assert all(admitted(failover.debit(order(1, FLIGHTS))) for _ in "12")
+            failover.settle(undone(found, receipt))
+
+            assert not admitted(failover.debit(order(1, FLIGHTS)))
+
+    def test_unfit_when_it_is_back(self, caplog: pytest.LogCaptureFixture) -> None:
+        """A store that could not be looked at when we began is looked at before it counts."""
+        far = Far()
+        far.said = "it forgets"
+        with guarded(far, is_there=False) as (failover, told):
+            far.is_there = True
+            wait_until(lambda: "it forgets" in caplog.text, "the complaint is logged")
+            assert admitted(failover.debit(order(1)))
+
+            assert told.away == [True]
+            assert "debit" not in far.calls
+
+
+class TestPending:
+    def test_is_bounded(self, caplog: pytest.LogCaptureFixture) -> None:
+        """Where too much waits the newest is lost, and the log says so."""
+        pending = Pending()
+        change = Change("t", "p", ROWS, -1, 0.0)
+
+        pending.put([change] * (MOST + 5))
+
+        assert len(pending) == MOST
+        assert "5 settlements of quotas are lost" in caplog.text
+
+    def test_taken_once(self) -> None:
+        """A change is taken by its caller's debit, or carried: never both."""
+        pending = Pending()
+        pending.put(Change(str(n % 7), "p", ROWS, -1, 0.0) for n in range(5000))
+        taken: list[Change] = []
+
+        def carry() -> None:
+            while some := pending.take_some():
+                taken.extend(some)
+
+        threads = [threading.Thread(target=carry) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for tag in range(7):
+            taken += pending.take(str(tag))
+        for thread in threads:
+            thread.join()
+
+        assert (len(taken), len(pending)) == (5000, 0)
+
+    def test_owed_is_bounded(self) -> None:
+        """What is owed by too many callers is forgiven."""
+        owed = Owed()
+        for number in range(MOST + 5):
+            owed.add(order(1, who=str(number)))
+
+        assert len(owed.take()) == MOST
+        assert owed.take() == []
+
+    def test_held(self) -> None:
+        """Only what is still held is renewed."""
+        held = Held()
+        place: Any = ("t", "p", FLIGHTS)
+        held.change(place, 2)
+        held.change(place, -1)
+        assert [(c.extra, c.limit) for c in held.renewals()] == [(0, FLIGHTS)]
+
+        held.change(place, -1)
+
+        assert held.renewals() == []

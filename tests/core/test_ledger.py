@@ -1,0 +1,295 @@
+"""Does every ledger count as it should, and does the one in memory forget as it should?"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from hypothesis.stateful import run_state_machine_as_test
+
+from mlguard.ledger import FLIGHT, LIFETIME, Change, Limit, Line, MemoryLedger, Order, Receipt
+from tests.core.ledgers import Hooks, LedgerMachine
+from tests.redis_servers import Redis
+
+NOW = 1_700_000_000.0
+
+
+class MemoryMachine(LedgerMachine):
+    """The ledger in memory."""
+
+    def make(self, clock: Callable[[], float]) -> Hooks:
+        ledger = MemoryLedger(clock)
+
+        def debit(order: Order, changes: object) -> Receipt:
+            ledger.settle(changes)  # type: ignore[arg-type]
+            return ledger.debit(order)
+
+        return Hooks(debit, ledger.settle, ledger.entries, ledger.reset)
+
+
+class RedisMachine(LedgerMachine):
+    """The store in a real Redis."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.url = url
+
+    def make(self, clock: Callable[[], float]) -> Hooks:
+        from mlguard.runtime.stores.redis import RedisStore
+
+        # The machine looks at what is counted, not at how long it takes.
+        self.store = RedisStore(
+            self.url, prefix=uuid4().hex, timeout=5, holder="worker", clock=clock
+        )
+        return Hooks(self.store.debit, self.store.apply, self.store.entries, self.store.reset)
+
+    def teardown(self) -> None:
+        if hasattr(self, "store"):
+            self.store.close()
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    pytest.importorskip("redis", reason="the package redis is not installed")
+    path: Path = tmp_path_factory.mktemp("redis")
+    with Redis(path) as server:
+        yield server
+
+
+class TestEvery:
+    """Does each ledger do what plain dicts do?"""
+
+    def test_memory(self) -> None:
+        """The ledger in memory counts like plain dicts, whatever happens in which order."""
+        settings = examples(max_examples=50, stateful_step_count=30, deadline=None)
+        run_state_machine_as_test(MemoryMachine, settings=settings)
+
+    def test_redis(self, redis: Redis) -> None:
+        """The store in Redis counts like plain dicts, whatever happens in which order."""
+        settings = examples(max_examples=25, stateful_step_count=30, deadline=None)
+        run_state_machine_as_test(partial(RedisMachine, redis.url), settings=settings)
+
+
+class Clock:
+    def __init__(self, now: float = NOW) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def order(limit: Limit, cost: int = 1, account: str = "alice", tag: str = "acme") -> Order:
+    return Order(tag, (Line(account, limit, cost),))
+
+
+def admitted(ledger: MemoryLedger, limit: Limit, cost: int = 1, account: str = "alice") -> bool:
+    return ledger.debit(order(limit, cost, account)).is_admitted
+
+
+class TestWaits:
+    """How long does a refusal say to wait?"""
+
+    @examples(max_examples=150, deadline=None)
+    @given(
+        amount=st.integers(1, 1000),
+        seconds=st.sampled_from([1, 7, 60, 3600, 86400, 2592000]),
+        first=st.floats(0, 0.999),
+        gap=st.floats(0, 1.5),
+        data=st.data(),
+    )
+    def test_are_exact(
+        self, amount: int, seconds: int, first: float, gap: float, data: st.DataObject
+    ) -> None:
+        """Who waits as long as told is admitted, and a moment before nobody is."""
+        limit = Limit("rows", amount, seconds)
+        spent, cost = data.draw(st.integers(1, amount)), data.draw(st.integers(1, amount))
+        # In its first buckets a clock has the most precision.
+        began = first * seconds + seconds
+        moment = 1e-6 * seconds
+
+        def wait(at: float) -> float:
+            clock = Clock(began)
+            ledger = MemoryLedger(clock)
+            ledger.debit(order(limit, spent))
+            clock.now = at
+            return ledger.debit(order(limit, cost)).readings[0].wait
+
+        now = began + gap * seconds
+        told = wait(now)
+        if told:
+            assert wait(now + told + moment) == 0
+        if told > moment:
+            assert wait(now + told - moment) > 0
+
+    def test_are_of_each_line(self) -> None:
+        """Only the lines that refuse say to wait: what never comes back for ever."""
+        ledger = MemoryLedger(Clock())
+        lines = [
+            (Limit("window", 1, 60), 2),
+            (Limit("free", 5, 60), 1),
+            (Limit("ever", 1, kind=LIFETIME), 2),
+            (Limit("held", 1, kind=FLIGHT), 2),
+        ]
+
+        receipt = ledger.debit(Order("acme", tuple(Line("a", *line) for line in lines)))
+
+        window, *others = [reading.wait for reading in receipt.readings]
+        assert window > 0
+        assert others == [0, math.inf, 1]
+
+
+class TestForgetting:
+    """What leaves the memory?"""
+
+    def test_who_is_gone_for_two_windows(self) -> None:
+        """Accounts that nobody touched for two of the longest windows leave, others stay."""
+        clock = Clock()
+        ledger, limit = MemoryLedger(clock), Limit("rows", 5, 60)
+        for number in range(100):
+            admitted(ledger, limit, account=f"account {number}")
+        assert len(ledger) == 100
+
+        for _ in range(6):
+            clock.now += 50
+            admitted(ledger, limit, account="busy")
+
+        assert len(ledger) == 1
+
+    def test_nobody_earlier(self) -> None:
+        """What still weighs is never forgotten, whatever short windows others have."""
+        clock = Clock(NOW - NOW % 3600 + 3599)
+        ledger, hour = MemoryLedger(clock), Limit("rows", 5, 3600)
+        assert admitted(ledger, hour, 5)
+
+        for _ in range(20):
+            clock.now += 60
+            admitted(ledger, Limit("requests", 5, 1), account="busy")
+
+        assert not admitted(ledger, hour, 2)
+
+    def test_the_oldest_beyond_the_bound(self) -> None:
+        """There are never more accounts than may be."""
+        ledger, limit = MemoryLedger(Clock(), most=10), Limit("rows", 5, 60)
+        for number in range(50):
+            admitted(ledger, limit, 5, account=f"account {number}")
+
+        assert len(ledger) == 10
+        assert not admitted(ledger, limit, account="account 49")
+
+    def test_lifetimes_never(self) -> None:
+        """What never comes back stays, however long ago and however many others there are."""
+        clock = Clock()
+        ledger, ever = MemoryLedger(clock, most=2), Limit("ever", 5, kind=LIFETIME)
+        admitted(ledger, ever, 5)
+        for number in range(10):
+            clock.now += 1e9
+            admitted(ledger, Limit("rows", 5, 60), account=f"account {number}")
+
+        assert not admitted(ledger, ever)
+        ledger.reset("acme", "alice")
+        assert not admitted(ledger, ever)
+        ledger.reset("acme", "alice", lifetime=True)
+        assert admitted(ledger, ever)
+
+
+class TestHolders:
+    """Who holds what is in flight?"""
+
+    LIMIT = Limit("held", 3, kind=FLIGHT)
+
+    def test_give_back(self) -> None:
+        """What is given back may be held by others."""
+        ledger = MemoryLedger(Clock())
+        assert [admitted(ledger, self.LIMIT) for _ in "1234"] == [True, True, True, False]
+
+        ledger.settle([Change("acme", "alice", self.LIMIT, -1, NOW)])
+
+        assert [admitted(ledger, self.LIMIT) for _ in "12"] == [True, False]
+
+    def test_are_dropped(self) -> None:
+        """Who is gone holds nothing, and others still do."""
+        ledger = MemoryLedger(Clock())
+        ledger.debit(order(self.LIMIT, 2), "one")
+        ledger.debit(order(self.LIMIT, 1), "other")
+
+        ledger.drop("one")
+
+        assert [entry.used for entry in ledger.entries("acme", "alice")] == [1]
+
+    def test_give_back_no_more_than_they_hold(self) -> None:
+        """Nobody gives back what another one holds."""
+        ledger = MemoryLedger(Clock())
+        ledger.debit(order(self.LIMIT, 3), "one")
+
+        ledger.settle([Change("acme", "alice", self.LIMIT, -3, NOW)], "other")
+
+        assert not ledger.debit(order(self.LIMIT), "other").is_admitted
+
+
+class TestCounters:
+    """What becomes of a counter?"""
+
+    @pytest.mark.parametrize("kind", ["window", LIFETIME])
+    def test_grants(self, kind: str) -> None:
+        """A grant admits more than the limit."""
+        limit = Limit("rows", 5, 60 if kind == "window" else 0, kind)
+        ledger = MemoryLedger(Clock())
+
+        ledger.settle([Change("acme", "alice", limit, -3, NOW, is_grant=True)])
+
+        assert [admitted(ledger, limit, cost) for cost in (8, 1)] == [True, False]
+
+    @pytest.mark.parametrize("kind", ["window", LIFETIME])
+    def test_debt_is_bounded(self, kind: str) -> None:
+        """What is charged later goes to twice the limit, and a refund not below zero."""
+        limit = Limit("rows", 5, 60 if kind == "window" else 0, kind)
+        ledger = MemoryLedger(Clock())
+        used = []
+
+        for extra in (4, 100, -7, -100):
+            ledger.settle([Change("acme", "alice", limit, extra, NOW)])
+            used.append(ledger.entries("acme", "alice")[0].used)
+
+        assert used == [4, 10, 3, 0]
+
+    def test_an_end_is_told_once(self) -> None:
+        """The first debit of a new window tells how much was used in the last one."""
+        clock, limit = Clock(60.0), Limit("rows", 10, 60)
+        ledger = MemoryLedger(clock)
+        ledger.debit(order(limit, 4))
+        clock.now = 130.0
+
+        ended = [ledger.debit(order(limit)).ended for _ in "12"]
+
+        assert ended == [((0, 0.4),), ()]
+
+    def test_tags_are_apart(self) -> None:
+        """An account of one tag is another one of another tag."""
+        ledger, limit = MemoryLedger(Clock()), Limit("rows", 1, 60)
+
+        assert ledger.debit(order(limit, tag="acme:")).is_admitted
+        assert ledger.debit(order(limit, tag="other:")).is_admitted
+
+    def test_threads(self) -> None:
+        """Threads that debit at once are admitted as much as the window holds, and no more."""
+        ledger, limit = MemoryLedger(), Limit("rows", 500, 3_000_000)
+        found: list[bool] = []
+
+        def run() -> None:
+            found.extend([admitted(ledger, limit) for _ in range(200)])
+
+        threads = [threading.Thread(target=run) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        assert found.count(True) == 500
