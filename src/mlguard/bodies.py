@@ -71,6 +71,10 @@ class Layout:
             return None if rows is None else len(rows)
         return len(value) if isinstance(value, list) else None
 
+    def outputs(self, answer: Any) -> Any:
+        """Find what stands where a parsed answer holds its predictions; None where nothing does."""
+        return _at(answer, self._outputs)
+
     def table(self, value: Any) -> Rows | None:
         """See rows in a list of rows, one row, or a mapping of columns."""
         if isinstance(value, list):

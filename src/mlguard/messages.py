@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from threading import Semaphore
 from typing import Any
 
+from mlguard.ledger.orders import Ledger, Order
+
 Headers = tuple[tuple[str, str], ...]
 
 
@@ -89,6 +91,7 @@ class Inference:
         rows: How many rows were asked.
         inputs: The rows, where they could be read: lists in the order of the features.
         predictions: What the model answered, one entry a row; a handler sets it.
+        seconds: How long it ran, None until it ended.
     """
 
     model: str
@@ -96,6 +99,7 @@ class Inference:
     rows: int
     inputs: Sequence[Any] = ()
     predictions: Any = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +134,21 @@ class FetchKeys:
     ready: Future[None]
     seconds: float
     patient: Semaphore
+
+
+@dataclass(frozen=True, slots=True)
+class Debit:
+    """Asks a driver to have a ledger charge an order.
+
+    The driver sends back a `Receipt`, or None where nobody can tell.
+
+    Attributes:
+        ledger: Which.
+        order: What is charged.
+    """
+
+    ledger: Ledger
+    order: Order
 
 
 @dataclass(frozen=True, slots=True)

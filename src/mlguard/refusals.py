@@ -86,19 +86,44 @@ def body_too_large(limit: int) -> Deny:
     return Deny(413, "body_too_large", title, more={"limit": limit})
 
 
-def batch_exceeds_quota(largest: int) -> Deny:
-    """The batch would never fit: retrying does not help, splitting does."""
-    title = f"The batch is larger than the whole quota; send at most {largest} rows."
-    return Deny(422, "batch_exceeds_quota", title, more={"largest_batch": largest})
+def batch_exceeds_quota(unit: str, largest: int, headers: Headers = ()) -> Deny:
+    """The call would never fit: retrying does not help, splitting does."""
+    title = f"The call is larger than the whole quota; send at most {largest} {unit}."
+    more = {"largest_batch": largest, "unit": unit}
+    return Deny(422, "batch_exceeds_quota", title, headers, more)
 
 
-def rate_exceeded(retry_after: int, headers: Headers) -> Deny:
+def rate_exceeded(retry_after: int, headers: Headers = ()) -> Deny:
     """Too many requests."""
     title = "Too many requests; retry later."
     return Deny(429, "rate_exceeded", title, (("Retry-After", str(retry_after)), *headers))
 
 
-def quota_exceeded(retry_after: int, headers: Headers) -> Deny:
-    """Too many predicted rows."""
-    title = "The quota of predicted rows is spent; retry later."
+def quota_exceeded(unit: str, retry_after: int, headers: Headers) -> Deny:
+    """Too many predicted rows, or of whatever else is counted."""
+    title = f"The quota of {unit} is spent; retry later."
     return Deny(429, "quota_exceeded", title, (("Retry-After", str(retry_after)), *headers))
+
+
+def quota_lifetime_spent(remaining: int, headers: Headers) -> Deny:
+    """More rows than are left of a budget that never comes back."""
+    title = f"The budget of rows is spent for good; {remaining} are left."
+    return Deny(403, "quota_lifetime_spent", title, headers, {"remaining": remaining})
+
+
+def too_many_in_flight(retry_after: int, headers: Headers = ()) -> Deny:
+    """Too many requests of this caller at once."""
+    title = "Too many requests at once; wait for the others to end."
+    return Deny(429, "too_many_in_flight", title, (("Retry-After", str(retry_after)), *headers))
+
+
+def store_unavailable(retry_after: int) -> Deny:
+    """Nobody can tell what was asked before, and the settings want to know."""
+    title = "The quota cannot be told at the moment; retry later."
+    return Deny(503, "store_unavailable", title, (("Retry-After", str(retry_after)),))
+
+
+def overloaded(retry_after: int) -> Deny:
+    """The service has as many requests in flight as it takes."""
+    title = "The service is overloaded; retry later."
+    return Deny(503, "overloaded", title, (("Retry-After", str(retry_after)),))

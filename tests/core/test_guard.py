@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import time
 from collections.abc import Callable, Generator
@@ -10,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from random import Random
 from threading import Semaphore
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -23,13 +24,15 @@ from opentelemetry.trace import StatusCode
 from mlguard.auth import Authenticator, Keyring, KeySet
 from mlguard.errors import BlockingCall, InvalidSettings, Refused, UnknownModel
 from mlguard.guard import Exchange, Guard
+from mlguard.ledger import MemoryLedger
 from mlguard.messages import Call, Deny, FetchKeys, ReadBody
 from mlguard.metrics import Metrics
-from mlguard.quotas import MemoryLedger, Quota
+from mlguard.quotas import Quota
 from mlguard.reference import Reference
 from mlguard.runtime.drivers import LARGE, adrive, aparse, drive
+from mlguard.runtime.running import Running
 from mlguard.runtime.service import Service
-from mlguard.settings import load
+from mlguard.settings import Quotas, load
 
 NOW = 1_800_000_000.0
 SECRET = "a secret of the tests that is long enough"
@@ -81,7 +84,10 @@ def guarded(source: dict[str, Any] = SETTINGS, **parts: Any) -> Guard:
         authenticator = Authenticator(settings.auth, rings, ":".join)
     usual: dict[str, Any] = {
         "authenticator": authenticator,
-        "quota": Quota(settings.quotas, MemoryLedger()) if settings.quotas else None,
+        "quota": Quota(
+            settings.quotas or Quotas.model_construct(),
+            MemoryLedger(parts.get("timer", lambda: 7200.0)),
+        ),
         "metrics": Metrics((m.name, m.version) for m in settings.models),
         "tracer": None,
         "offer": None,
@@ -91,6 +97,10 @@ def guarded(source: dict[str, Any] = SETTINGS, **parts: Any) -> Guard:
         "rng": Random(0),
     }
     return Guard(settings, **(usual | parts))
+
+
+def inference(guard: Guard, model: str, rows: Any) -> Running:
+    return Running(guard.inference(model, rows))
 
 
 def token(subject: str = "alice", **claims: Any) -> str:
@@ -384,9 +394,9 @@ class TestInHandlers:
         guard = guarded()
         exchange = self.handling(guard)
 
-        with guard.inference("own", [ROW] * 60) as inference:
-            inference.predictions = [0] * 60
-        with pytest.raises(Refused) as refused, guard.inference("own", 60):
+        with inference(guard, "own", [ROW] * 60) as run:
+            run.predictions = [0] * 60
+        with pytest.raises(Refused) as refused, inference(guard, "own", 60):
             raise AssertionError("the model was asked")
         exchange.leave()
 
@@ -400,7 +410,7 @@ class TestInHandlers:
         guard = guarded()
         exchange = self.handling(guard)
         for _ in range(20):
-            with guard.inference("own", 1):
+            with inference(guard, "own", 1):
                 pass
         exchange.leave()
 
@@ -413,9 +423,9 @@ class TestInHandlers:
         exchange = self.handling(guard)
 
         async def handler() -> None:
-            async with guard.inference("own", 60) as inference:
-                assert inference.rows == 60
-            async with guard.inference("own", 60):
+            async with inference(guard, "own", 60) as run:
+                assert run.rows == 60
+            async with inference(guard, "own", 60):
                 raise AssertionError("the model was asked")
 
         with pytest.raises(Refused):
@@ -427,7 +437,7 @@ class TestInHandlers:
         guard = guarded()
 
         async def handler() -> None:
-            with guard.inference("own", 1):
+            with inference(guard, "own", 1):
                 pass
 
         with pytest.raises(BlockingCall, match=r"async with guard\.inference"):
@@ -438,8 +448,8 @@ class TestInHandlers:
         guard = guarded()
 
         def handler() -> int:
-            with guard.inference("own", 3) as inference:
-                return inference.rows
+            with inference(guard, "own", 3) as run:
+                return run.rows
 
         async def main() -> int:
             return await asyncio.to_thread(handler)
@@ -449,7 +459,7 @@ class TestInHandlers:
     def test_outside_of_a_request(self) -> None:
         """Without a request there is nobody to charge: the model runs, and is measured."""
         guard = guarded()
-        with guard.inference("own", 10**6):
+        with inference(guard, "own", 10**6):
             pass
 
         assert guard.caller() is None
@@ -486,9 +496,9 @@ class TestInHandlers:
         guard = guarded()
         exchange = self.handling(guard)
 
-        with pytest.raises(KeyError), guard.inference("own", 100):
+        with pytest.raises(KeyError), inference(guard, "own", 100):
             raise KeyError("x")
-        with guard.inference("own", 100):
+        with inference(guard, "own", 100):
             pass
         exchange.leave()
 
@@ -497,8 +507,8 @@ class TestInHandlers:
     def test_another_version(self) -> None:
         """A handler says which version answered."""
         guard = guarded()
-        with guard.inference("own", 2) as inference:
-            inference.version = "4-canary"
+        with inference(guard, "own", 2) as run:
+            run.version = "4-canary"
 
         assert metric(guard, "mlguard_inference_rows_total", model="own", version="4-canary") == 2
 
@@ -524,8 +534,8 @@ class TestInHandlers:
         exchange = self.handling(guard)
 
         def handler() -> None:
-            with guard.inference("own", -1000), guard.inference("own", 100):
-                guard.inference("own", 100).__enter__()
+            with inference(guard, "own", -1000), inference(guard, "own", 100):
+                inference(guard, "own", 100).__enter__()
 
         with pytest.raises((ValueError, Refused)):
             handler()
@@ -541,8 +551,8 @@ class TestJoined:
         guard = guarded()
         exchange = TestInHandlers.handling(guard, "/predict", 60)
 
-        with guard.inference("iris", [ROW] * 60) as inference:
-            inference.version = "4"
+        with inference(guard, "iris", [ROW] * 60) as run:
+            run.version = "4"
         exchange.leave()
         exchange.answered(200, {"predictions": [0] * 60})
         exchange.close(200)
@@ -558,11 +568,11 @@ class TestJoined:
         exchange = TestInHandlers.handling(guard, "/predict", 2)
 
         async def handler() -> int:
-            async with guard.inference("iris", [ROW] * 2) as inference:
-                return inference.rows
+            async with inference(guard, "iris", [ROW] * 2) as run:
+                return run.rows
 
         async def blocking() -> None:
-            with guard.inference("iris", [ROW] * 2):
+            with inference(guard, "iris", [ROW] * 2):
                 pass
 
         assert asyncio.run(handler()) == 2
@@ -574,7 +584,7 @@ class TestJoined:
         """Another model in the same handler is charged for itself."""
         guard = guarded()
         exchange = TestInHandlers.handling(guard, "/predict", 2)
-        with guard.inference("own", 5):
+        with inference(guard, "own", 5):
             pass
         exchange.leave()
         exchange.answered(200)
@@ -588,7 +598,7 @@ class TestJoined:
         exchange = guard.open(call())
         assert in_a_thread(exchange, "/predict", b"\x1f\x8b packed") is None
         exchange.enter()
-        with guard.inference("iris", [ROW] * 60):
+        with inference(guard, "iris", [ROW] * 60):
             pass
         exchange.leave()
         exchange.answered(200)
@@ -599,8 +609,8 @@ class TestJoined:
         """Predictions that the handler sets are counted where the answer is not read."""
         guard = guarded()
         exchange = TestInHandlers.handling(guard, "/predict", 1)
-        with guard.inference("iris", [ROW]) as inference:
-            inference.predictions = [0] * 60
+        with inference(guard, "iris", [ROW]) as run:
+            run.predictions = [0] * 60
         exchange.leave()
         exchange.answered(200)
 
@@ -612,6 +622,193 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("reference") / "reference.parquet"
     Reference.build({"a": [1.0, 2.0, 3.0], "b": [4.0, 5.0, 6.0]}).save(path)
     return path
+
+
+def flying(
+    guard: Guard, subject: str = "alice", route: str = "/predict"
+) -> tuple[Any, Deny | None]:
+    """Send a request that is still under way."""
+    exchange = guard.open(call(subject))
+    return exchange, in_a_thread(exchange, route, instances(1))
+
+
+class TestFlights:
+    def test_of_a_caller(self) -> None:
+        """A caller has so many requests in flight; others have their own."""
+        guard = guarded(SETTINGS | {"quotas": {"concurrency": 2, "requests": ["100/hour"]}})
+        first, _ = flying(guard)
+        flying(guard)
+
+        _, deny = flying(guard)
+        assert deny is not None
+        assert (deny.status, deny.code) == (429, "too_many_in_flight")
+        assert "Retry-After" in dict(deny.headers)
+        assert flying(guard, "bob")[1] is None
+        first.close(200)
+        first.close(200)
+
+        assert [flying(guard)[1] is None for _ in "12"] == [True, False]
+        assert metric(guard, "mlguard_quota_refused_total", code="too_many_in_flight") == 2
+
+    def test_before_any_work(self) -> None:
+        """Who has too many in flight is refused before the body is read."""
+        guard = guarded(SETTINGS | {"quotas": {"concurrency": 1}})
+        flying(guard)
+
+        with pytest.raises(StopIteration) as stop:
+            next(guard.open(call()).decide("/predict"))
+
+        assert stop.value.value.code == "too_many_in_flight"
+
+    def test_refused_ones_end_too(self) -> None:
+        """What is refused is in flight until it is answered, and no longer."""
+        guard = guarded(SETTINGS | {"quotas": {"concurrency": 1, "rows": ["10/hour"]}})
+
+        answers = [served(guard, 11) for _ in "123"]
+
+        assert {deny.code for deny in answers if deny} == {"batch_exceeds_quota"}
+        assert served(guard, 10) is None
+
+    def test_a_socket_stays(self) -> None:
+        """A WebSocket is in flight until it ends, not until it has begun."""
+        guard = guarded(SETTINGS | {"quotas": {"concurrency": 1}})
+        socket, _ = flying(guard)
+        socket.close(101)
+        assert flying(guard)[1] is not None
+
+        socket.close(1000)
+
+        assert flying(guard)[1] is None
+
+    def test_of_the_service(self) -> None:
+        """A service with too much in flight sheds what comes, whoever sends it, but its health."""
+        guard = guarded(SETTINGS | {"quotas": {"max_in_flight": 2}})
+        first, _ = flying(guard)
+        flying(guard, "bob")
+
+        exchange, deny = flying(guard, "carol")
+        assert deny is not None
+        assert (deny.status, deny.code) == (503, "overloaded")
+        assert flying(guard, "carol", "/health")[1] is None
+        assert exchange.principal is None  # not even asked
+        exchange.close(503)
+        first.close(200)
+
+    def test_threads(self) -> None:
+        """No flight is lost or counted twice, whatever threads do at once."""
+        guard = guarded(
+            SETTINGS | {"quotas": {"concurrency": 4, "max_in_flight": 1000}}, timer=time.monotonic
+        )
+
+        def fly(number: int) -> None:
+            for _ in range(50):
+                exchange, deny = flying(guard)
+                exchange.close(deny.status if deny else 200)
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(fly, range(8)))
+
+        assert [flying(guard)[1] is None for _ in "12345"] == [True] * 4 + [False]
+
+
+class TestUnmatched:
+    def test_guesses_are_counted(self) -> None:
+        """Requests that match no route are counted by the client's address, before the token."""
+        guard = guarded(
+            SETTINGS | {"quotas": {"rows": ["5/hour"], "unmatched_per_client": "3/minute"}}
+        )
+        answers = []
+        for _ in range(5):
+            exchange = guard.open(call(None, peer="10.0.0.1"))
+            deny = in_a_thread(exchange, None, b"")  # type: ignore[arg-type]
+            answers.append(deny and deny.code)
+
+        assert answers == ["token_missing"] * 3 + ["rate_exceeded"] * 2
+        other = guard.open(call(None, peer="10.0.0.2"))
+        deny = in_a_thread(other, None, b"")  # type: ignore[arg-type]
+        assert deny is not None
+        assert deny.code == "token_missing"
+
+    def test_off(self) -> None:
+        """They need not be counted."""
+        guard = guarded({"quotas": {"rows": ["5/hour"], "unmatched_per_client": "off"}})
+        for _ in range(1000):
+            assert in_a_thread(guard.open(call(None, peer="10.0.0.1")), None, b"") is None  # type: ignore[arg-type]
+
+
+class TestExempt:
+    def test_routes(self) -> None:
+        """An exempt route costs nothing, of a model neither."""
+        quotas = {"requests": ["1/hour"], "rows": ["1/hour"], "exempt": {"routes": ["/predict"]}}
+        guard = guarded(SETTINGS | {"quotas": quotas})
+
+        assert [served(guard, 100) for _ in "123"] == [None] * 3
+        assert metric(guard, "mlguard_inference_rows_total", model="iris") == 300
+
+
+class TestUnits:
+    TOKENS: ClassVar[Any] = SETTINGS | {"quotas": {"units": {"tokens": ["100/hour"]}}}
+
+    def tokens(self, **parts: Any) -> Guard:
+        """Count ten tokens a row that is asked, and one more for each that is answered."""
+        guard = guarded(self.TOKENS, **parts)
+        guard.counts("tokens", lambda run: 10 * run.rows + len(run.predictions or ()))
+        return guard
+
+    def test_reserved(self) -> None:
+        """Units are reserved before the model runs."""
+        guard = self.tokens()
+        assert served(guard, 6) is None
+
+        deny = served(guard, 5)
+
+        assert deny is not None
+        assert (deny.code, served(guard, 4)) == ("quota_exceeded", None)
+
+    def test_settled(self) -> None:
+        """What the answer took beyond that is charged when it is known, and counted apart."""
+        guard = self.tokens()
+        assert served(guard, 5, answered=5) is None
+
+        assert served(guard, 5) is not None
+        assert metric(guard, "mlguard_quota_debt_total", model="iris", unit="tokens") == 5
+        assert served(guard, 4) is None
+
+    def test_refunded(self) -> None:
+        """A model that failed costs no units."""
+        guard = self.tokens()
+
+        assert [served(guard, 10, status=500) for _ in "123"] == [None] * 3
+
+    def test_seconds_are_known_when_it_has_ended(self) -> None:
+        """A function may charge the time that the model took."""
+        times = itertools.count(7200, 0.03125)
+        guard = guarded(self.TOKENS, timer=lambda: next(times))
+        guard.counts("tokens", lambda run: int(1000 * (run.seconds or 0.001)))
+
+        with inference(guard, "own", 1) as run:
+            pass
+
+        assert run.seconds is not None
+        assert run.seconds >= 0.03125
+
+    def test_a_function_that_fails_after_the_answer(self, caplog: pytest.LogCaptureFixture) -> None:
+        """What a function raises when the model has answered does not fail the answer."""
+        guard = guarded(self.TOKENS)
+        guard.counts("tokens", lambda run: 10 if run.seconds is None else 1 // 0)
+
+        assert served(guard, 1) is None
+        assert "was not counted, only what it asked: ZeroDivisionError" in caplog.text
+
+    def test_a_unit_of_no_quota(self) -> None:
+        """A function for what no quota limits is a mistake."""
+        with pytest.raises(InvalidSettings, match="did you mean 'tokens'"):
+            guarded(self.TOKENS).counts("token", lambda _: 1)
+
+    def test_a_unit_without_a_function(self) -> None:
+        """A quota that nobody counts for is a mistake."""
+        with pytest.raises(InvalidSettings, match="no function counts it"):
+            guarded(self.TOKENS).check_routes(["/predict", "/health"])
 
 
 class TestDrift:
@@ -700,7 +897,7 @@ class TestDrift:
         """A handler that gives only how many rows there are offers none."""
         guard = guarded(source, offer=lambda *_: pytest.fail("it was offered"))
 
-        with guard.inference("iris", 5):
+        with inference(guard, "iris", 5):
             pass
 
         assert metric(guard, "mlguard_drift_rows_observed_total") == 5
@@ -716,7 +913,7 @@ class TestDrift:
         """Rows that cannot be indexed are dropped: the model has answered, and so does the app."""
         guard = guarded(source, offer=lambda *_: True)
 
-        with guard.inference("iris", rows):
+        with inference(guard, "iris", rows):
             pass
 
     def test_a_companion_that_fails(self, source: dict[str, Any]) -> None:
@@ -734,7 +931,7 @@ class TestDrift:
         """A model without a reference has nothing to be compared with."""
         guard = guarded(source, offer=lambda *_: pytest.fail("it was offered"))
 
-        with guard.inference("own", [ROW]):
+        with inference(guard, "own", [ROW]):
             pass
 
 
@@ -802,7 +999,7 @@ class TestSpans:
         """A failed inference says by what, and nothing of the exception's words."""
         guard = guarded(tracer=provider.get_tracer("test"))
 
-        with pytest.raises(ValueError, match="hunter2"), guard.inference("own", 1):
+        with pytest.raises(ValueError, match="hunter2"), inference(guard, "own", 1):
             raise ValueError("hunter2")
 
         (span,) = exporter.get_finished_spans()
@@ -820,7 +1017,7 @@ class TestTwoGuards:
 
         assert one.caller() is not None
         assert other.caller() is None
-        with other.inference("iris", 100):
+        with inference(other, "iris", 100):
             pass
         exchange.leave()
         exchange.answered(200)
@@ -942,7 +1139,7 @@ def test_a_model_that_runs_for_nobody_is_told_of(caplog: pytest.LogCaptureFixtur
     """Outside of a request nobody is charged, and the log says so once."""
     guard = guarded()
     for _ in range(3):
-        with guard.inference("own", 5):
+        with inference(guard, "own", 5):
             pass
 
     assert [r.getMessage() for r in caplog.records].count(

@@ -22,13 +22,13 @@ def identify(parts: Parts, call: Call) -> Generator[FetchKeys, None, Principal |
     if known is not None:
         return known
     client = parts.proxies.client(call.peer, call.forwarded)
-    wait = parts.failures.wait(client, parts.timer())
+    wait = parts.failures.wait(client)
     if wait:  # who is known has passed, whatever others at the same address do
         parts.throttled(client)
         return refusals.too_many_failures(math.ceil(wait))
     who = yield from parts.authenticator.verify(credential, parts.clock())
     if isinstance(who, Deny) and who.status == 401:
-        parts.failures.count(client, parts.timer())
+        parts.failures.count(client)
     return who
 
 

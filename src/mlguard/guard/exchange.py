@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+import math
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import Token
+from contextvars import ContextVar, Token
 from typing import Any
 
 from opentelemetry import trace
@@ -12,18 +13,28 @@ from opentelemetry.trace import Span
 
 from mlguard import refusals
 from mlguard.auth import Verification
-from mlguard.bodies import Rows
 from mlguard.guard.callers import anonymous, identify, lacking, lapsed
 from mlguard.guard.parts import Parts
+from mlguard.guard.plan import Plan
 from mlguard.guard.run import Run
-from mlguard.messages import Body, Call, Deny, FetchKeys, Headers, Principal, ReadBody
-from mlguard.quotas import Debit
+from mlguard.ledger import Receipt
+from mlguard.messages import Body, Call, Debit, Deny, FetchKeys, Headers, Principal, ReadBody
+from mlguard.quotas import Charged, Demand, RouteLimit
+from mlguard.quotas.quota import headers
 from mlguard.tracing import redacted, reset, sampled_trace, trace_id
 
 LONGEST_ATTRIBUTE = 256  # characters of what a client wrote
 
-Steps = Generator[ReadBody | FetchKeys, Any, Deny | None]
+Steps = Generator[ReadBody | FetchKeys | Debit, Any, Deny | None]
 """A decision in the making: yields what it needs of the outside, returns the refusal, if any."""
+
+Charging = Generator[Debit, Receipt | None, Charged | Deny]
+
+watched: ContextVar[Exchange | None] = ContextVar("mlguard_watched", default=None)
+"""The request that some guard watches around an app which is called without its scope."""
+
+SWITCHING = 101
+_RETRY = 1  # seconds, where nobody can tell
 
 
 class Exchange:
@@ -34,6 +45,7 @@ class Exchange:
         deny: The refusal, where there is one.
         decided: Whether a decision was made about what is being dispatched.
         depth: In how many handlers of decided routes it is: what they dispatch is theirs.
+        limited: Which declared limits were charged.
         run: The inference that the settings place on this route, while it lasts.
         route: The framework's template, "" where nothing matched.
         span: The server span, an invalid one where there is none.
@@ -43,13 +55,17 @@ class Exchange:
         "_began",
         "_call",
         "_closed",
-        "_debit",
+        "_flights",
+        "_is_counted",
         "_left",
         "_parts",
+        "_stranger",
+        "_tickets",
         "_tokens",
         "decided",
         "deny",
         "depth",
+        "limited",
         "principal",
         "route",
         "run",
@@ -65,12 +81,17 @@ class Exchange:
         self.decided = False
         self.depth = 0
         self.deny: Deny | None = None
-        self._left: dict[str, str] = {}
+        self.limited: set[object] = set()
+        self._left: dict[str, tuple[str, str]] = {}
+        self._tickets: list[Charged] = []
+        self._stranger: Principal | None = None
+        self._is_counted = True
+        self._flights: list[tuple[object, ...]] | None = []
         self.principal: Principal | None = None
         self.route = ""
         self.run: Run | None = None
-        self._debit: Debit | None = None
         self.span: Span = trace.INVALID_SPAN
+        parts.flights.begin()
         parts.metrics.request_started()
 
     def adopt(self, span: Span) -> None:
@@ -93,7 +114,12 @@ class Exchange:
             told["client.address"] = client
         span.set_attributes(told)
 
-    def decide(self, route: str | None, scopes: frozenset[str] = frozenset()) -> Steps:
+    def decide(
+        self,
+        route: str | None,
+        scopes: frozenset[str] = frozenset(),
+        limits: Sequence[RouteLimit] = (),
+    ) -> Steps:
         """Decide, when the framework has matched the route and before its handler runs.
 
         Each dispatch is decided: a middleware may dispatch one request twice, on other paths too.
@@ -101,10 +127,11 @@ class Exchange:
         Args:
             route: The matched template, None where nothing matched.
             scopes: What its handler demands beyond the settings.
+            limits: What its handler declares beyond the settings.
         """
         self.route = route or ""
         self.principal = self.deny = None
-        self.deny = yield from self._decision(route, scopes)
+        self.deny = yield from self._decision(route, scopes, limits)
         self.decided = True
         self._mark()
         return self.deny
@@ -128,35 +155,83 @@ class Exchange:
         finally:
             self.depth -= 1
 
-    def _decision(self, route: str | None, scopes: frozenset[str]) -> Steps:
+    def _decision(
+        self, route: str | None, scopes: frozenset[str], limits: Sequence[RouteLimit]
+    ) -> Steps:
         parts = self._parts
         plan = parts.by_route.get(route) if route else None
         scopes = scopes | plan.scopes if plan else scopes
-        if scopes or route not in parts.public:
+        is_public = not scopes and route in parts.public
+        if refusal := self._shed(route, is_public=is_public):
+            return refusal
+        if not is_public:
             who = yield from self._authenticate(parts.needed | scopes)
             if isinstance(who, Deny):
                 return who
-        elif plan is None:
+        elif plan is None and not limits:
             return None
-        rows: Rows | None = ()
-        asked = 1
+        self._is_counted = route not in parts.uncounted
+        if refusal := self._board(plan.name if plan else None):
+            return refusal
+        demand = Demand(is_request=not is_public, limits=limits)
+        run: Run | None = None
         if plan is not None:
             body = yield from self._read()
             if isinstance(body, Deny):
                 return body
-            rows = plan.layout.rows(body)
-            asked = 1 if rows is None else len(rows)
-        debit = self.charge(plan.name if plan else None, asked)
-        if isinstance(debit, Deny):
-            return debit
-        self._debit = debit
-        if plan is not None:
-            found = rows is not None
-            self.run = Run(
-                parts, plan, self.charge, rows or (), asked=asked, debit=debit, found=found
-            )
-            self.run.begin()
+            run = self._open(plan, body)
+            demand = Demand(plan.name, parts.amounts(run.inference), limits=limits)
+        charged = yield from self._charge(demand)
+        if isinstance(charged, Deny):
+            return charged
+        self._tickets.append(charged)
+        if run is not None:
+            self.run = run
+            run.pay(charged)
+            run.begin()
         return None
+
+    def _shed(self, route: str | None, *, is_public: bool) -> Deny | None:
+        """Refuse what is not even looked at: too much at once, or too many guesses at routes."""
+        parts = self._parts
+        if parts.flights.are_too_many and not is_public and route not in parts.uncounted:
+            return self._refused("", refusals.overloaded(_RETRY))
+        if route is None and (wait := parts.unmatched.count(self._client)):
+            return self._refused("", refusals.rate_exceeded(math.ceil(wait)))
+        return None
+
+    def _board(self, model: str | None) -> Deny | None:
+        """Count the request among those of its caller that are in flight in this process."""
+        parts, payer = self._parts, self.payer
+        terms = parts.quota.terms(payer, model) if self._is_counted else None
+        limit = terms.concurrency if terms else None
+        if limit is None or self._flights is None:
+            return None
+        whose = (*payer.key, limit.field)
+        if not parts.flights.take(whose, limit.amount):
+            return self._refused(model or "", refusals.too_many_in_flight(_RETRY))
+        self._flights.append(whose)
+        return None
+
+    def _open(self, plan: Plan, body: Any) -> Run:
+        """Make the inference that the settings place on a route."""
+        rows = plan.layout.rows(body)
+        asked = 1 if rows is None else len(rows)
+        found = rows is not None
+        return Run(self._parts, plan, self.admit, rows or (), asked=asked, found=found)
+
+    @property
+    def _client(self) -> str:
+        return self._parts.proxies.client(self._call.peer, self._call.forwarded)
+
+    @property
+    def payer(self) -> Principal:
+        """Who is charged: the caller, or the client's network where none is known."""
+        if self.principal is not None:
+            return self.principal
+        if self._stranger is None:
+            self._stranger = anonymous(self._parts, self._call)
+        return self._stranger
 
     def _read(self) -> Generator[ReadBody, Body, Any]:
         """Read the request's body: the parsed JSON, None where it is none, or a refusal."""
@@ -180,30 +255,39 @@ class Exchange:
         """Refuse a handler's caller who was not granted all of these scopes."""
         return lacking(self.principal, scopes)
 
-    def admit(self, model: str, rows: int, *, request: bool) -> Debit | Deny | None:
+    def admit(self, model: str, amounts: Mapping[str, int]) -> Charging:
         """Debit what a model costs that a handler asks, where its caller may still ask it."""
         parts, who = self._parts, self.principal
         refusal = lapsed(parts, who) or lacking(who, parts.models[model].scopes)
-        return refusal or self.charge(model, rows, request=request)
+        if refusal:
+            return refusal
+        return (yield from self._charge(Demand(model, amounts, is_request=False)))
 
-    def charge(self, model: str | None, rows: int, *, request: bool = True) -> Debit | Deny | None:
+    def limit(self, limits: Sequence[RouteLimit]) -> Steps:
+        """Debit what a handler declares, where the decision did not know of it."""
+        charged = yield from self._charge(Demand(is_request=False, limits=limits))
+        return charged if isinstance(charged, Deny) else None
+
+    def _charge(self, demand: Demand) -> Charging:
         """Debit what a call costs, all or nothing; keeps the headers for the answer."""
-        parts = self._parts
-        if parts.quota is None:
-            return None
-        payer = self.principal or anonymous(parts, self._call)
-        debit = parts.quota.admit(payer.key, model, rows, parts.timer(), request=request)
-        if isinstance(debit, Deny):
-            parts.metrics.refused(model or "", debit.code)
-        else:
-            self._left.update(debit.left)
-        return debit
+        quota = self._parts.quota
+        if not self._is_counted:
+            return quota.nothing()
+        charged = yield from quota.admit(self.payer, demand)
+        if isinstance(charged, Deny):
+            return self._refused(demand.model or "", charged)
+        self.limited.update(limit.key for limit in demand.limits)
+        self._left.update(charged.left)
+        return charged
+
+    def _refused(self, model: str, deny: Deny) -> Deny:
+        self._parts.metrics.refused(model, deny.code)
+        return deny
 
     @property
     def headers(self) -> Headers:
         """What an admitted answer says of the quota."""
-        quota = self._parts.quota
-        return () if quota is None else quota.headers(self._left)
+        return headers(self._left)
 
     def _mark(self) -> None:
         """Write on the server span who asked and what was decided."""
@@ -240,8 +324,8 @@ class Exchange:
         """Turn an admitted request into a refused one, out of its handler; it costs nothing."""
         self.deny = deny
         self.answered(deny.status)
-        if self._debit is not None:
-            self._debit.cancel(self._parts.timer())
+        for ticket in self._tickets:
+            ticket.cancel()
         self._mark()
 
     def answer(self) -> tuple[int, Headers, bytes]:
@@ -281,14 +365,20 @@ class Exchange:
         """
         run, self.run = self.run, None
         if run is not None:
-            run.end(status, run.plan.layout.predictions(answer), error, sent=sent)
+            layout = run.plan.layout
+            answered = layout.predictions(answer)
+            run.end(status, answered, error, sent=sent, outputs=layout.outputs(answer))
 
     def close(self, status: int) -> None:
         """End the request, at its last byte; more calls do nothing.
 
+        A WebSocket is told to have begun, and is in flight until it is told to have ended.
+
         Args:
             status: The HTTP status sent; 499 where the client left before the end.
         """
+        if status != SWITCHING:
+            self._land()
         if self._closed:
             return
         self._closed = True
@@ -296,3 +386,14 @@ class Exchange:
         sampled = sampled_trace(self.span)
         seconds = parts.timer() - self._began
         parts.metrics.request_ended(self._call.method, self.route, status, seconds, sampled)
+
+    def _land(self) -> None:
+        """Be in flight no longer."""
+        flights, self._flights = self._flights, None
+        if flights is None:
+            return
+        self._parts.flights.end()
+        for whose in flights:
+            self._parts.flights.give(whose)
+        for ticket in self._tickets:
+            ticket.land()

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from mlguard import refusals
 from mlguard.auth import KeySet
 from mlguard.errors import InvalidSettings, Refused, UnknownModel
-from mlguard.guard.exchange import Exchange
+from mlguard.guard.exchange import Exchange, Steps
 from mlguard.guard.parts import Parts
 from mlguard.guard.plan import Offer
 from mlguard.guard.run import Joined, Run
-from mlguard.messages import Call, Principal
+from mlguard.messages import Call, Inference, Principal
+from mlguard.quotas import RouteLimit
 from mlguard.settings import nearest
 from mlguard.tracing import reset
 
@@ -68,7 +69,6 @@ class Guard(Parts):
         Raises:
             UnknownModel: The settings have no such model.
             Refused: On entering, where the quota does not admit it.
-            BlockingCall: On entering with `with` where an event loop runs.
         """
         if model not in self.models:
             raise UnknownModel(f"no model is named {model!r}; {nearest(model, self.models)}")
@@ -78,6 +78,35 @@ class Guard(Parts):
         if exchange and exchange.run and exchange.run.inference.model == model:
             return Joined(exchange.run, rows)
         return Run(self, self.models[model], exchange.admit if exchange else None, rows)
+
+    def limit(self, limits: Sequence[RouteLimit]) -> Steps:
+        """Charge limits that a handler declares, where the decision before it did not.
+
+        Outside of a request nobody is charged.
+        """
+        exchange: Exchange | None = self.current.get()
+        return (yield from exchange.limit(limits)) if exchange else None
+
+    def is_limited(self, key: object) -> bool:
+        """Say whether a declared limit is charged for the request that is being handled."""
+        exchange: Exchange | None = self.current.get()
+        return exchange is None or key in exchange.limited
+
+    def counts(self, unit: str, count: Callable[[Inference], int]) -> None:
+        """Have a unit of the quotas counted by a function.
+
+        Raises:
+            InvalidSettings: No quota has that unit.
+        """
+        quotas = self.settings.quotas
+        units = quotas.all_units if quotas else frozenset()
+        if unit not in units:
+            raise InvalidSettings(
+                f"quotas.units has no {unit!r}, which would count for nothing; "
+                f"{nearest(unit, units)}",
+                source=self.settings.source,
+            )
+        self.counting[unit] = count
 
     def rehearse(self, keys: KeySet, offer: Offer) -> None:
         """Verify with other keys and offer rows elsewhere, for tests."""
@@ -111,5 +140,16 @@ class Guard(Parts):
             problems.append(
                 f"metrics.path = {path!r}: is already a route of the app; choose another"
             )
+        quotas = self.settings.quotas
+        problems += [
+            f"quotas.exempt.routes = {route!r}: the app has no such route; {nearest(route, known)}"
+            for route in (quotas.exempt.routes if quotas else ())
+            if route not in known
+        ]
+        problems += [
+            f"quotas.units.{unit}: no function counts it; name one with `@guard.counts({unit!r})`"
+            for unit in sorted(quotas.all_units if quotas else ())
+            if unit not in self.counting
+        ]
         if problems:
             raise InvalidSettings(*problems, source=self.settings.source)

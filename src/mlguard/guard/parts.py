@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -12,11 +13,12 @@ from opentelemetry import trace
 
 from mlguard.auth import Authenticator
 from mlguard.clients import Proxies
-from mlguard.guard.failures import Failures
+from mlguard.guard.flights import Flights
 from mlguard.guard.plan import Offer, Plan
 from mlguard.logs import Seldom
+from mlguard.messages import Inference
 from mlguard.metrics import Metrics
-from mlguard.quotas import Quota
+from mlguard.quotas import Quota, Throttle
 from mlguard.settings import Settings
 
 
@@ -26,7 +28,7 @@ class Parts:
     Args:
         settings: What the operator decided.
         authenticator: Who is calling; None where authentication is off.
-        quota: How much they may ask; None where quotas are off.
+        quota: How much they may ask.
         metrics: Observes.
         tracer: Observes; None where tracing is off.
         offer: Takes sampled rows; None where drift checks are off.
@@ -41,7 +43,7 @@ class Parts:
         settings: Settings,
         *,
         authenticator: Authenticator | None,
-        quota: Quota | None,
+        quota: Quota,
         metrics: Metrics,
         tracer: trace.Tracer | None,
         offer: Offer | None,
@@ -55,8 +57,13 @@ class Parts:
         self.proxies = Proxies(settings.service.trusted_proxies)
         self.authenticator = authenticator
         auth = settings.auth
-        self.failures = Failures(auth.failures_per_client if auth else None)
+        quotas = settings.quotas
+        self.failures = Throttle(auth.failures_per_client if auth else None, timer)
+        self.unmatched = Throttle(quotas.unmatched_per_client if quotas else None, timer)
+        self.flights = Flights(quotas.max_in_flight if quotas else None)
+        self.uncounted = frozenset(quotas.exempt.routes if quotas else ())
         self.quota = quota
+        self.counting: dict[str, Callable[[Inference], int]] = {}
         self.tracer = tracer or trace.NoOpTracer()
         self.pseudonym = pseudonym
         self._log = Seldom()
@@ -79,10 +86,22 @@ class Parts:
 
     def unattributed(self, model: str) -> None:
         """Say that a model was run for no request: nobody was asked for scopes, nor charged."""
-        if self.authenticator is not None or self.quota is not None:
+        if self.authenticator is not None or self.settings.quotas is not None:
             text = "%s was run outside of a request, for nobody: %s"
             hint = "a thread needs the request's context, as asyncio.to_thread gives it"
             self._log.warning(f"{model} nobody", text, model, hint)
+
+    def amounts(self, inference: Inference) -> dict[str, int]:
+        """Count what an inference asks, or took once it has ended: rows and other units."""
+        amounts = {"rows": inference.rows}
+        for unit, count in self.counting.items():
+            amounts[unit] = operator.index(count(inference))
+        return amounts
+
+    def miscounted(self, model: str, error: Exception) -> None:
+        """Say that what a call took is not known beyond its rows: what was reserved is charged."""
+        text = "what a call of %s took was not counted, only what it asked: %r"
+        self._log.warning(f"{model} units", text, model, error)
 
     def unread(self, model: str, side: str) -> None:
         """Say that an answered call showed no rows: a typo there would switch the quota off."""

@@ -4,29 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import operator
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping
 from contextvars import Token
-from types import TracebackType
 from typing import Any
 
 from opentelemetry import context, trace
 from opentelemetry.trace import Status, StatusCode
 
-from mlguard.errors import BlockingCall, Refused
+from mlguard.errors import Refused
 from mlguard.guard.parts import Parts
 from mlguard.guard.plan import Plan
-from mlguard.messages import Deny, Inference, Outcome
-from mlguard.quotas import Debit
+from mlguard.ledger import Receipt
+from mlguard.messages import Debit, Deny, Inference, Outcome
+from mlguard.quotas import Charged
 from mlguard.tracing import reset, sampled_trace
 
-Charge = Callable[..., Debit | Deny | None]
-"""Debits rows of a model for whoever asked: `Exchange.charge`."""
+Charge = Callable[[str, Mapping[str, int]], Generator[Debit, Receipt | None, Charged | Deny]]
+"""Debits units of a model for whoever asked: `Exchange.admit`."""
+
+Entry = Generator[Debit, Receipt | None, Inference]
 
 LONGEST_VERSION = 64  # characters
 
 
 class Run:
-    """One inference: a context manager, `with` in sync code and `async with` in async code."""
+    """One inference, from its debit to its settlement.
+
+    Args:
+        parts: What it meets.
+        plan: Of its model.
+        charge: Debits what it costs; None where nobody asked.
+        rows: The rows, or how many they are.
+        asked: How many they are, where that is known otherwise.
+        found: Whether the body showed rows; None where no body was looked into.
+    """
 
     def __init__(
         self,
@@ -36,31 +48,29 @@ class Run:
         rows: Any,
         *,
         asked: int | None = None,
-        debit: Debit | None = None,
         found: bool | None = None,
     ) -> None:
         self._parts = parts
         self.plan = plan
         self._charge = charge
-        self._debits = [debit] if debit else []
-        self._found = found  # rows in the body, None where no body was looked into
+        self._charges: list[Charged] = []
+        self._found = found
         number, inputs = _count(rows)
         self.inference = Inference(plan.name, plan.version, asked or number, inputs)
 
-    def __enter__(self) -> Inference:
-        if _on_event_loop():
-            raise BlockingCall("an event loop runs here: use `async with guard.inference(...)`")
-        return self._enter()
+    def enter(self) -> Entry:
+        """Spend the quota, open the span and make it the current one.
 
-    async def __aenter__(self) -> Inference:
-        return self._enter()
+        Raises:
+            Refused: The quota does not admit it.
+        """
+        yield from self.ask(self._parts.amounts(self.inference))
+        self.begin()
+        self._token = self.attach()
+        return self.inference
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def exit(self, error: BaseException | None) -> None:
+        """End what `enter` began."""
         reset(self._token)
         # Both frameworks' HTTP exceptions are answers, not failures of the model.
         status = getattr(error, "status_code", None) or getattr(error, "code", None)
@@ -69,32 +79,22 @@ class Run:
         else:
             self.end(200, None, error)
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self.__exit__(kind, error, tb)
-
-    def _enter(self) -> Inference:
-        self.ask(self.inference.rows)
-        self.begin()
-        self._token = self.attach()
-        return self.inference
-
-    def ask(self, rows: int) -> None:
-        """Spend the quota for so many rows.
+    def ask(self, amounts: Mapping[str, int]) -> Generator[Debit, Receipt | None, None]:
+        """Spend the quota for so many rows and other units.
 
         Raises:
             Refused: The quota does not admit them.
         """
         if self._charge is None:
             return
-        debit = self._charge(self.plan.name, rows, request=False)
-        if isinstance(debit, Deny):
-            raise Refused(debit)
-        self._debits += [debit] if debit else []
+        charged = yield from self._charge(self.plan.name, amounts)
+        if isinstance(charged, Deny):
+            raise Refused(charged)
+        self.pay(charged)
+
+    def pay(self, charged: Charged) -> None:
+        """Take note of what was charged for it."""
+        self._charges.append(charged)
 
     def begin(self) -> None:
         """Open the span and start the clock."""
@@ -119,6 +119,7 @@ class Run:
         error: BaseException | None,
         *,
         sent: bool = False,
+        outputs: Any = None,
     ) -> None:
         """Stop the clock, settle the debit and tell the observers.
 
@@ -127,9 +128,10 @@ class Run:
             answered: How many rows were predicted, None where unknown.
             error: What stopped the run.
             sent: Whether some of the answer had left: then it is paid for.
+            outputs: What the answer holds, for functions that count it.
         """
         parts, inference = self._parts, self.inference
-        seconds = parts.timer() - self._began
+        seconds = inference.seconds = parts.timer() - self._began
         failed = type(error).__name__ if error else str(status) if status >= 500 else None
         asked = failed is None and status < 400
         inference.version = str(inference.version)[:LONGEST_VERSION]
@@ -137,9 +139,11 @@ class Run:
             self._tell_unread(answered)
             said = 0 if inference.predictions is None else _count(inference.predictions)[0]
             inference.rows = max(inference.rows, answered or 0, said)
+            if inference.predictions is None:
+                inference.predictions = outputs
         # Who leaves while the model runs has had it run.
         if not sent and not isinstance(error, asyncio.CancelledError):
-            self._settle(inference.rows if asked else 0)
+            self._settle(asked=asked)
         self._end_span(failed)
         if asked or failed:
             self._tell(Outcome(inference, seconds, failed, sampled_trace(self._span)))
@@ -154,15 +158,31 @@ class Run:
         if self.plan.layout.reads_answers and answered is None:
             self._parts.unread(self.plan.name, "outputs")
 
-    def _settle(self, rows: int) -> None:
-        """Make the first debit cost what the others did not."""
-        now = self._parts.timer()
-        for debit in self._debits[1:]:
-            if not rows:
-                debit.settle(0, now)
-        if self._debits:
-            others = sum(debit.rows for debit in self._debits[1:])
-            self._debits[0].settle(max(0, rows - others), now)
+    def _settle(self, *, asked: bool) -> None:
+        """Make the first debit cost what the others did not; refund all where no model was."""
+        if not self._charges:
+            return
+        if not asked:
+            for charged in self._charges:
+                charged.settle(dict.fromkeys(charged.amounts, 0))
+            return
+        paid: Counter[str] = Counter()
+        for charged in self._charges:
+            paid.update(charged.amounts)
+        extra = {u: n - paid[u] for u, n in self._took().items() if u in paid and n > paid[u]}
+        if extra:
+            for unit, units in extra.items():
+                self._parts.metrics.quota_debt(self.plan.name, unit, units)
+            first = self._charges[0]
+            first.settle({u: first.amounts.get(u, 0) + n for u, n in extra.items()})
+
+    def _took(self) -> dict[str, int]:
+        """Count what it took; the app's own functions must not fail what is answered."""
+        try:
+            return self._parts.amounts(self.inference)
+        except Exception as error:  # noqa: BLE001 - what was asked is paid for
+            self._parts.miscounted(self.plan.name, error)
+            return {"rows": self.inference.rows}
 
     def _end_span(self, failed: str | None) -> None:
         span = self._span
@@ -204,26 +224,18 @@ class Joined(Run):
         self.inference = run.inference
         self._number, self._inputs = _count(rows)
 
-    def _enter(self) -> Inference:
+    def enter(self) -> Entry:
         """Spend the quota for rows that the body did not show."""
         inference = self.inference
         if self._number > inference.rows:
-            self._run.ask(self._number - inference.rows)
+            yield from self._run.ask({"rows": self._number - inference.rows})
             inference.rows = self._number
         if not len(inference.inputs):
             inference.inputs = self._inputs
         return inference
 
-    def __exit__(self, *_: object) -> None:
+    def exit(self, error: BaseException | None) -> None:
         """Leave the end to the route."""
-
-
-def _on_event_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 def _count(rows: Any) -> tuple[int, Any]:

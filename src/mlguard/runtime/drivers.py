@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any, TypeAlias, TypeVar
 
 from mlguard import bodies
-from mlguard.guard import Steps
-from mlguard.messages import Body, Deny, FetchKeys
+from mlguard.messages import Body, Debit, FetchKeys, ReadBody
+
+T = TypeVar("T")
+Steps: TypeAlias = Generator[ReadBody | FetchKeys | Debit, Any, T] | Generator[Debit, Any, T]
 
 BRIEF = 0.25
 """Seconds for which any thread may wait for keys."""
@@ -18,7 +20,7 @@ LARGE = 256 * 1024
 """Bytes from which parsing would hold up an event loop noticeably."""
 
 
-def drive(steps: Steps, read: Callable[[int], bytes | None]) -> Deny | None:
+def drive(steps: Steps[T], read: Callable[[int], bytes | None] = lambda _: b"") -> T:
     """Run a decision to its end, blocking.
 
     Args:
@@ -30,9 +32,11 @@ def drive(steps: Steps, read: Callable[[int], bytes | None]) -> Deny | None:
         try:
             request = steps.send(answer)
         except StopIteration as decided:
-            deny: Deny | None = decided.value
-            return deny
-        if isinstance(request, FetchKeys):
+            result: T = decided.value
+            return result
+        if isinstance(request, Debit):
+            answer = request.ledger.debit(request.order)
+        elif isinstance(request, FetchKeys):
             _wait(request)
             answer = None
         else:
@@ -50,16 +54,22 @@ def _wait(request: FetchKeys) -> None:
             request.patient.release()
 
 
-async def adrive(steps: Steps, read: Callable[[int], Awaitable[bytes | None]]) -> Deny | None:
+async def _nothing(limit: int) -> bytes:
+    return b""
+
+
+async def adrive(steps: Steps[T], read: Callable[[int], Awaitable[bytes | None]] = _nothing) -> T:
     """Run a decision to its end, never blocking the event loop."""
     answer: Any = None
     while True:
         try:
             request = steps.send(answer)
         except StopIteration as decided:
-            deny: Deny | None = decided.value
-            return deny
-        if isinstance(request, FetchKeys):
+            result: T = decided.value
+            return result
+        if isinstance(request, Debit):
+            answer = await request.ledger.adebit(request.order)
+        elif isinstance(request, FetchKeys):
             # Neither a client that leaves nor this timeout cancels what others wait for.
             await asyncio.wait([asyncio.wrap_future(request.ready)], timeout=request.seconds)
             answer = None

@@ -20,16 +20,19 @@ from mlguard import metrics as exposition
 from mlguard.auth import Authenticator, KeySet
 from mlguard.errors import MissingExtra
 from mlguard.guard import Guard, Offer
+from mlguard.ledger import Limit, MemoryLedger
 from mlguard.logs import LOGGER, Seldom
 from mlguard.metrics import Metrics
-from mlguard.quotas import MemoryLedger, Quota
+from mlguard.quotas import Quota
 from mlguard.revocations import Revocation, Revocations, RevocationsFull
 from mlguard.runtime.companion import Companion, CompanionConfig, DriftModel
 from mlguard.runtime.keys import KeyFetcher, rings
-from mlguard.settings import PREFIX, Settings, load
+from mlguard.runtime.stores import Failover, ledger
+from mlguard.settings import PREFIX, Quotas, Settings, load
 from mlguard.tracing import Relay, exporting, provider
 
 PSEUDONYMS = 10_000  # remembered
+_STORES = (f"{PREFIX}AUTH__REVOCATION_STORE", f"{PREFIX}QUOTAS__STORE")
 _DRIFT_PACKAGES = ("evidently", "pandas", "pyarrow")
 
 
@@ -64,14 +67,23 @@ class Service:
         self._revoked = Revocations()
         self._rings = rings(settings)
         self._fetcher = self._make_fetcher()
+        self._config = self._companion_config()
         self._companion = self._make_companion() if settings.service.companion else None
+        # Routes may declare limits where the settings have none.
+        quotas = settings.quotas or Quotas.model_construct()
+        self._ledger = ledger(quotas, self._config, self.metrics)
         self.tracer_provider, self.joined = self._provider(tracer_provider)
         self.guard = Guard(
             settings,
             authenticator=Authenticator(settings.auth, self._rings, self._pseudonym, self._revoked)
             if settings.auth
             else None,
-            quota=Quota(settings.quotas, MemoryLedger()) if settings.quotas else None,
+            quota=Quota(
+                quotas,
+                self._ledger,
+                is_shared=isinstance(self._ledger, Failover),
+                on_ended=self._window_ended,
+            ),
             metrics=self.metrics,
             tracer=self.tracer_provider.get_tracer("mlguard") if self.tracer_provider else None,
             offer=self._companion.offer if self._companion and settings.drift else None,
@@ -90,6 +102,7 @@ class Service:
             raise AssertionError("a service that has started cannot be rehearsed")
         self._companion = None
         self._fetcher = None
+        self._ledger = self.guard.quota.ledger = MemoryLedger()
         self._spans = spans
         self.guard.rehearse(keys, offer)
 
@@ -110,6 +123,8 @@ class Service:
                 self._companion.start()
             if self._fetcher:
                 self._fetcher.start()
+            if isinstance(self._ledger, Failover):
+                self._ledger.start()
             if self.tracer_provider is not None and not self.joined:
                 self._relay.begin(self._spans or self._exporting())
             if self._pid is None:  # not inherited from a process that forked
@@ -124,6 +139,8 @@ class Service:
             self._pid = None
             if self._fetcher:
                 self._fetcher.close()
+            if isinstance(self._ledger, Failover):
+                self._ledger.close()
             if self._companion:
                 self._companion.close()
             self._relay.end()
@@ -145,7 +162,7 @@ class Service:
             return 503, "text/plain; charset=utf-8", b"the companion process cannot be reached\n"
         return 200, *exposition.expose(families or self.metrics.snapshot(), accept)
 
-    def _make_companion(self) -> Companion:
+    def _companion_config(self) -> CompanionConfig:
         settings = self.settings
         drift = settings.drift
         models = tuple(
@@ -153,22 +170,29 @@ class Service:
             for m in settings.models
             if drift and m.reference
         )
-        config = CompanionConfig(
+        quotas = settings.quotas
+        return CompanionConfig(
             service=settings.service.name,
             digest=settings.digest(),
             drift_models=models,
             window=drift.window if drift else 0,
             report=str(drift.report) if drift and drift.report else None,
             secrets=_secret_variables(settings),
+            counts_apart=quotas is not None and quotas.store == "memory://",
             store=settings.auth.revocation_store if settings.auth else None,
         )
+
+    def _make_companion(self) -> Companion:
         return Companion(
-            config,
+            self._config,
             snapshot=self.metrics.snapshot,
             on_state=self._companion_is,
             on_drop=self.metrics.rows_dropped,
             on_revoked=self._told,
         )
+
+    def _window_ended(self, limit: Limit, share: float) -> None:
+        self.metrics.quota_used(limit.model, limit.name, share)
 
     def _make_fetcher(self) -> KeyFetcher | None:
         auth = self.settings.auth
@@ -259,7 +283,7 @@ def _secret_variables(settings: Settings) -> tuple[str, ...]:
     auth = settings.auth
     named = [name for issuer in (auth.issuers if auth else ()) for name in issuer.secret_env]
     key = settings.service.pseudonym_key_env
-    return (*named, f"{PREFIX}AUTH__REVOCATION_STORE", *([key] if key else []))
+    return (*named, *_STORES, *([key] if key else []))
 
 
 def stable_conventions() -> None:
@@ -275,9 +299,11 @@ def _demand_packages(settings: Settings) -> None:
     from importlib.util import find_spec
 
     store = settings.auth.revocation_store if settings.auth else None
+    counts = settings.quotas.store if settings.quotas else ""
     for part, extra, packages in (
         ("[drift]", "drift", _DRIFT_PACKAGES if settings.drift else ()),
         ("auth.revocation_store", "redis", ("redis",) if store else ()),
+        ("quotas.store", "redis", ("redis",) if counts.startswith("redis") else ()),
     ):
         missing = [name for name in packages if find_spec(name) is None]
         if missing:

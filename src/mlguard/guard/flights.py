@@ -1,0 +1,50 @@
+"""How many requests are under way in this process?"""
+
+from __future__ import annotations
+
+from threading import Lock
+
+
+class Flights:
+    """Requests in flight, of everybody and of each caller.
+
+    Args:
+        most: Of everybody; None for any number.
+    """
+
+    def __init__(self, most: int | None) -> None:
+        self._most = most
+        self._lock = Lock()
+        self._all = 0
+        self._of: dict[tuple[object, ...], int] = {}
+
+    def begin(self) -> None:
+        """Count one."""
+        with self._lock:
+            self._all += 1
+
+    def end(self) -> None:
+        """Count it no longer."""
+        with self._lock:
+            self._all -= 1
+
+    @property
+    def are_too_many(self) -> bool:
+        """Whether the service has more than it takes."""
+        return self._most is not None and self._all > self._most
+
+    def take(self, whose: tuple[object, ...], most: int) -> bool:
+        """Count one of a caller, unless it would be one too many."""
+        with self._lock:
+            now = self._of.get(whose, 0)
+            if now >= most:
+                return False
+            self._of[whose] = now + 1
+            return True
+
+    def give(self, whose: tuple[object, ...]) -> None:
+        """Count it no longer."""
+        with self._lock:
+            left = self._of.pop(whose) - 1
+            if left:
+                self._of[whose] = left

@@ -1,0 +1,9 @@
+"""How much may they still ask? Decides."""
+
+from mlguard.quotas.charged import Charged
+from mlguard.quotas.demand import Demand, RouteLimit
+from mlguard.quotas.quota import Quota
+from mlguard.quotas.rules import Rules, Terms
+from mlguard.quotas.throttle import Throttle
+
+__all__ = ["Charged", "Demand", "Quota", "RouteLimit", "Rules", "Terms", "Throttle"]

@@ -1,0 +1,44 @@
+"""What does a call ask for?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from mlguard.settings import Rate
+
+
+class RouteLimit(NamedTuple):
+    """A limit that a route declares for each of its callers.
+
+    Attributes:
+        rate: The window.
+        cost: What this call costs.
+        bucket: Names the counter, the same in every worker.
+        key: Which declaration it comes from.
+        message: What a refused client is told, or a function that says it.
+    """
+
+    rate: Rate
+    cost: int
+    bucket: str
+    key: object
+    message: str | Callable[[], str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a call asks for.
+
+    Attributes:
+        model: The model asked, None where none is.
+        amounts: Units of it that are asked: "rows", and whatever else is counted.
+        is_request: Whether the request itself counts too.
+        limits: What the route declares.
+    """
+
+    model: str | None = None
+    amounts: Mapping[str, int] = field(default_factory=dict)
+    is_request: bool = True
+    limits: Sequence[RouteLimit] = ()

@@ -1,0 +1,50 @@
+"""How does a handler surround one run of a model?"""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+
+from mlguard.errors import BlockingCall
+from mlguard.guard import Run
+from mlguard.messages import Inference
+from mlguard.runtime.drivers import adrive, drive
+
+
+class Running:
+    """One inference: a context manager, `with` in sync code and `async with` in async code."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def __enter__(self) -> Inference:
+        if _on_event_loop():
+            raise BlockingCall("an event loop runs here: use `async with guard.inference(...)`")
+        return drive(self._run.enter())
+
+    async def __aenter__(self) -> Inference:
+        return await adrive(self._run.enter())
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._run.exit(error)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._run.exit(error)
+
+
+def _on_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
