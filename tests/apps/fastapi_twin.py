@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from fastapi import (
@@ -196,4 +196,130 @@ def extended(settings: Any) -> FastAPI:
         await socket.accept()
         await socket.close()
 
+    return app
+
+
+def limited(settings: Any) -> FastAPI:
+    """Add what the contract of limits asks for."""
+    app = guarded(settings)
+    guard: MLGuard = app.state.mlguard
+    app.add_middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["*"])
+
+    def is_friend() -> bool:
+        caller = guard.caller()
+        return caller is not None and caller.subject.startswith("friend")
+
+    def weight(request: Request) -> Any:
+        given = request.query_params["cost"]
+        return int(given) if given.lstrip("-").isdigit() else given
+
+    def make(name: str) -> Callable[[], dict[str, str]]:
+        @guard.limit("2/hour")
+        def made() -> dict[str, str]:
+            return {"made": name}
+
+        return made
+
+    @app.get("/limited")
+    @guard.limit("3/hour")
+    async def plain() -> dict[str, bool]:
+        return {"ok": True}
+
+    @app.get("/limited/sync")
+    @guard.limit("3/hour")
+    def sync() -> dict[str, bool]:
+        return {"ok": True}
+
+    @app.get("/limited/odd")
+    @forgetful
+    @guard.limit("3/hour")
+    def odd() -> dict[str, bool]:
+        return {"ok": True}
+
+    @app.get("/limited/open")
+    @guard.limit("3/hour")
+    def anyone() -> dict[str, bool]:
+        return {"ok": True}
+
+    @app.get("/limited/crowd")
+    @guard.limit("10/hour")
+    def crowd() -> dict[str, bool]:
+        return {"ok": True}
+
+    @app.get("/limited/windows")
+    @guard.limit("5/hour;3 per 2 hours")
+    def windows() -> dict[str, bool]:
+        return {"ok": True}
+
+    @app.get("/limited/stacked")
+    @guard.limit("3/hour", cost=2)
+    @guard.limit("3/hour")
+    def stacked() -> dict[str, bool]:
+        return {"ok": True}
+
+    @app.get("/limited/items/{item}")
+    @guard.limit("3/hour")
+    def limited_item(item: str) -> dict[str, str]:
+        return {"item": item}
+
+    @app.get("/limited/each")
+    @app.post("/limited/each")
+    @guard.limit("2/hour", per_method=True)
+    def each() -> dict[str, bool]:
+        return {"ok": True}
+
+    @app.get("/limited/posts")
+    @app.post("/limited/posts")
+    @guard.limit("2/hour", methods=["post"])
+    def posts() -> dict[str, bool]:
+        return {"ok": True}
+
+    @app.api_route("/limited/head", methods=["GET", "HEAD"])
+    @guard.limit("2/hour", per_method=True, methods=["GET"])
+    def limited_head() -> dict[str, bool]:
+        return {"ok": True}
+
+    @app.get("/limited/weighed")
+    @guard.limit("10/hour", cost=weight)
+    def weighed() -> dict[str, bool]:
+        return {"ok": True}
+
+    @app.get("/limited/friends")
+    @guard.limit("2/hour", exempt_when=is_friend)
+    def friends() -> dict[str, bool]:
+        return {"ok": True}
+
+    @app.get("/limited/friends/odd")
+    @forgetful
+    @guard.limit("2/hour", exempt_when=is_friend)
+    def odd_friends() -> dict[str, bool]:
+        return {"ok": True}
+
+    @app.get("/limited/told")
+    @guard.limit(lambda: "2/hour;100/day", error_message="Two an hour, please.")
+    def told() -> dict[str, bool]:
+        return {"ok": True}
+
+    @app.get("/limited/admin")
+    @guard.limit("2/hour")
+    @guard.requires("admin")
+    def limited_admin() -> dict[str, bool]:
+        return {"ok": True}
+
+    @app.get("/limited/stream")
+    @guard.limit("2/hour")
+    def limited_stream() -> StreamingResponse:
+        return StreamingResponse(iter([b"one ", b"two"]), media_type="text/plain")
+
+    @app.post("/limited/predict")
+    @guard.limit("2/hour")
+    async def limited_predict(rows: Rows) -> dict[str, list[float]]:
+        return {"predictions": [sum(row) for row in rows.instances]}
+
+    for name in ("a", "b"):
+        app.get(f"/limited/made/{name}")(make(name))
+    router = APIRouter()
+    router.get("/limited/twice")(make("twice"))
+    for prefix in ("/v1", "/v2"):
+        app.include_router(router, prefix=prefix)
     return app

@@ -18,6 +18,7 @@ from tests.apps import fastapi_twin
 from tests.contract.authentication import SECRETS, AuthContract, ask, own
 from tests.contract.client import SECRET, SETTINGS, Answer, OverSockets, metric
 from tests.contract.contract import Contract
+from tests.contract.limits import LimitContract, limit_settings
 
 
 class InProcess:
@@ -182,3 +183,26 @@ class TestOverUvicorn(Contract):
     @classmethod
     def bare(cls) -> InProcess:
         return InProcess(fastapi_twin.bare())
+
+
+class TestLimitsInProcess(LimitContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def client(cls) -> Iterator[InProcess]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TWIN_SECRET", SECRET)
+            patch.setenv("MLGUARD_SERVICE__COMPANION", "false")
+            client = InProcess(fastapi_twin.limited(limit_settings()))
+            with client.http:
+                yield client
+
+
+class TestLimitsOverUvicorn(LimitContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def client(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OverSockets]:
+        settings = json.dumps(limit_settings())
+        env = {"TWIN_SETTINGS": settings, "TWIN": "limited", "TWIN_SECRET": SECRET}
+        folder: Path = tmp_path_factory.mktemp("uvicorn")
+        with servers.uvicorn("tests.apps.served_fastapi:app", cwd=folder, env=env) as server:
+            yield OverSockets(server.url)

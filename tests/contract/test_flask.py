@@ -17,6 +17,7 @@ from tests.apps import flask_twin
 from tests.contract.authentication import SECRETS, AuthContract
 from tests.contract.client import SECRET, SETTINGS, Answer, OverSockets
 from tests.contract.contract import Contract
+from tests.contract.limits import LimitContract, limit_settings
 
 
 class InProcess:
@@ -98,3 +99,24 @@ class TestOverGunicorn(FlaskContract):
     @classmethod
     def bare(cls) -> InProcess:
         return InProcess(flask_twin.bare())
+
+
+class TestLimitsInProcess(LimitContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def client(cls) -> Iterator[InProcess]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TWIN_SECRET", SECRET)
+            patch.setenv("MLGUARD_SERVICE__COMPANION", "false")
+            yield InProcess(flask_twin.limited(limit_settings()))
+
+
+class TestLimitsOverGunicorn(LimitContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def client(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OverSockets]:
+        settings = json.dumps(limit_settings())
+        env = {"TWIN_SETTINGS": settings, "TWIN": "limited", "TWIN_SECRET": SECRET}
+        folder: Path = tmp_path_factory.mktemp("gunicorn")
+        with servers.gunicorn("tests.apps.served_flask:app", cwd=folder, env=env) as server:
+            yield OverSockets(server.url)

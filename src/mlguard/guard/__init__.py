@@ -1,6 +1,6 @@
 """In which order? The only package that knows all parts."""
 
-from mlguard.guard.exchange import Exchange, Steps
+from mlguard.guard.exchange import Exchange, Steps, watched
 from mlguard.guard.guard import Guard
 from mlguard.guard.plan import Offer
 from mlguard.guard.run import Run
@@ -16,4 +16,5 @@ __all__ = [
     "demanded",
     "demanding",
     "mark",
+    "watched",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -9,11 +10,17 @@ from typing import Any, Generic, TypeVar
 
 from mlguard.auth import revocation
 from mlguard.errors import InvalidSettings
-from mlguard.guard import Run, checked_scopes, demanding
+from mlguard.guard import checked_scopes, demanding
+from mlguard.guard.coverage import describe
+from mlguard.guard.routes import Route
+from mlguard.logs import LOGGER
+from mlguard.messages import Inference
+from mlguard.runtime.running import Running
 from mlguard.runtime.service import Service
 from mlguard.settings import Settings
 
 App = TypeVar("App")
+C = TypeVar("C", bound=Callable[[Inference], int])
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -47,7 +54,8 @@ class Front(Generic[App]):
     def _install(self, app: App) -> Service:
         raise NotImplementedError
 
-    def _templates(self) -> Iterable[str]:
+    def _routes(self) -> Iterable[Route]:
+        """List every route of the app, mounted apps included."""
         raise NotImplementedError
 
     @property
@@ -57,7 +65,7 @@ class Front(Generic[App]):
             raise InvalidSettings("no app is guarded yet: call init_app(app) first")
         return self._service
 
-    def inference(self, model: str, rows: Any) -> Run:
+    def inference(self, model: str, rows: Any) -> Running:
         """Guard one run of a model: `async with` in async code, `with` in sync code.
 
         Args:
@@ -67,8 +75,30 @@ class Front(Generic[App]):
         Raises:
             UnknownModel: The settings have no such model.
             Refused: On entering, where the quota does not admit it; becomes the answer.
+            BlockingCall: On entering with `with` where an event loop runs.
         """
-        return self.service.guard.inference(model, rows)
+        return Running(self.service.guard.inference(model, rows))
+
+    def counts(self, unit: str) -> Callable[[C], C]:
+        """Have a unit of `quotas.units` counted by a function of the call.
+
+        It is asked twice: before the model runs, for what is reserved, and when it has answered,
+        with `seconds` and `predictions` set, for what it took; the larger of both is charged.
+
+        Example:
+            @guard.counts("tokens")
+            def tokens(call: Inference) -> int:
+                return sum(len(text.split()) for text in call.inputs)
+
+        Raises:
+            InvalidSettings: No quota has that unit.
+        """
+
+        def register(count: C) -> C:
+            self.service.guard.counts(unit, count)
+            return count
+
+        return register
 
     def requires(self, *scopes: str) -> Callable[[F], F]:
         """Demand scopes of the callers of one route, beyond those of the settings.
@@ -135,6 +165,9 @@ class Front(Generic[App]):
             InvalidSettings: A model's route is not there.
         """
         self.check()
+        if LOGGER.isEnabledFor(logging.DEBUG):
+            for line in describe(self.service.settings, self._routes()):
+                LOGGER.debug("%s", line)
         self.service.start()
 
     def check(self) -> None:
@@ -143,4 +176,5 @@ class Front(Generic[App]):
         Raises:
             InvalidSettings: A model's route is not there.
         """
-        self.service.guard.check_routes(self._templates())
+        routes = [route for route in self._routes() if route.is_guarded]
+        self.service.guard.check_routes(route.template for route in routes)

@@ -7,19 +7,26 @@ handler (404, 405, redirects, files of a frontend) is decided at the first byte 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any, NamedTuple
 
 from fastapi import routing as fastapi_routing
 from opentelemetry import trace
-from starlette.routing import BaseRoute, Host, Mount, Router
+from starlette.routing import BaseRoute, Host, Mount, Router, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlguard.errors import Refused
-from mlguard.guard import Exchange, Guard, demanded
+from mlguard.guard import Exchange, Guard, demanded, watched
+from mlguard.guard.limits import Declared, due, limited, method_of, missed
+from mlguard.guard.routes import Route
+from mlguard.metrics import METHODS
 from mlguard.runtime.drivers import adrive, aparse
+from mlguard.runtime.front import Front
+from mlguard.tracing import reset
 from mlguard_fastapi import telemetry
-from mlguard_fastapi.translate import EXCHANGE, Replay, close, to_call, to_response
+from mlguard_fastapi.limits import request_of
+from mlguard_fastapi.translate import EXCHANGE, HANDLED, Replay, close, to_call, to_response
 
 _PREFIX = "mlguard.prefix"
 
@@ -81,7 +88,9 @@ class RouterGate:
             inner = _router_of(route)
             if inner is not None and not isinstance(inner.middleware_stack, RouterGate):
                 inner.middleware_stack = RouterGate(inner, self._guard)
-            route.handle = _RouteGate(route, passes=inner is not None)  # type: ignore[method-assign]
+            route.handle = _RouteGate(  # type: ignore[method-assign]
+                route, self._guard, passes=inner is not None, calls=front_of(route) is not None
+            )
         self._stamp = stamp
 
 
@@ -130,11 +139,13 @@ class _DefaultGate:
 class _RouteGate:
     """Decides before a route's handler runs, and watches its answer."""
 
-    def __init__(self, route: BaseRoute, *, passes: bool) -> None:
+    def __init__(self, route: BaseRoute, guard: Guard, *, passes: bool, calls: bool) -> None:
         self._route = route
+        self._guard = guard
         self._handle = route.handle
         self._passes = passes  # on to a router with gates of its own
-        self._scopes: dict[int, tuple[Any, frozenset[str]]] = {}
+        self._calls = calls  # a WSGI app with a gate of its own
+        self._demands: dict[int, _Demands] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange: Exchange | None = scope.get(EXCHANGE)
@@ -145,6 +156,9 @@ class _RouteGate:
             scope[_PREFIX] = template(self._route, scope).removesuffix("/{path:path}")
             await self._handle(scope, receive, send)
             return
+        if self._calls and scope["type"] == "http":
+            await self._call(exchange, scope, receive, send)
+            return
         body = Replay(receive)
         serves = _serves(self._route, scope)
         if not serves and scope["method"] == "OPTIONS":
@@ -154,11 +168,21 @@ class _RouteGate:
         matched = template(self._route, scope) if serves else None
         if matched and "fastapi.telemetry" not in scope:
             telemetry.name_span(exchange.span, scope, matched)
-        scopes = self._demanded(_effective(self._route, scope))
-        if await adrive(exchange.decide(matched, scopes), body.read):
+        demands = self._demanded(_effective(self._route, scope))
+        limits = due(
+            self._guard,
+            exchange,
+            demands.declared(scope) if serves else (),
+            partial(request_of, scope),
+            method=scope.get("method", "GET"),
+            template=matched or "",
+            handler=demands.endpoint,
+        )
+        if await adrive(exchange.decide(matched, demands.scopes, limits), body.read):
             await to_response(exchange, scope, send)
             return
         answer = _Answer(exchange, send)
+        handled = HANDLED.set(scope)
         exchange.enter()
         try:
             with exchange.handing_over():
@@ -177,15 +201,55 @@ class _RouteGate:
         finally:
             exchange.answered(answer.status)
             exchange.leave()
+            reset(handled)
 
-    def _demanded(self, effective: Any) -> frozenset[str]:
+    async def _call(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a guarded WSGI app decide by its own routes: its environ does not hold our scope."""
+        exchange.route = template(self._route, scope)  # below which its routes are
+        token = watched.set(exchange)
+        try:
+            await self._handle(scope, receive, send)
+        finally:
+            reset(token)
+        if "fastapi.telemetry" not in scope and exchange.route:
+            telemetry.name_span(exchange.span, scope, exchange.route)
+
+    def _demanded(self, effective: Any) -> _Demands:
         """Collect what the handler and its dependencies demand, once for each inclusion."""
-        known = self._scopes.get(id(effective))
+        known = self._demands.get(id(effective))
         if known is None:
-            found = demanded(getattr(effective, "endpoint", None))
-            found = found.union(*_dependencies(getattr(effective, "dependant", None)))
-            known = self._scopes[id(effective)] = effective, found
-        return known[1]
+            known = self._demands[id(effective)] = _Demands.of(effective)
+        return known
+
+
+class _Demands(NamedTuple):
+    """What a route demands beyond the settings.
+
+    Attributes:
+        effective: The route, as its inclusion made it.
+        scopes: Of its callers.
+        limits: What is declared for all methods.
+        endpoint: The handler.
+    """
+
+    effective: Any
+    scopes: frozenset[str]
+    limits: tuple[Declared, ...]
+    endpoint: Any
+
+    @classmethod
+    def of(cls, effective: Any) -> _Demands:
+        """Collect them from the handler and its dependencies."""
+        endpoint = getattr(effective, "endpoint", None)
+        functions = [endpoint, *_dependencies(getattr(effective, "dependant", None))]
+        scopes = frozenset[str]().union(*map(demanded, functions))
+        limits = dict.fromkeys(limit for f in functions for limit in limited(f))
+        return cls(effective, scopes, tuple(limits), endpoint)
+
+    def declared(self, scope: Scope) -> tuple[Declared, ...]:
+        """List the limits of one request: a class declares some for its methods."""
+        view = method_of(self.endpoint, scope.get("method", ""))
+        return (*limited(view), *self.limits) if view else self.limits
 
 
 class _Answer:
@@ -240,16 +304,35 @@ def leaves(routes: list[BaseRoute]) -> Iterator[BaseRoute]:
         yield getattr(effective, "starlette_route", None) or found.original_route
 
 
-def templates(router: Router, prefix: str = "") -> Iterator[str]:
+def routes(router: Router, prefix: str = "") -> Iterator[Route]:
     """List the routes of an app as the framework spells them, mounted apps included."""
     contexts = getattr(fastapi_routing, "iter_route_contexts", iter)
     for found in contexts(router.routes):
         path = getattr(found, "path", None)
-        inner = _router_of(getattr(found, "original_route", found))
+        original = getattr(found, "original_route", found)
+        inner, front = _router_of(original), front_of(original)
         if inner is not None:
-            yield from templates(inner, prefix + (path or ""))
+            yield from routes(inner, prefix + (path or ""))
+        elif front is not None:
+            yield from (r._replace(template=f"{prefix}{path}{r.template}") for r in front._routes())
         elif path is not None:
-            yield prefix + path
+            yield _listed(found, prefix + path, is_websocket=_is_websocket(original))
+
+
+def _listed(found: Any, template: str, *, is_websocket: bool) -> Route:
+    demands = _Demands.of(found)
+    methods = tuple(sorted(getattr(found, "methods", None) or ()))
+    served = [method_of(demands.endpoint, method) for method in sorted(METHODS)]
+    limits = dict.fromkeys(limit for f in served for limit in limited(f))
+    texts = tuple(limit.text for limit in (*limits, *demands.limits))
+    return Route(
+        methods,
+        template,
+        demands.scopes,
+        texts,
+        is_websocket=is_websocket,
+        missed=missed(demands.endpoint),
+    )
 
 
 def template(route: BaseRoute, scope: Scope) -> str:
@@ -270,10 +353,10 @@ def _effective(route: BaseRoute, scope: Scope) -> Any:
     return effective if getattr(effective, "original_route", None) is route else route
 
 
-def _dependencies(dependant: Any) -> Iterator[frozenset[str]]:
-    """List what each dependency of a handler demands."""
+def _dependencies(dependant: Any) -> Iterator[Any]:
+    """List the dependencies of a handler."""
     for inner in getattr(dependant, "dependencies", ()):
-        yield demanded(inner.call)
+        yield inner.call
         yield from _dependencies(inner)
 
 
@@ -284,6 +367,25 @@ def _router_of(route: Any) -> Router | None:
     app: ASGIApp | None = getattr(route, "_base_app", route.app)
     inner = getattr(app, "router", app)
     return inner if isinstance(inner, Router) else None
+
+
+def front_of(route: Any) -> Front[Any] | None:
+    """Find the guard of a WSGI app that is mounted, under its middleware; None where none is.
+
+    What dispatches beside the app is not passed: it would run before anybody decides.
+    """
+    layer: Any = route.app if isinstance(route, Mount) else None
+    while layer is not None and not hasattr(layer, "mounts"):
+        extensions = getattr(layer, "extensions", None)
+        front = extensions.get("mlguard") if isinstance(extensions, Mapping) else None
+        if isinstance(front, Front):
+            return front
+        layer = getattr(layer, "app", None)
+    return None
+
+
+def _is_websocket(route: Any) -> bool:
+    return isinstance(route, WebSocketRoute | fastapi_routing.APIWebSocketRoute)
 
 
 def _stamp(router: Router) -> object:

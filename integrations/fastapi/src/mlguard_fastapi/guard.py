@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp
 
-from mlguard.guard import mark
+from mlguard.errors import Refused
+from mlguard.guard import Steps, mark
+from mlguard.guard.limits import Declared, limiting, mark_limits, owed
+from mlguard.guard.routes import Route
+from mlguard.logs import LOGGER
 from mlguard.messages import Principal
+from mlguard.runtime.drivers import adrive, drive
 from mlguard.runtime.front import F, Front
 from mlguard.runtime.service import Service
 from mlguard_fastapi import telemetry
-from mlguard_fastapi.dispatch import RouterGate, templates
+from mlguard_fastapi.dispatch import RouterGate, routes
+from mlguard_fastapi.limits import declare, request_of
 from mlguard_fastapi.outer import Outer
+from mlguard_fastapi.translate import HANDLED
 
 _BEARER = HTTPBearer(auto_error=False, description="A token of the configured issuer.")
 
@@ -49,12 +58,78 @@ class MLGuard(Front[FastAPI]):
         decorate: Callable[[Any], Any] = super().requires(*scopes)
 
         def requirement(handler: Any = None, /, **_: Any) -> Any:
-            return decorate(self.caller)() if handler is None else decorate(handler)
+            return decorate(self.caller)() if handler is None else _typed(decorate(handler))
 
         # What FastAPI reads of a dependency: it takes what `caller` takes.
         requirement.__signature__ = inspect.signature(self.caller)  # type: ignore[attr-defined]
         mark(requirement, frozenset(scopes))
         return requirement
+
+    def limit(
+        self,
+        limit_value: str | Callable[..., str],
+        *others: Any,
+        cost: int | Callable[[Any], int] = 1,
+        per_method: bool = False,
+        methods: Iterable[str] | None = None,
+        exempt_when: Callable[..., bool] | None = None,
+        error_message: str | Callable[..., str] | None = None,
+        **options: Any,
+    ) -> Callable[[F], F]:
+        """Limit how often each caller may ask one route, in slowapi's words.
+
+        A decorator below the framework's own, or `Depends(guard.limit(...))` for a router. The
+        handler needs no parameter named `request`. Each route counts for itself, for the caller,
+        on a public route for the client's network; all windows are charged or none.
+
+        Args:
+            limit_value: Rates like "5/minute;100/hour", or a function that tells them, of nothing
+                or of `key`, the caller's name.
+            *others: Nothing.
+            cost: What a request costs, or a function that tells it of the request.
+            per_method: Whether each method counts for itself.
+            methods: For which methods it holds; HEAD is a GET.
+            exempt_when: A function, of nothing or of the request, that says when it does not hold.
+            error_message: What a refused client is told.
+            **options: Nothing.
+
+        Raises:
+            TypeError: What slowapi has and this has not; the message says what to use instead.
+            ValueError: Rates that cannot be parsed, or counted.
+        """
+        declared = declare(
+            limit_value,
+            others,
+            options,
+            cost=cost,
+            per_method=per_method,
+            methods=methods,
+            exempt_when=exempt_when,
+            error_message=error_message,
+        )
+
+        def limitation(handler: Any = None, /) -> Any:
+            if handler is not None:
+                return _typed(limiting(handler, declared, self._charge, self._acharge))
+            scope = HANDLED.get()
+            return self._charge(declared, scope.get("endpoint") if scope else None)
+
+        # What FastAPI reads of a dependency: it takes nothing.
+        limitation.__signature__ = inspect.Signature()  # type: ignore[attr-defined]
+        mark_limits(limitation, declared)
+        return limitation
+
+    def _charge(self, declared: Declared, handler: object) -> None:
+        if (steps := self._owed(declared, handler)) and (deny := drive(steps)):
+            raise Refused(deny)
+
+    async def _acharge(self, declared: Declared, handler: object) -> None:
+        if (steps := self._owed(declared, handler)) and (deny := await adrive(steps)):
+            raise Refused(deny)
+
+    def _owed(self, declared: Declared, handler: object) -> Steps | None:
+        guard = self._service.guard if self._service else None
+        return owed(guard, declared, _request, _method, handler)
 
     def _install(self, app: FastAPI) -> Service:
         service = Service(self._settings, tracer_provider=telemetry.configured(app))
@@ -73,5 +148,34 @@ class MLGuard(Front[FastAPI]):
             app.middleware_stack = Outer(app.middleware_stack, service, self.start)
         return service
 
-    def _templates(self) -> Iterable[str]:
-        return templates(self._app.router)
+    def check(self) -> None:
+        """Hold the settings against the app's routes, and tell of limits that do not hold.
+
+        Raises:
+            InvalidSettings: A model's route is not there.
+        """
+        super().check()
+        for route in self._routes():
+            for text in route.missed:
+                hint = "if it should, it must stand below the framework's own decorator"
+                LOGGER.warning(
+                    "guard.limit(%r) does not hold on %s: %s", text, route.template, hint
+                )
+
+    def _routes(self) -> Iterable[Route]:
+        return routes(self._app.router)
+
+
+def _typed(handler: Any) -> Any:
+    """Resolve annotations that are text: older FastAPI would look for them in our module."""
+    with suppress(Exception):  # FastAPI says itself what is wrong with one
+        handler.__signature__ = inspect.signature(handler.__wrapped__, eval_str=True)
+    return handler
+
+
+def _request() -> HTTPConnection:
+    return request_of(HANDLED.get() or {"type": "http", "headers": []})
+
+
+def _method() -> str:
+    return str((HANDLED.get() or {}).get("method", "GET"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
+
 from starlette.types import Message, Receive, Scope, Send
 
 from mlguard.guard import Exchange
@@ -9,6 +11,9 @@ from mlguard.messages import Call, Deny
 
 EXCHANGE = "mlguard.exchange"
 """Where a request's exchange stands in its scope."""
+
+HANDLED: ContextVar[Scope | None] = ContextVar("mlguard_handled", default=None)
+"""The scope of the request that is being handled: no handler need name a parameter for it."""
 
 
 def to_call(scope: Scope) -> Call:

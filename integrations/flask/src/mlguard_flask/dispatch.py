@@ -20,11 +20,14 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from mlguard import bodies
 from mlguard.errors import Refused
 from mlguard.guard import Exchange, Guard, demanded
+from mlguard.guard.limits import Declared, due, limited, method_of, missed
+from mlguard.guard.routes import Route
 from mlguard.runtime.drivers import drive
 from mlguard_flask import telemetry
 from mlguard_flask.translate import (
     EXCHANGE,
     FAILED,
+    PREFIX,
     ROOT,
     STREAMED,
     WSGI,
@@ -70,7 +73,8 @@ class Gate:
         if exchange.depth or hasattr(request, _DECIDED):
             return None
         rule = request.url_rule
-        exchange.adopt(trace.get_current_span())
+        if PREFIX not in request.environ:  # else the span around is the server's
+            exchange.adopt(trace.get_current_span())
         telemetry.take_over(request.environ, matched=rule is not None)
         automatic = getattr(rule, "provide_automatic_options", False)
         if rule is not None and request.method == "OPTIONS" and automatic:
@@ -78,8 +82,18 @@ class Gate:
             setattr(request, _DECIDED, True)
             return None
         read = partial(read_body, request.environ)
-        scopes = demanded(self._app.view_functions.get(rule.endpoint) if rule else None)
-        denied = drive(exchange.decide(_template(rule.rule) if rule else None, scopes), read)
+        view = self._app.view_functions.get(rule.endpoint) if rule else None
+        matched = _template(rule.rule) if rule else None
+        limits = due(
+            self._guard,
+            exchange,
+            _declared(view, request.method),
+            lambda: request,
+            method=request.method,
+            template=matched or "",
+            handler=getattr(view, "view_class", view),
+        )
+        denied = drive(exchange.decide(matched, demanded(view), limits), read)
         setattr(request, _DECIDED, True)
         if denied:
             return to_response(exchange)
@@ -177,7 +191,8 @@ def _template(rule: str) -> str:
 
 def _below(environ: Environ) -> str:
     """Tell where an app is mounted within the outermost guarded one."""
-    return str(environ.get("SCRIPT_NAME", "")).removeprefix(environ.get(ROOT, ""))
+    below = str(environ.get("SCRIPT_NAME", "")).removeprefix(environ.get(ROOT, ""))
+    return str(environ.get(PREFIX, "")) + below
 
 
 def refused(error: Refused) -> Response:
@@ -187,20 +202,44 @@ def refused(error: Refused) -> Response:
     return to_response(exchange)
 
 
-def templates(app: Flask, around: WSGI) -> Iterator[str]:
+def routes(app: Flask, around: WSGI) -> Iterator[Route]:
     """List the routes of an app as the framework spells them, and those mounted beside it.
 
     Args:
         app: The app.
         around: What Flask serves: its own app under middlewares.
     """
-    yield from (str(rule.rule) for rule in app.url_map.iter_rules())
+    for rule in app.url_map.iter_rules():
+        view = app.view_functions.get(rule.endpoint)
+        methods = set(rule.methods or ())
+        if getattr(rule, "provide_automatic_options", False):
+            methods.discard("OPTIONS")  # which reaches no view
+        found = dict.fromkeys(d for m in sorted(methods) for d in _declared(view, m))
+        texts = tuple(declared.text for declared in found)
+        template = str(rule.rule)
+        yield Route(tuple(sorted(methods)), template, demanded(view), texts, missed=missed(view))
     for dispatcher, prefix in mounts(around):
-        mounted = dispatcher.mounts[prefix]
-        inner = _flask_of(mounted)
-        yield prefix
-        if inner is not None and _has_gate(mounted):
-            yield from (f"{prefix}{rule.rule}" for rule in inner.url_map.iter_rules())
+        yield from _mounted(dispatcher.mounts[prefix], prefix, is_guarded=True)
+
+
+def outer_routes(layer: Any) -> Iterator[Route]:
+    """List what was mounted around the guard, which sees of it only what has a guard itself."""
+    for prefix, mounted in getattr(layer, "mounts", {}).items():
+        yield from _mounted(mounted, prefix, is_guarded=False)
+
+
+def _mounted(mounted: Any, prefix: str, *, is_guarded: bool) -> Iterator[Route]:
+    if _has_gate(mounted) and (flask := _flask_of(mounted)) is not None:
+        for route in flask.extensions["mlguard"]._routes():
+            yield route._replace(template=prefix + route.template)
+    else:
+        yield Route((), prefix, is_guarded=is_guarded)
+
+
+def _declared(view: Any, method: str) -> tuple[Declared, ...]:
+    """List the limits of a view: a class declares some for its methods."""
+    served = method_of(getattr(view, "view_class", None), method)
+    return (*limited(served), *limited(view)) if served else limited(view)
 
 
 def _close(exchange: Exchange, response: Response) -> Response:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import takewhile
+from typing import Any
 
-from flask import Flask
+from flask import Flask, request
 
+from mlguard.errors import Refused
+from mlguard.guard import Steps
+from mlguard.guard.limits import Declared, limiting, owed
+from mlguard.guard.routes import Route
 from mlguard.logs import LOGGER
 from mlguard.messages import Principal
-from mlguard.runtime.front import Front
+from mlguard.runtime.drivers import adrive, drive
+from mlguard.runtime.front import F, Front
 from mlguard.runtime.service import Service
 from mlguard_flask import telemetry
-from mlguard_flask.dispatch import Gate, guard_mounts, layers, templates
+from mlguard_flask.dispatch import Gate, guard_mounts, layers, outer_routes, routes
+from mlguard_flask.limits import declare
 from mlguard_flask.outer import Outer
 
 
@@ -32,6 +39,61 @@ class MLGuard(Front[Flask]):
         """Say who sent the request that is being handled."""
         return self.service.guard.caller()
 
+    def limit(
+        self,
+        limit_value: str | Callable[[], str],
+        *others: Any,
+        cost: int | Callable[[], int] = 1,
+        per_method: bool = False,
+        methods: Iterable[str] | None = None,
+        exempt_when: Callable[[], bool] | None = None,
+        error_message: str | Callable[[], str] | None = None,
+        **options: Any,
+    ) -> Callable[[F], F]:
+        """Limit how often each caller may ask one route, in flask-limiter's words.
+
+        A decorator below the framework's own. Each route counts for itself, for the caller, on a
+        public route for the client's network; all windows are charged or none.
+
+        Args:
+            limit_value: Rates like "5/minute;100/hour", or a function that tells them.
+            *others: Nothing.
+            cost: What a request costs, or a function that tells it.
+            per_method: Whether each method counts for itself.
+            methods: For which methods it holds; HEAD is a GET.
+            exempt_when: A function that says when it does not hold.
+            error_message: What a refused client is told.
+            **options: Nothing.
+
+        Raises:
+            TypeError: What flask-limiter has and this has not; the message says what to use
+                instead.
+            ValueError: Rates that cannot be parsed, or counted.
+        """
+        declared = declare(
+            limit_value,
+            others,
+            options,
+            cost=cost,
+            per_method=per_method,
+            methods=methods,
+            exempt_when=exempt_when,
+            error_message=error_message,
+        )
+        return lambda handler: limiting(handler, declared, self._charge, self._acharge)
+
+    def _charge(self, declared: Declared, handler: object) -> None:
+        if (steps := self._owed(declared, handler)) and (deny := drive(steps)):
+            raise Refused(deny)
+
+    async def _acharge(self, declared: Declared, handler: object) -> None:
+        if (steps := self._owed(declared, handler)) and (deny := await adrive(steps)):
+            raise Refused(deny)
+
+    def _owed(self, declared: Declared, handler: object) -> Steps | None:
+        guard = self._service.guard if self._service else None
+        return owed(guard, declared, lambda: request, lambda: request.method, handler)
+
     def _install(self, app: Flask) -> Service:
         service = Service(self._settings)
         self._app = app
@@ -43,18 +105,37 @@ class MLGuard(Front[Flask]):
         def start() -> None:
             gate.close_ranks()
             guard_mounts(self._inner)
-            self._warn_of_outer_mounts(outer)
+            self._warn_of_outer_mounts()
             self.start()
 
-        outer = app.wsgi_app = Outer(app.wsgi_app, service, start)  # type: ignore[method-assign]
+        self._outer = Outer(app.wsgi_app, service, start, extensions=app.extensions)
+        app.wsgi_app = self._outer  # type: ignore[method-assign]
         return service
 
-    def _warn_of_outer_mounts(self, outer: Outer) -> None:
+    def _warn_of_outer_mounts(self) -> None:
         """Tell of apps that were mounted after the guard came, and so stand around it."""
-        around = takewhile(lambda layer: layer is not outer, layers(self._app.wsgi_app))
-        for prefix in (p for layer in around for p in getattr(layer, "mounts", ())):
+        for prefix in (p for layer in self._around() for p in getattr(layer, "mounts", ())):
             text = "what is mounted at %s is not guarded: mount it before MLGuard(app, ...)"
             LOGGER.warning(text, prefix)
 
-    def _templates(self) -> Iterable[str]:
-        return templates(self._app, self._inner)
+    def _around(self) -> Iterable[Any]:
+        return takewhile(lambda layer: layer is not self._outer, layers(self._app.wsgi_app))
+
+    def check(self) -> None:
+        """Hold the settings against the app's routes, and tell of limits that do not hold.
+
+        Raises:
+            InvalidSettings: A model's route is not there.
+        """
+        super().check()
+        for route in self._routes():
+            for text in route.missed:
+                hint = "if it should, it must stand below the framework's own decorator"
+                LOGGER.warning(
+                    "guard.limit(%r) does not hold on %s: %s", text, route.template, hint
+                )
+
+    def _routes(self) -> Iterable[Route]:
+        yield from routes(self._app, self._inner)
+        for layer in self._around():
+            yield from outer_routes(layer)

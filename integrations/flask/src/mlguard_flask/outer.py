@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from http import HTTPStatus
 from typing import Any
 
-from mlguard.guard import Exchange
+from mlguard.guard import Exchange, watched
+from mlguard.messages import Headers
 from mlguard.runtime.drivers import drive
 from mlguard.runtime.service import Service
 from mlguard.tracing import peer
@@ -14,6 +16,7 @@ from mlguard_flask import telemetry
 from mlguard_flask.translate import (
     EXCHANGE,
     FAILED,
+    PREFIX,
     ROOT,
     STREAMED,
     WSGI,
@@ -30,10 +33,19 @@ class Outer:
         app: What Flask serves.
         service: Whose guard watches.
         start: Starts what runs beside the requests.
+        extensions: The Flask app's, by which a guard around finds this one.
     """
 
-    def __init__(self, app: WSGI, service: Service, start: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        app: WSGI,
+        service: Service,
+        start: Callable[[], None],
+        *,
+        extensions: Mapping[str, Any],
+    ) -> None:
         self.app = app
+        self.extensions = extensions
         self._service = service
         self._start = start
 
@@ -41,6 +53,9 @@ class Outer:
         """Answer the scrape; watch everything else."""
         if not self._service.started:
             self._start()
+        around = _take_watched() if EXCHANGE not in environ else None
+        if around is not None and self._service.guard.shares(around):
+            return self._join(around, environ, start_response)
         if self._service.guard.shares(environ.get(EXCHANGE)):
             with self._service.guard.handling(environ[EXCHANGE]):
                 return self.app(environ, start_response)
@@ -50,22 +65,35 @@ class Outer:
 
     def _watch(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         guard = self._service.guard
-        exchange = environ[EXCHANGE] = guard.open(to_call(environ))
+        exchange = guard.open(to_call(environ))
+        answer = _Watched(exchange, environ, start_response)
+        with peer(trusted=guard.proxies.trusts(environ.get("REMOTE_ADDR") or "")):
+            return self._answer(answer, exchange, environ)
+
+    def _join(
+        self, exchange: Exchange, environ: Environ, start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
+        """Serve a request that a guard watches around this app, below where it is mounted."""
+        environ[PREFIX] = exchange.route
+        answer = _Joined(exchange, environ, start_response)
+        answer.handling.enter_context(self._service.guard.handling(exchange))
+        return self._answer(answer, exchange, environ)
+
+    def _answer(self, answer: _Watched, exchange: Exchange, environ: Environ) -> Iterable[bytes]:
+        environ[EXCHANGE] = exchange
         environ[ROOT] = environ.get("SCRIPT_NAME", "")
         telemetry.watch(environ)
-        watched = _Watched(exchange, environ, start_response)
         try:
-            with peer(trusted=guard.proxies.trusts(environ.get("REMOTE_ADDR") or "")):
-                watched.chunks = self.app(environ, watched.start)
+            answer.chunks = self.app(environ, answer.start)
         except BaseException as error:
-            watched.end(error)
+            answer.end(error)
             raise
-        if watched.refused:
-            return watched.refuse()
+        if answer.refused:
+            return answer.refuse()
         if environ.get(STREAMED) or not exchange.decided:
-            return watched  # a stream, or an app that answers when it is read
-        watched.end(None)
-        return watched.chunks
+            return answer  # a stream, or an app that answers when it is read
+        answer.end(None)
+        return answer.chunks
 
     def _expose(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         status, kind, text = self._service.expose(environ.get("HTTP_ACCEPT", ""))
@@ -93,9 +121,12 @@ class _Watched:
             self.refused = True
             return lambda _: None
         self._status = int(status[:3])
-        if self._exchange.deny is None:
-            headers = [*headers, *self._exchange.headers]
-        return self._start(status, headers, *rest)
+        return self._start(status, [*headers, *self.headers], *rest)
+
+    @property
+    def headers(self) -> Headers:
+        """What an admitted answer says of the quota."""
+        return self._exchange.headers if self._exchange.deny is None else ()
 
     def refuse(self) -> Iterable[bytes]:
         """Send the refusal in place of what the app answered."""
@@ -131,6 +162,35 @@ class _Watched:
     def end(self, error: BaseException | None, *, sent: bool = False) -> None:
         """End the exchange, once."""
         self._exchange.answered(self._status, error=error, sent=sent)
-        self._exchange.close(self._status)
+        self.close_exchange()
         self._exchange.leave()
         telemetry.end(self._environ, self._exchange.span, error or self._environ.get(FAILED))
+
+    def close_exchange(self) -> None:
+        """End the request."""
+        self._exchange.close(self._status)
+
+
+class _Joined(_Watched):
+    """The same where the guard around adds the headers, and ends the request."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.handling = ExitStack()
+
+    @property
+    def headers(self) -> Headers:
+        """Nothing: they are added around."""
+        return ()
+
+    def close_exchange(self) -> None:
+        """Leave that to whoever opened it, and let go of it."""
+        self.handling.close()
+
+
+def _take_watched() -> Exchange | None:
+    """Take over what a guard watches around this app, once: nothing it does itself is that."""
+    exchange = watched.get()
+    if exchange is not None:
+        watched.set(None)
+    return exchange

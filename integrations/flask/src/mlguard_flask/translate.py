@@ -22,6 +22,9 @@ EXCHANGE = "mlguard.exchange"
 ROOT = "mlguard.root"
 """Where the outermost guarded app is mounted, by the server."""
 
+PREFIX = "mlguard.prefix"
+"""Where the app is mounted in an app that is guarded around it; missing where there is none."""
+
 STREAMED = "mlguard.streamed"
 """Whether the answer's bytes come while the server sends them."""
 
