@@ -143,7 +143,14 @@ def test_the_guide_names_every_refusal() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/guide.md", "docs/authentication.md", "examples/README.md"]
+    "page",
+    [
+        "README.md",
+        "docs/guide.md",
+        "docs/authentication.md",
+        "docs/quotas.md",
+        "examples/README.md",
+    ],
 )
 def test_links_lead_somewhere(page: str) -> None:
     """Every relative link of a page is a file."""

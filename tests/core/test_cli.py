@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
@@ -31,7 +32,7 @@ from jose import jwt
 from mlguard import __version__
 from mlguard.auth import KeySet, verify_jws
 from mlguard.auth.minting import make_key, mint, secret_signer, signer
-from mlguard.cli import main
+from mlguard.cli import check, main
 from mlguard.messages import Deny, Principal
 from mlguard.reference import Reference
 from mlguard.revocations import MAX_ENTRIES
@@ -82,6 +83,83 @@ number = 5
 {route}
 def predict():
     return {{}}
+
+def make():
+    return app
+"""
+WHOLE = """\
+from {framework} import {cls}
+from {package} import MLGuard
+
+app = {cls}({arguments})
+bare = {cls}({arguments})
+guard = MLGuard(app, "mlguard.toml")
+
+@app.post("/predict")
+def predict():
+    return {{}}
+
+app.get("/health")(lambda: {{}})
+
+@app.delete("/cache")
+@guard.limit("5/minute;9/day")
+@guard.requires("admin")
+def clear():
+    return {{}}
+
+{more}
+"""
+WHOLE_SETTINGS = """\
+[[models]]
+name = "iris"
+route = "/predict"
+inputs = "instances"
+
+[auth]
+issuer = "https://login.example.com/"
+audience = "iris-api"
+algorithms = ["RS256"]
+tenant_claim = "tid"
+public = {public}
+
+[quotas]
+requests = ["600/minute"]
+rows = ["10000/hour"]
+
+[quotas.plans.gold]
+rows = ["90000/hour"]
+
+[quotas.tenant]
+rows = ["50000/hour"]
+"""
+QUOTAS = """\
+[quotas]
+requests = ["600/minute"]
+units = { tokens = ["5000/day"] }
+lifetime = 1000000
+concurrency = 32
+max_in_flight = 200
+unmatched_per_client = "off"
+local_share = 0.5
+on_store_failure = { default = "open", lifetime = "closed", rows = "local" }
+
+[quotas.models.iris]
+rows = ["10/hour"]
+
+[quotas.plans.gold]
+requests = []
+
+[quotas.plans.gold.models.iris]
+rows = ["9000/hour"]
+
+[quotas.tenant]
+rows = ["90000/hour"]
+
+[quotas.exempt]
+subjects = ["ops"]
+scopes = ["admin"]
+networks = ["10.0.0.0/8"]
+routes = ["/health"]
 """
 FRAMEWORKS = {
     "fastapi": ("FastAPI", "mlguard_fastapi", "", '@app.post("/predict")'),
@@ -134,6 +212,26 @@ def app(framework: str, monkeypatch: pytest.MonkeyPatch, *models: dict[str, Any]
     return name
 
 
+def whole_app(
+    framework: str, monkeypatch: pytest.MonkeyPatch, more: str = "", *, public: Any = ("/health",)
+) -> str:
+    """Write an app with routes of all kinds, and its settings."""
+    name = f"cli_whole_app_of_{framework}"
+    cls, package, arguments, _ = FRAMEWORKS[framework]
+    text = WHOLE.format(
+        framework=framework,
+        cls=cls,
+        package=package,
+        arguments=arguments and f"{arguments}, static_folder=None",
+        more=more,
+    )
+    written(f"{name}.py", text)
+    written("mlguard.toml", WHOLE_SETTINGS.format(public=json.dumps(list(public))))
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    return name
+
+
 class TestCheck:
     def test_a_file(self, told: Any) -> None:
         """A file without mistakes is told with what it switches on."""
@@ -147,6 +245,8 @@ class TestCheck:
             "  auth     https://login.example.com/: HS384 by secret_env CLI_SECRET",
             "  scopes   predict explain",
             "  quotas   600/minute requests, 10000/hour rows, 50000/day rows",
+            "           each worker: 300/minute requests of a client that match no route",
+            "  counts   in memory://, where each worker counts alone",
             "  drift    off",
             "  tracing  25% to http://127.0.0.1:4318",
             "  metrics  /metrics",
@@ -213,25 +313,176 @@ class TestCheck:
     @pytest.mark.parametrize(
         ("attribute", "said"),
         [
-            ("bare", "is not guarded: call MLGuard(app, ...)"),
+            ("bare", "is not guarded: say `from {package} import MLGuard`, and call MLGuard(app"),
             ("missing", "cannot be imported: "),
             ("app.missing", "cannot be imported: "),
-            pytest.param(
-                "number",
-                "is not guarded",
-            ),
+            ("number", "is not guarded: it is no app of FastAPI or Flask, and no other is known"),
+            ("make", "is not guarded: it is a function; if that makes the app, say {name}:make()"),
         ],
     )
     def test_no_guard(
         self, told: Any, framework: str, attribute: str, said: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """What is no guarded app is told as what it is."""
+        """What is no guarded app is told as what it is, and which import would guard it."""
         name = app(framework, monkeypatch, MODEL)
 
         code, _, err = told("check", f"{name}:{attribute}")
 
+        expected = said.format(package=FRAMEWORKS[framework][1], name=name)
         assert code == 1
-        assert err.startswith(f"mlguard: {name}:{attribute}: {said}")
+        assert err.startswith(f"mlguard: {name}:{attribute}: {expected}")
+
+    @pytest.mark.parametrize("adapters", [["flask"], []], ids=["another", "none"])
+    def test_no_adapter(
+        self, told: Any, adapters: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Without the adapter of an app's framework, what is installed is told."""
+        name = app("fastapi", monkeypatch, MODEL)
+        found = [e for e in entry_points(group="mlguard.adapters") if e.name in adapters]
+        broken = EntryPoint("broken", "mlguard.no_such_module:MLGuard", "mlguard.adapters")
+        monkeypatch.setattr(check, "entry_points", lambda **_: [*found, broken])
+
+        _, _, err = told("check", f"{name}:bare")
+
+        known = "it is no app of Flask" if adapters else "install mlguard-fastapi or mlguard-flask"
+        assert known in err
+
+    @pytest.mark.parametrize("framework", FRAMEWORKS)
+    def test_routes(self, told: Any, framework: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Each route is told with who may ask it, its model and its quotas; then the open ones."""
+        name = whole_app(framework, monkeypatch)
+
+        code, out, err = told("check", f"{name}:app")
+
+        told_of, _, open_ones = out.partition("\nNothing covers these, which may be meant:\n")
+        rows = [line.split() for line in told_of.split("\n\n")[1].splitlines()]
+        limits = "600/minute requests"
+        assert (code, err) == (0, "")
+        assert ["route", "who", "may", "ask", "model", "quotas"] in rows
+        for row in (
+            f"POST /predict token iris {limits}, 10000/hour rows of iris",
+            f"plan gold: {limits}, 90000/hour rows of iris",
+            "tenant: 50000/hour rows of iris",
+            "GET /health public none",
+            f"DELETE /cache scopes admin {limits}, 5/minute;9/day declared",
+        ):
+            assert row.split() in rows
+        assert "GET /health needs no token and has no quota: take it out of" in open_ones
+        assert "/predict" not in open_ones
+
+    def test_mounted_on_fastapi(self, told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The routes of an app that is mounted in another are told with it, WebSockets too."""
+        more = """\
+inner = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+inner.get("/items")(predict)
+app.mount("/inner", inner)
+
+@app.websocket("/stream")
+async def stream(): ...
+"""
+        name = whole_app("fastapi", monkeypatch, more)
+
+        _, out, _ = told("check", f"{name}:app")
+
+        rows = [line.split()[:3] for line in out.splitlines()]
+        assert ["GET", "/inner/items", "token"] in rows
+        assert ["WEBSOCKET", "/stream", "token"] in rows
+
+    def test_mounted_on_flask(self, told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What was mounted around the guard is told to be unguarded."""
+        more = """\
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {"/old": bare})
+"""
+        name = whole_app("flask", monkeypatch, more)
+
+        _, out, _ = told("check", f"{name}:app")
+
+        assert ["any", "/old", "unguarded", "none"] in [line.split() for line in out.splitlines()]
+        assert "any /old is not guarded: mount it before MLGuard(app, ...), or give it an" in out
+
+    @pytest.mark.parametrize(
+        ("public", "expected"),
+        [(["/health"], "nothing covers 1 route"), (["/health", "/"], "nothing covers 2 routes")],
+        ids=["one", "two"],
+    )
+    def test_strict(
+        self, told: Any, public: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """With --strict, open routes are a failure, told after the list."""
+        name = whole_app("flask", monkeypatch, 'app.get("/")(predict)', public=public)
+
+        code, out, err = told("check", "--strict", f"{name}:app")
+
+        assert (code, err) == (1, f"mlguard: {name}:app: {expected}\n")
+        assert "Nothing covers these" in out
+
+    def test_strict_where_all_is_covered(self, told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """With --strict, an app whose routes are all covered passes, and no gap is named."""
+        name = whole_app("flask", monkeypatch, public=[])
+
+        code, out, err = told("check", "--strict", f"{name}:app")
+
+        assert (code, err) == (0, "")
+        assert "Nothing covers" not in out
+
+    def test_strict_without_an_app(self, told: Any) -> None:
+        """A settings file has no routes."""
+        written("mlguard.toml", FILE)
+
+        assert told("check", "--strict", "mlguard.toml") == (
+            1,
+            "",
+            "mlguard: --strict is about the routes of an app: give module:app\n",
+        )
+
+    def test_all_quotas(self, told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Plans, tenants, budgets, exemptions and the store are told, but no password."""
+        monkeypatch.setenv("MLGUARD_QUOTAS__STORE", "rediss://:hunter2@redis.example.com/0")
+        written("mlguard.toml", FILE[: FILE.index("[quotas]")] + QUOTAS)
+
+        code, out, err = told("check", "mlguard.toml")
+
+        lines = out.splitlines()
+        first = next(n for n, line in enumerate(lines) if line.startswith("  quotas"))
+        assert (code, err) == (0, "")
+        assert lines[first : first + 8] == [
+            (
+                "  quotas   600/minute requests, 5000/day tokens, 32 requests in flight, "
+                "1000000 rows ever"
+            ),
+            "           models.iris: 10/hour rows",
+            "           plans.gold: any number of requests",
+            "           plans.gold.models.iris: 9000/hour rows",
+            "           tenant: 90000/hour rows",
+            "           each worker: 200 requests in flight",
+            (
+                "           not counted: routes /health, subjects ops, scopes admin, "
+                "networks 10.0.0.0/8"
+            ),
+            (
+                "  counts   in rediss://...@redis.example.com/0; without it open, lifetime closed, "
+                "rows local, where local is 0.5 of each limit in each worker"
+            ),
+        ]
+
+    @pytest.mark.parametrize(
+        ("quotas", "said"),
+        [
+            ("", "  quotas   off"),
+            ("[quotas]\nmax_in_flight = 9", "  quotas   each worker: 9 requests in flight, 300/"),
+            (
+                '[quotas]\nrequests = ["1/day"]\nstore = "redis://r"\non_store_failure = "closed"',
+                "  counts   in redis://r; without it closed\n",
+            ),
+        ],
+        ids=["off", "in flight only", "closed"],
+    )
+    def test_few_quotas(self, told: Any, quotas: str, said: str) -> None:
+        """What is not set is not told."""
+        written("mlguard.toml", quotas)
+
+        assert said in told("check", "mlguard.toml")[1]
 
     @pytest.mark.parametrize(
         "target",
@@ -1277,7 +1528,15 @@ class TestReference:
 class TestUsage:
     @pytest.mark.parametrize(
         "arguments",
-        [[], ["chek"], ["check"], ["token"], ["token", "mint", "x"], ["reference", "build"]],
+        [
+            [],
+            ["chek"],
+            ["check"],
+            ["token"],
+            ["token", "mint", "x"],
+            ["quota"],
+            ["reference", "build"],
+        ],
         ids=lambda a: " ".join(a) or "nothing",
     )
     def test_mistakes(self, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -1302,7 +1561,7 @@ class TestUsage:
             main(["--help"])
 
         out = capsys.readouterr().out
-        assert all(command in out for command in ("check", "token", "reference"))
+        assert all(command in out for command in ("check", "token", "quota", "reference"))
 
 
 def test_settings_of_the_environment(told: Any, monkeypatch: pytest.MonkeyPatch) -> None:

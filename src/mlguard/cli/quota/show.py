@@ -1,0 +1,66 @@
+"""What has an account used, and what is left?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from mlguard.cli.quota.books import books
+from mlguard.cli.quota.counters import Counter, counters, table
+from mlguard.cli.quota.whose import Whose, add_whose, whose
+
+
+def add(actions: Any) -> None:
+    """Add the action to a parser."""
+    show = actions.add_parser(
+        "show",
+        help="say what a caller has used, and what is left",
+        description="With host://, ask the running instances of the service on this host, as its "
+        "user; with a Redis, ask that, its password in MLGUARD_QUOTAS__STORE.",
+    )
+    add_whose(show)
+    show.add_argument("--json", action="store_true", help="for programs")
+    show.set_defaults(run=_show)
+
+
+def _show(options: argparse.Namespace) -> None:
+    account = whose(options)
+    with books(account.settings, account.quotas) as places:
+        listed = [place.entries(account.tag, account.account) for place in places]
+    found = [counters(account, entries) for entries in listed]
+    if options.json:
+        print(json.dumps(_document(account, found), indent=2))
+        return
+    print(account.said)
+    for number, (entries, of_place) in enumerate(zip(listed, found, strict=True), 1):
+        if len(found) > 1:
+            print(f"\ninstance {number} of {len(found)} on this host")
+        if not entries:
+            print("nothing is known of it: nothing was counted, or it is long ago")
+        if of_place:
+            print(*table(of_place), sep="\n")
+    if account.is_plan_open:
+        print("what a plan has beside that, --plan shows")
+
+
+def _document(account: Whose, found: Sequence[Sequence[Counter]]) -> dict[str, Any]:
+    return {
+        "issuer": account.issuer or None,
+        "tenant": account.tenant or None,
+        "principal": account.principal or None,
+        "ledgers": [[_written(counter) for counter in of_place] for of_place in found],
+    }
+
+
+def _written(counter: Counter) -> dict[str, Any]:
+    return {
+        "counts": counter.what,
+        "model": counter.model or None,
+        "window": counter.window,
+        "seconds": counter.seconds or None,
+        "used": counter.used,
+        "left": counter.left,
+        "limit": counter.limit,
+    }
