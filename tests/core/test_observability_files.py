@@ -23,6 +23,7 @@ METRICS = {
     "mlguard_keys_age_seconds",
     "mlguard_keys_fetches_total",
     "mlguard_quota_refused_total",
+    "mlguard_quota_store_duration_seconds_bucket",
     "mlguard_extraction_suspects",
     "mlguard_extraction_flags_total",
     "mlguard_drift_score",
