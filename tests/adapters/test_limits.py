@@ -592,7 +592,7 @@ def test_limits_above_the_frameworks_decorator(make: Any, caplog: pytest.LogCapt
     guard.check()
 
     (said,) = [r.getMessage() for r in caplog.records if "guard.limit" in r.getMessage()]
-    assert said.startswith("guard.limit('5/minute') does not hold on /wrong: if it should,")
+    assert said.startswith("guard.limit('5/minute') does not hold on /wrong: put it below")
 
 
 def test_mounted_flask_apps_are_listed() -> None:

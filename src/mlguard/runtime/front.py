@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
 from mlguard.auth import revocation
-from mlguard.errors import InvalidSettings
-from mlguard.guard import checked_scopes, demanding
+from mlguard.errors import InvalidSettings, Refused
+from mlguard.guard import Steps, checked_scopes, demanding
 from mlguard.guard.coverage import describe
+from mlguard.guard.limits import Declared, owed
 from mlguard.guard.routes import Route
 from mlguard.logs import LOGGER
 from mlguard.messages import Inference
+from mlguard.runtime.drivers import adrive, drive
 from mlguard.runtime.running import Running
 from mlguard.runtime.service import Service
 from mlguard.settings import Settings
@@ -56,6 +58,14 @@ class Front(Generic[App]):
 
     def _routes(self) -> Iterable[Route]:
         """List every route of the app, mounted apps included."""
+        raise NotImplementedError
+
+    def _request(self) -> Any:
+        """Show the request that is being handled, as the framework does."""
+        raise NotImplementedError
+
+    def _method(self) -> str:
+        """Tell its method."""
         raise NotImplementedError
 
     @property
@@ -110,6 +120,18 @@ class Front(Generic[App]):
         """
         demanded = checked_scopes(scopes)
         return lambda handler: demanding(handler, demanded, self._demand)
+
+    def _charge(self, declared: Declared, handler: object) -> None:
+        if (steps := self._owed(declared, handler)) and (deny := drive(steps)):
+            raise Refused(deny)
+
+    async def _acharge(self, declared: Declared, handler: object) -> None:
+        if (steps := self._owed(declared, handler)) and (deny := await adrive(steps)):
+            raise Refused(deny)
+
+    def _owed(self, declared: Declared, handler: object) -> Steps | None:
+        guard = self._service.guard if self._service else None
+        return owed(guard, declared, self._request, self._method, handler)
 
     def _demand(self, scopes: frozenset[str]) -> None:
         self.service.guard.demand(scopes)
@@ -176,5 +198,9 @@ class Front(Generic[App]):
         Raises:
             InvalidSettings: A model's route is not there.
         """
-        routes = [route for route in self._routes() if route.is_guarded]
-        self.service.guard.check_routes(route.template for route in routes)
+        routes = list(self._routes())
+        self.service.guard.check_routes(route.template for route in routes if route.is_guarded)
+        for route in routes:
+            for text in route.missed:
+                said = "guard.limit(%r) does not hold on %s: put it below the route's decorator"
+                LOGGER.warning(said, text, route.template)

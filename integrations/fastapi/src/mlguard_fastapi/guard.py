@@ -12,13 +12,10 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp
 
-from mlguard.errors import Refused
-from mlguard.guard import Steps, mark
-from mlguard.guard.limits import Declared, limiting, mark_limits, owed
+from mlguard.guard import mark
+from mlguard.guard.limits import limiting, mark_limits
 from mlguard.guard.routes import Route
-from mlguard.logs import LOGGER
 from mlguard.messages import Principal
-from mlguard.runtime.drivers import adrive, drive
 from mlguard.runtime.front import F, Front
 from mlguard.runtime.service import Service
 from mlguard_fastapi import telemetry
@@ -119,18 +116,6 @@ class MLGuard(Front[FastAPI]):
         mark_limits(limitation, declared)
         return limitation
 
-    def _charge(self, declared: Declared, handler: object) -> None:
-        if (steps := self._owed(declared, handler)) and (deny := drive(steps)):
-            raise Refused(deny)
-
-    async def _acharge(self, declared: Declared, handler: object) -> None:
-        if (steps := self._owed(declared, handler)) and (deny := await adrive(steps)):
-            raise Refused(deny)
-
-    def _owed(self, declared: Declared, handler: object) -> Steps | None:
-        guard = self._service.guard if self._service else None
-        return owed(guard, declared, _request, _method, handler)
-
     def _install(self, app: FastAPI) -> Service:
         service = Service(self._settings, tracer_provider=telemetry.configured(app))
         self._app = app
@@ -148,22 +133,14 @@ class MLGuard(Front[FastAPI]):
             app.middleware_stack = Outer(app.middleware_stack, service, self.start)
         return service
 
-    def check(self) -> None:
-        """Hold the settings against the app's routes, and tell of limits that do not hold.
-
-        Raises:
-            InvalidSettings: A model's route is not there.
-        """
-        super().check()
-        for route in self._routes():
-            for text in route.missed:
-                hint = "if it should, it must stand below the framework's own decorator"
-                LOGGER.warning(
-                    "guard.limit(%r) does not hold on %s: %s", text, route.template, hint
-                )
-
     def _routes(self) -> Iterable[Route]:
         return routes(self._app.router)
+
+    def _request(self) -> HTTPConnection:
+        return request_of(HANDLED.get() or {"type": "http", "headers": []})
+
+    def _method(self) -> str:
+        return str((HANDLED.get() or {}).get("method", "GET"))
 
 
 def _typed(handler: Any) -> Any:
@@ -171,11 +148,3 @@ def _typed(handler: Any) -> Any:
     with suppress(Exception):  # FastAPI says itself what is wrong with one
         handler.__signature__ = inspect.signature(handler.__wrapped__, eval_str=True)
     return handler
-
-
-def _request() -> HTTPConnection:
-    return request_of(HANDLED.get() or {"type": "http", "headers": []})
-
-
-def _method() -> str:
-    return str((HANDLED.get() or {}).get("method", "GET"))

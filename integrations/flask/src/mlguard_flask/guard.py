@@ -6,15 +6,12 @@ from collections.abc import Callable, Iterable
 from itertools import takewhile
 from typing import Any
 
-from flask import Flask, request
+from flask import Flask, Request, request
 
-from mlguard.errors import Refused
-from mlguard.guard import Steps
-from mlguard.guard.limits import Declared, limiting, owed
+from mlguard.guard.limits import limiting
 from mlguard.guard.routes import Route
 from mlguard.logs import LOGGER
 from mlguard.messages import Principal
-from mlguard.runtime.drivers import adrive, drive
 from mlguard.runtime.front import F, Front
 from mlguard.runtime.service import Service
 from mlguard_flask import telemetry
@@ -82,18 +79,6 @@ class MLGuard(Front[Flask]):
         )
         return lambda handler: limiting(handler, declared, self._charge, self._acharge)
 
-    def _charge(self, declared: Declared, handler: object) -> None:
-        if (steps := self._owed(declared, handler)) and (deny := drive(steps)):
-            raise Refused(deny)
-
-    async def _acharge(self, declared: Declared, handler: object) -> None:
-        if (steps := self._owed(declared, handler)) and (deny := await adrive(steps)):
-            raise Refused(deny)
-
-    def _owed(self, declared: Declared, handler: object) -> Steps | None:
-        guard = self._service.guard if self._service else None
-        return owed(guard, declared, lambda: request, lambda: request.method, handler)
-
     def _install(self, app: Flask) -> Service:
         service = Service(self._settings)
         self._app = app
@@ -121,21 +106,13 @@ class MLGuard(Front[Flask]):
     def _around(self) -> Iterable[Any]:
         return takewhile(lambda layer: layer is not self._outer, layers(self._app.wsgi_app))
 
-    def check(self) -> None:
-        """Hold the settings against the app's routes, and tell of limits that do not hold.
-
-        Raises:
-            InvalidSettings: A model's route is not there.
-        """
-        super().check()
-        for route in self._routes():
-            for text in route.missed:
-                hint = "if it should, it must stand below the framework's own decorator"
-                LOGGER.warning(
-                    "guard.limit(%r) does not hold on %s: %s", text, route.template, hint
-                )
-
     def _routes(self) -> Iterable[Route]:
         yield from routes(self._app, self._inner)
         for layer in self._around():
             yield from outer_routes(layer)
+
+    def _request(self) -> Request:
+        return request
+
+    def _method(self) -> str:
+        return request.method
