@@ -400,6 +400,39 @@ class TestLoops:
         assert turns > 10
         assert {type(result) for result in results} == {StoreUnavailable}
 
+    def test_many_at_once_wait_for_each_other(
+        self, server: Redis, stores: Callable[..., RedisStore]
+    ) -> None:
+        """Who waits for a connection does not take the server for dead."""
+        store = stores(server.url, timeout=TIMEOUT)
+
+        async def run() -> list[Any]:
+            await store.adebit(order(ROWS, cost=0))
+            debits = [store.adebit(order(ROWS)) for _ in range(500)]
+            return await asyncio.gather(*debits)
+
+        receipts = asyncio.run(run())
+
+        assert [receipt.is_admitted for receipt in receipts].count(True) == 100
+
+    def test_a_crowd_learns_at_once_that_a_server_hangs(
+        self, own: Redis, stores: Callable[..., RedisStore]
+    ) -> None:
+        """Who waited behind those that got no answer does not wait for one, too."""
+        store = stores(own.url, timeout=TIMEOUT)
+
+        async def run() -> None:
+            await store.adebit(order(ROWS))
+            own.pause()
+            debits = [store.adebit(order(ROWS)) for _ in range(100)]
+            results = await asyncio.gather(*debits, return_exceptions=True)
+            assert {type(result) for result in results} == {StoreUnavailable}
+
+        began = time.monotonic()
+        asyncio.run(run())
+
+        assert time.monotonic() - began < 2 * TIMEOUT
+
     def test_a_task_that_is_cancelled_hurts_no_other(self, store: RedisStore) -> None:
         """Whoever comes after a cancelled debit reads its own answer, not the other's."""
 

@@ -30,8 +30,8 @@ _PARTS = 1000  # of the accounts, of which the oldest leaves at once
 class MemoryLedger:
     """Counts in this process; a debit is all or nothing, and never blocks for long.
 
-    An account whose windows nobody touched for two of the longest leaves, and the oldest where
-    they are too many. What never comes back stays.
+    An account whose windows nobody touches is kept for two of the longest, not much longer than
+    four; where there are too many the oldest leave, some at once. What never comes back stays.
 
     Args:
         timer: A clock in seconds that runs forward.

@@ -105,6 +105,7 @@ class Failover:
             self._failed(error, at_once=True)
         else:
             if complaint:
+                self._pid = 0  # who asks again is told again
                 raise InvalidSettings(f"quotas.store: {complaint}")
             self._is_fit = True
         self._thread = Thread(target=self._run, name="mlguard-quotas", daemon=True)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
 from redis.asyncio.connection import Connection, SSLConnection
 
 from mlguard.runtime.stores.redis.links import (
     LATE,
-    MOST_IDLE,
     REFUSALS,
     options,
     refusal,
@@ -21,6 +21,8 @@ from mlguard.runtime.stores.redis.links import (
 )
 from mlguard.runtime.stores.redis.places import Node, Place
 from mlguard.runtime.stores.redis.routes import Answer, Ask, Clocks, Command, Steps, Unreachable
+
+_AT_ONCE = 8  # calls of one event loop, which more would only hold up
 
 
 class RunningPool:
@@ -56,10 +58,35 @@ class RunningPool:
         home = await self._home()
         left = max(0.0, ask.until - time.monotonic())
         try:
-            async with asyncio.timeout(left), home.gate:
-                return await self._ask(home, ask)
+            async with asyncio.timeout(left):
+                answer = await self._ask(home, ask)
         except TimeoutError:
             raise Unreachable(LATE, is_late=True) from None
+        home.answered = time.monotonic()
+        return answer
+
+    @contextlib.asynccontextmanager
+    async def turn(self, patience: float) -> AsyncIterator[None]:
+        """Wait until few others of the loop are asking, as long as those are answered.
+
+        A crowd that is served one after another is no sign that the server is away.
+
+        Args:
+            patience: Seconds to wait at most.
+        """
+        home = await self._home()
+        came, is_full = time.monotonic(), home.gate.locked()
+        try:
+            async with asyncio.timeout(patience):
+                await home.gate.acquire()
+        except TimeoutError:
+            raise Unreachable("too many wait for it at once") from None
+        try:
+            if is_full and home.answered < came:
+                raise Unreachable(LATE, is_late=True)
+            yield
+        finally:
+            home.gate.release()
 
     async def _home(self) -> _Home:
         loop = asyncio.get_running_loop()
@@ -118,14 +145,16 @@ class _Home:
 
     Attributes:
         idle: Connections that nobody uses, by server.
-        gate: Lets in as many tasks as there may be connections.
+        gate: Lets a few tasks in at a time.
+        answered: When something was answered last, by time.monotonic.
         is_open: Whether connections are kept.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.idle: dict[Node, list[Any]] = defaultdict(list)
-        self.gate = asyncio.Semaphore(MOST_IDLE)
+        self.gate = asyncio.Semaphore(_AT_ONCE)
+        self.answered = 0.0
         self.is_open = False
         self._keeper = self._keep()
 

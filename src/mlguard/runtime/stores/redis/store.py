@@ -18,6 +18,7 @@ from mlguard.urls import shown
 
 _TOGETHER = 500  # changes in one round trip
 _OF_ONE = 100  # changes in one run of the script, which nobody else may interrupt
+_PATIENCE = 10  # timeouts for which a call waits for its turn among many of one event loop
 _OLDEST = (6, 2)
 _FACT = re.compile(r"^([a-z_]+):([^\r\n]*)", re.MULTILINE)
 
@@ -78,10 +79,12 @@ class RedisStore:
 
     async def adebit(self, order: Order, changes: Sequence[Change] = ()) -> Receipt:
         """Do what `debit` does, never blocking the event loop."""
-        now, until = self._now(), self._until()
+        now = self._now()
         call = self._keys.count(order, changes, self._holder, now)
         with self._in_plain_words():
-            replies = await self._running.drive(self._router.run([call], until))
+            async with self._running.turn(self._timeout * _PATIENCE):
+                steps = self._router.run([call], self._until())
+                replies = await self._running.drive(steps)
             return _receipt(order, replies[0], now)
 
     def apply(self, changes: Sequence[Change]) -> None:
