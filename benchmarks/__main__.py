@@ -1,4 +1,7 @@
-"""python -m benchmarks [overhead] [tokens]: what does it cost, and what do others charge?"""
+"""What does it cost, and what do others charge?
+
+python -m benchmarks [overhead] [tokens] [quotas]
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from importlib import import_module
 
 from benchmarks.measure import SECRET, say
 
-PARTS = ("overhead", "tokens")
+PARTS = ("overhead", "tokens", "quotas")
 
 
 def main() -> None:
