@@ -1,0 +1,325 @@
+"""Who asks a counted service, and who reads its books?"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import math
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+from urllib.parse import urlsplit
+
+from mlguard.ledger import Entry
+from mlguard.quotas.quota import accounts
+from mlguard.runtime.companion import CompanionConfig
+from mlguard.runtime.stores import maker
+from mlguard.runtime.stores.host import running
+from mlguard.settings import Quotas
+from tests import servers
+from tests.contract.client import AUDIENCE, ISSUER, SECRET, OverSockets, metric, token
+
+SERVICE = "counted"
+_PATIENCE = 10.0  # seconds in which a service answers, whatever is the matter
+_RECONNECT = 8  # requests after which another worker may accept a client
+_LEFT = re.compile(r'"([^"]+)";r=(\d+)')
+
+
+class Reply(NamedTuple):
+    """What a client got, and when.
+
+    Attributes:
+        route: What was asked.
+        rows: How many rows it was asked for.
+        sent: When the request left, by time.monotonic.
+        seconds: Until the last byte was there.
+        status: The HTTP status.
+        headers: By name in lower case.
+        body: The bytes.
+    """
+
+    route: str
+    rows: int
+    sent: float
+    seconds: float
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def received(self) -> float:
+        """When the last byte was there."""
+        return self.sent + self.seconds
+
+    @property
+    def is_admitted(self) -> bool:
+        return self.status == 200
+
+    @property
+    def left(self) -> dict[str, int]:
+        """What is left of each window, by the headers."""
+        return {name: int(r) for name, r in _LEFT.findall(self.headers.get("ratelimit", ""))}
+
+    @property
+    def code(self) -> str:
+        return str(json.loads(self.body)["code"])
+
+    @property
+    def worker(self) -> int:
+        return int(json.loads(self.body)["worker"])
+
+    @property
+    def predictions(self) -> list[float]:
+        return list(json.loads(self.body)["predictions"])
+
+
+class Connection:
+    """A client's connection, which is kept from one request to the next."""
+
+    def __init__(self, url: str, subject: str = "", **claims: Any) -> None:
+        self._host, self._port = urlsplit(url).hostname, urlsplit(url).port
+        login = f"Authorization: Bearer {token(subject, **claims)}\r\n" if subject else ""
+        self._fixed = f"Host: {self._host}\r\n{login}"
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def ask(self, route: str, rows: int, *, more: int = 0) -> Reply:
+        """Ask for predictions of so many rows; without rows it is a GET."""
+        asked = {"instances": [[0.0]] * rows, "more": more}
+        body = json.dumps(asked).encode() if rows else b""
+        method = "POST" if rows else "GET"
+        head = f"{method} {route} HTTP/1.1\r\n{self._fixed}Content-Type: application/json\r\n"
+        request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+        sent = time.monotonic()
+        async with asyncio.timeout(_PATIENCE):
+            status, headers, answer = await self._exchange(request)
+        return Reply(route, rows, sent, time.monotonic() - sent, status, headers, answer)
+
+    async def _exchange(self, request: bytes) -> tuple[int, dict[str, str], bytes]:
+        if self._streams is None:
+            self._streams = await asyncio.open_connection(self._host, self._port)
+        reader, writer = self._streams
+        writer.write(request)
+        line, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")[:-2]
+        pairs = (line.split(": ", 1) for line in lines)
+        headers = {name.lower(): value for name, value in pairs}
+        answer = await reader.readexactly(int(headers["content-length"]))
+        if headers.get("connection", "").lower() == "close":
+            self.close()
+        return int(line.split(" ", 2)[1]), headers, answer
+
+    def close(self) -> None:
+        """Begin with a connection of its own again."""
+        streams, self._streams = self._streams, None
+        if streams is not None:
+            streams[1].transport.abort()
+
+
+class Asker(NamedTuple):
+    """What one client asks for, again and again.
+
+    Attributes:
+        route: The path.
+        rows: Of each request; none for a GET.
+        pace: Seconds from one request to the next.
+        subject: Who it is.
+    """
+
+    route: str
+    rows: int
+    pace: float
+    subject: str = ""
+
+
+class Load:
+    """Clients that ask all the time, in a thread, from entering to leaving.
+
+    Attributes:
+        replies: Everything that was answered so far, in order of arrival.
+    """
+
+    def __init__(self, url: str, askers: Sequence[Asker]) -> None:
+        self.replies: list[Reply] = []
+        self._url, self._askers = url, askers
+        self._trouble: BaseException | None = None
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._is_over.set()
+        self._thread.join(_PATIENCE)
+        if exc[0] is None:
+            self.end()
+
+    def end(self) -> None:
+        """Have every client end, when it has its answer."""
+        self._is_over.set()
+        self._thread.join(_PATIENCE)
+        assert not self._thread.is_alive(), "a client waits for an answer"
+        assert self._trouble is None, self._trouble
+
+    def since(self, moment: float, route: str | None = None) -> list[Reply]:
+        """Return what was asked after a moment."""
+        replies = self.replies.copy()
+        return [r for r in replies if r.sent >= moment and route in (None, r.route)]
+
+    def more(self, number: int) -> None:
+        """Wait until every route was asked and answered so many times from now on."""
+        now, routes = time.monotonic(), {asker.route for asker in self._askers}
+
+        def is_enough() -> bool:
+            assert self._trouble is None, self._trouble
+            return all(len(self.since(now, route)) >= number for route in routes)
+
+        servers.wait_until(is_enough, f"{number} more answers")
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._ask_all())
+        except BaseException as error:  # noqa: BLE001 - raised where the test waits
+            self._trouble = error
+
+    async def _ask_all(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for number, asker in enumerate(self._askers):
+                group.create_task(self._ask(asker, number / len(self._askers)))
+
+    async def _ask(self, asker: Asker, phase: float) -> None:
+        connection = Connection(self._url, asker.subject)
+        due, asked = time.monotonic() + phase * asker.pace, 0
+        with contextlib.closing(connection):
+            while not self._is_over.is_set():
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
+                due = max(due + asker.pace, time.monotonic())
+                self.replies.append(await connection.ask(asker.route, asker.rows))
+                asked += 1
+                if asked % _RECONNECT == 0:
+                    connection.close()
+
+
+class Counted:
+    """A counted service that runs.
+
+    Args:
+        server: What answers.
+        quotas: Its settings.
+        folder: Where its workers meet those of a host.
+
+    Attributes:
+        url: Where it answers.
+    """
+
+    def __init__(self, server: servers.Server, quotas: Quotas, folder: Path) -> None:
+        self.server, self.url = server, server.url
+        self._quotas, self._folder = quotas, folder
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Read one sample of all workers together."""
+        return metric(OverSockets(self.url), name, **labels)
+
+    @property
+    def is_degraded(self) -> bool:
+        """Whether a worker says that it is without its store."""
+        return self.metric("mlguard_degraded", part="quotas") == 1
+
+    def said(self, text: str) -> int:
+        """Tell how many lines of the log have a text in them."""
+        return sum(text in line for line in self.server.log().splitlines())
+
+    def used(self, subject: str = "alice") -> dict[str, float]:
+        """Tell what a caller has used by the books of the store, by field."""
+        place = accounts((ISSUER, "", subject))
+        with contextlib.ExitStack() as stack:
+            found: dict[str, float] = {}
+            for books in self._books():
+                stack.callback(books.close)
+                entries: list[Entry] = books.entries(place.tag, place.own)
+                found |= {entry.field: entry.used for entry in entries}
+            return found
+
+    def _books(self) -> Sequence[Any]:
+        if self._quotas.store.startswith("host://"):
+            return running(SERVICE, places=[self._folder / f"mlguard-{os.getuid()}"])
+        patient = self._quotas.model_copy(update={"store_timeout": 2.0})
+        return [maker(patient, CompanionConfig(SERVICE, ""))()]
+
+    def ledgers(self) -> list[int]:
+        """Find the processes that count for this service's host."""
+        return [int(p.name) for p in Path("/proc").glob("[0-9]*") if self._is_ledger(p)]
+
+    def _is_ledger(self, process: Path) -> bool:
+        with contextlib.suppress(OSError):
+            command = (process / "cmdline").read_bytes()
+            return b"mlguard.runtime.stores.host" in command and (
+                f"TMPDIR={self._folder}\0".encode() in (process / "environ").read_bytes()
+            )
+        return False
+
+
+def settings(quotas: Mapping[str, Any], *, models: Sequence[str] = ("/predict",)) -> dict[str, Any]:
+    """Write the settings of a counted service; each route's model is called as the route."""
+    layout = {"inputs": "instances", "outputs": "predictions"}
+    return {
+        "service": {"name": SERVICE},
+        "models": [{"name": route[1:], "route": route, **layout} for route in models],
+        "auth": {
+            "issuer": ISSUER,
+            "audience": AUDIENCE,
+            "secret_env": "COUNTED_SECRET",
+            "algorithms": ["HS256"],
+            "public": ["/health"],
+        },
+        "quotas": dict(quotas),
+    }
+
+
+def server(
+    framework: str, folder: Path, written: Mapping[str, Any], *, workers: int, within: float = 30
+) -> servers.Server:
+    """Describe a service's server: FastAPI's is uvicorn, Flask's gunicorn with threads."""
+    start = {"fastapi": servers.uvicorn, "flask": servers.gunicorn}[framework]
+    env = {
+        "COUNTED": json.dumps(written),
+        "COUNTED_SECRET": SECRET,
+        "TMPDIR": str(folder),
+        "XDG_RUNTIME_DIR": "",
+    }
+    described = start(f"tests.apps.counted_{framework}:app", cwd=folder, workers=workers, env=env)
+    described._within = within  # what starts it here has no such argument
+    return described
+
+
+@contextlib.contextmanager
+def counted(
+    framework: str, folder: Path, written: Mapping[str, Any], *, workers: int
+) -> Iterator[Counted]:
+    """Run a service; afterwards the ledger that it may have started is gone, too."""
+    with server(framework, folder, written, workers=workers) as started:
+        service = Counted(started, Quotas.model_validate(written["quotas"]), folder)
+        yield service
+        ledgers = service.ledgers()
+    servers.wait_until(
+        lambda: not [p for p in ledgers if Path(f"/proc/{p}").exists()],
+        "the ledger ends with its service",
+    )
+
+
+def percentile(replies: Sequence[Reply], share: float) -> float:
+    """Tell how many seconds that share of the answers took at most."""
+    took = sorted(reply.seconds for reply in replies)
+    return took[math.ceil(share * len(took)) - 1]
+
+
+def within(condition: Callable[[], bool], what: str, seconds: float) -> float:
+    """Wait until something is so, and tell how many seconds it took."""
+    began = time.monotonic()
+    servers.wait_until(condition, what, within=seconds)
+    return time.monotonic() - began
