@@ -87,6 +87,15 @@ class Contract:
         assert answer.header("content-type") == "application/problem+json"
         assert answer.header("content-length") == str(len(answer.body))
 
+    def test_whoever_is_known_is_told_the_limits(self, client: Client) -> None:
+        """A refusal that no quota is about still says which ones hold, to a caller who is known."""
+        known = client.ask("GET", "/me", headers=bearer(scope="other"))
+        unknown = client.ask("GET", "/me")
+
+        assert known.header("ratelimit-policy") == '"requests-3600";q=30;w=3600'
+        assert known.header("ratelimit") is None
+        assert unknown.header("ratelimit-policy") is None
+
     @pytest.mark.parametrize(("header", "code"), _MALFORMED)
     def test_junk_credentials(self, client: Client, header: str, code: str) -> None:
         """Whatever stands in the header, the answer is a 401 that says which kind."""

@@ -335,7 +335,17 @@ class Exchange:
             raise AssertionError("only a refused request has an answer of ours")
         body = refusals.body(deny, trace_id(self.span))
         fixed = (("Content-Type", refusals.CONTENT_TYPE), ("Content-Length", str(len(body))))
-        return deny.status, (*fixed, *deny.headers), body
+        return deny.status, (*fixed, *deny.headers, *self._policies(deny)), body
+
+    def _policies(self, deny: Deny) -> Headers:
+        """Tell a caller who is known which limits hold, where the refusal does not."""
+        parts = self._parts
+        is_unknown = self.principal is None and parts.authenticator is not None
+        is_told = any(name == "RateLimit-Policy" for name, _ in deny.headers)
+        if is_unknown or is_told or not self._is_counted:
+            return ()
+        plan = parts.by_route.get(self.route)
+        return parts.quota.policies(self.payer, plan.name if plan else None)
 
     @property
     def reads_answer(self) -> bool:

@@ -107,6 +107,12 @@ class Quota:
         deny, worst = _refusal(lines, receipt.readings, headers(left))
         return _in_its_words(deny, demand.limits, worst - len(lines))
 
+    def policies(self, principal: Principal, model: str | None) -> Headers:
+        """Say which windows hold for a caller, without asking what is left of them."""
+        terms = self.terms(principal, model)
+        limits = (*terms.own, *(terms.tenant if principal.tenant else ())) if terms else ()
+        return headers({x.name: (policy(x), "") for x in limits if x.kind != FLIGHT})
+
     def nothing(self) -> Charged:
         """Charge nothing."""
         return Charged(self.ledger, Order("", ()), 0.0, {})
