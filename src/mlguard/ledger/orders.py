@@ -135,7 +135,7 @@ class Entry(NamedTuple):
     Attributes:
         field: The limit's.
         used: Units used, a window's bucket before weighed in.
-        amount: The limit when it was last charged.
+        amount: The limit: of a window when its bucket began, of a sum when it was last charged.
         seconds: The limit's.
     """
 

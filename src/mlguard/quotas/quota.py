@@ -90,7 +90,7 @@ class Quota:
         lines = tuple(self._lines(terms, place, demand))
         for _, limit, cost in lines:
             if limit.seconds and cost > limit.amount:
-                largest = terms.largest.get(limit.unit, limit.amount)
+                largest = min(limit.amount, terms.largest.get(limit.unit, limit.amount))
                 policies = {limit.name: (policy(limit), "")}
                 return refusals.batch_exceeds_quota(limit.unit, largest, headers(policies))
         if not lines:

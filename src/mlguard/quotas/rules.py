@@ -95,18 +95,7 @@ class Rules:
         yield from self._windows("requests", table.requests or (), whose, prefix)
         table, whose = _first(chain, "concurrency")
         if table.concurrency:
-            failure = self._settings.failure("concurrency")
-            name = f"{prefix}concurrency"
-            yield Limit(
-                f"concurrency:{whose}",
-                table.concurrency,
-                0,
-                FLIGHT,
-                "concurrency",
-                whose,
-                name,
-                failure,
-            )
+            yield self._flight(table.concurrency, whose, prefix)
         if model is None:
             return
         table, _ = _first(chain, "rows")
@@ -116,11 +105,29 @@ class Rules:
             yield from self._windows(unit, rates, model, prefix)
         table, _ = _first(chain, "lifetime")
         if table.lifetime:
-            failure = self._settings.failure("lifetime")
-            name = f"{prefix}rows-lifetime"
-            yield Limit(
-                f"rows:{model}:lifetime", table.lifetime, 0, LIFETIME, "rows", model, name, failure
-            )
+            yield self._lifetime(table.lifetime, model, prefix)
+
+    def _flight(self, amount: int, model: str, prefix: str) -> Limit:
+        return Limit(
+            f"concurrency:{model}",
+            amount,
+            kind=FLIGHT,
+            unit="concurrency",
+            model=model,
+            name=f"{prefix}concurrency",
+            on_failure=self._settings.failure("concurrency"),
+        )
+
+    def _lifetime(self, amount: int, model: str, prefix: str) -> Limit:
+        return Limit(
+            f"rows:{model}:lifetime",
+            amount,
+            kind=LIFETIME,
+            unit="rows",
+            model=model,
+            name=f"{prefix}rows-lifetime",
+            on_failure=self._settings.failure("lifetime"),
+        )
 
     def _windows(
         self, unit: str, rates: Sequence[Rate], model: str, prefix: str

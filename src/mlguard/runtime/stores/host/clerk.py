@@ -7,9 +7,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
-from mlguard.ledger import LIFETIME, WINDOW, Change, Limit, MemoryLedger, Receipt
+from mlguard.ledger import FLIGHT, LIFETIME, WINDOW, Change, Limit, MemoryLedger, Receipt
 from mlguard.ledger.counters import Note
-from mlguard.ledger.orders import FLIGHT
 from mlguard.logs import Seldom
 from mlguard.runtime.stores.host.journal import Journal
 from mlguard.runtime.stores.host.lifetimes import HOMELESS, Lifetimes
@@ -23,8 +22,8 @@ from mlguard.runtime.stores.host.wire import (
     read_order,
 )
 
-Charged: TypeAlias = Sequence[tuple[str, str, Limit]]
-"""Counters: their tag, account and limit."""
+Counters: TypeAlias = Sequence[tuple[str, str, Limit]]
+"""What is counted in: tag, account and limit of each."""
 
 
 class Unable(Exception):
@@ -64,7 +63,7 @@ class Clerk:
         return holders
 
     def answer(self, message: list[Any], holder: str) -> list[object]:
-        """Do what a message asks; a Junk where it cannot be understood."""
+        """Do what a message asks; raises where it cannot be understood."""
         number, deadline, what, *arguments = message
         if time.monotonic() > deadline:
             return [number, LATE]
@@ -146,7 +145,7 @@ class Clerk:
         self._ledger.reset(tag, account, lifetime=lifetime)
         self._keep(Note(WINDOW, tag + account, "", ()))
 
-    def _before(self, charged: Charged, holder: str) -> list[Note]:
+    def _before(self, charged: Counters, holder: str) -> list[Note]:
         """Write down what cannot be undone otherwise; an Unable where it cannot be counted."""
         if all(limit.kind != LIFETIME for _, _, limit in charged):
             return []
@@ -154,7 +153,7 @@ class Clerk:
             raise Unable(self._lifetimes.trouble)
         return [self._ledger.note(*counter, holder) for counter in charged]
 
-    def _keep_all(self, charged: Charged, holder: str, before: list[Note]) -> None:
+    def _keep_all(self, charged: Counters, holder: str, before: list[Note]) -> None:
         notes = [self._ledger.note(*counter, holder) for counter in charged]
         if sums := [note for note in notes if note.kind == LIFETIME]:
             try:

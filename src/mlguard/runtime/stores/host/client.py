@@ -40,16 +40,11 @@ class Client:
 
     def debit(self, order: Order, changes: Sequence[Change] = ()) -> Receipt:
         """Make the changes, which have the order's tag, and then the debit."""
-        deadline = time.monotonic() + self._timeout
-        early, late = changes[:-MAX_CHANGES], changes[-MAX_CHANGES:]
-        if early:
-            self.apply(early, deadline=deadline)
-        written = (*write_order(order), write_changes(late))
-        return read_receipt(self._ask("debit", *written, deadline=deadline))
+        return read_receipt(self._ask("debit", *write_order(order), write_changes(changes)))
 
-    def apply(self, changes: Sequence[Change], *, deadline: float | None = None) -> None:
+    def apply(self, changes: Sequence[Change]) -> None:
         """Make changes of any tags."""
-        deadline = deadline or time.monotonic() + self._timeout
+        deadline = time.monotonic() + self._timeout
         for start in range(0, len(changes) or 1, MAX_CHANGES):
             some = changes[start : start + MAX_CHANGES]
             self._ask("apply", write_changes(some), deadline=deadline)

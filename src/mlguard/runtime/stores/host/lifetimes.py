@@ -56,21 +56,17 @@ class Lifetimes:
         if not self.trouble and not self.journal.is_there:
             self.trouble = f"{self._folder}: the file is gone"
         if self.trouble:
-            before = self.trouble
             try:
                 self._begin(self._folder)
             except (OSError, ValueError) as error:
-                self.trouble = f"lifetimes cannot be kept: {error}"
-                if self.trouble != before:
-                    LOGGER.warning("%s", self.trouble)
+                self._fail(error)
 
     def write(self, notes: Sequence[Note]) -> None:
         """Write sums down; an OSError where they may not be there, and none may be counted."""
         try:
             self.journal.append(notes)
         except OSError as error:
-            self.trouble = f"lifetimes cannot be kept: {error}"
-            LOGGER.warning("%s", self.trouble)
+            self._fail(error)
             raise
         self._is_new.set()
 
@@ -109,6 +105,12 @@ class Lifetimes:
         self.journal.open()
         self._is_loaded = True
 
+    def _fail(self, error: Exception) -> None:
+        """Have none counted until it is mended; said once."""
+        before, self.trouble = self.trouble, f"lifetimes cannot be kept: {error}"
+        if self.trouble != before:
+            LOGGER.warning("%s", self.trouble)
+
     def _sums(self, key: str) -> list[Note]:
         return [note for note in self._ledger.notes(key) if note.kind == LIFETIME]
 
@@ -119,7 +121,7 @@ class Lifetimes:
             try:
                 self.journal.sync()
             except OSError as error:
-                self.trouble = f"lifetimes cannot be kept: {error}"
+                self._fail(error)
             time.sleep(_SYNC_PAUSE)
 
 

@@ -219,13 +219,13 @@ class LoopLink:
     async def ask(self, deadline: float, what: str, *arguments: object) -> Any:
         """Return the ledger's answer; raises what `Link.ask` does."""
         number = next(self._numbers)
-        frame = write([number, deadline, what, *arguments])
+        self._send(write([number, deadline, what, *arguments]))
         loop = asyncio.get_running_loop()
+        # Not before it is sent: who is told at once would leave a failed future behind.
         future: asyncio.Future[Any] = loop.create_future()
         self._asked[number] = future
         alarm = loop.call_later(deadline + _SLACK - time.monotonic(), _give_up, future)
         try:
-            self._send(frame)
             how, *rest = await future
         finally:
             alarm.cancel()

@@ -24,13 +24,7 @@ from mlguard.runtime.companion.spawner import Spawner
 from mlguard.runtime.stores.host.client import Client, unavailable
 from mlguard.runtime.stores.host.lifetimes import HOMELESS
 from mlguard.runtime.stores.host.links import LoopLink, Place, Unsent
-from mlguard.runtime.stores.host.wire import (
-    MAX_CHANGES,
-    Junk,
-    read_receipt,
-    write_changes,
-    write_order,
-)
+from mlguard.runtime.stores.host.wire import Junk, read_receipt, write_changes, write_order
 
 PATIENCE = 5.0  # seconds for the ledger to come up
 _RETRY = 0.02
@@ -72,14 +66,9 @@ class HostStore:
 
     async def adebit(self, order: Order, changes: Sequence[Change] = ()) -> Receipt:
         """Do what `debit` does, never blocking the event loop."""
-        home = self._home
         deadline = time.monotonic() + self._timeout
-        early, late = changes[:-MAX_CHANGES], changes[-MAX_CHANGES:]
-        for start in range(0, len(early), MAX_CHANGES):
-            some = early[start : start + MAX_CHANGES]
-            await home.ask(deadline, "apply", write_changes(some))
-        written = (*write_order(order), write_changes(late))
-        return read_receipt(await home.ask(deadline, "debit", *written))
+        written = (*write_order(order), write_changes(changes))
+        return read_receipt(await self._home.ask(deadline, "debit", *written))
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Make changes of any tags; blocks. With none, it tells whether the ledger is there."""

@@ -81,7 +81,12 @@ class BlockingPool:
             link.disconnect()
             raise unreachable(error) from None
         if not ask.node.is_sentinel:
-            self._clocks.greet(ask.node, _exchange(link, [("TIME",)]))
+            answer = _exchange(link, [("TIME",)])
+            try:
+                self._clocks.greet(ask.node, answer)
+            except Unreachable:
+                link.disconnect()
+                raise
         return self._exchange(link, ask)
 
     def _exchange(self, link: Any, ask: Ask) -> Answer:

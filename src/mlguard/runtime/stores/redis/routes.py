@@ -212,8 +212,8 @@ class Router:
             to = _node(place, node)
             if refusal.code == "ASK":
                 journey.asking[number] = to
-            elif self._slots:
-                self._slots[journey.waiting[number].slot] = to
+            elif slots := self._slots:
+                slots[journey.waiting[number].slot] = to
         elif kind == SENTINEL and refusal.code == "READONLY" and not journey.has_failed:
             journey.has_failed = True
             self._master = None
@@ -230,9 +230,8 @@ class Router:
     def _node_of(self, slot: int, until: float) -> Steps:
         if self._place.kind != CLUSTER:
             return (yield from self._masters(until))[0]
-        if not self._slots:
-            self._slots = yield from self._ask_slots(until)
-        node = self._slots[slot]
+        slots = self._slots = self._slots or (yield from self._ask_slots(until))
+        node = slots[slot]
         if node is None:
             self._slots = []
             raise StoreUnavailable("the cluster is down")
@@ -244,9 +243,9 @@ class Router:
             return sorted({node for node in slots if node})
         if self._place.kind != SENTINEL:
             return [self._place.nodes[0]]
-        if self._master is None:
-            self._master = yield from self._ask_sentinels(until)
-        return [self._master]
+        # Another thread may forget it meanwhile.
+        master = self._master = self._master or (yield from self._ask_sentinels(until))
+        return [master]
 
     def _ask_sentinels(self, until: float) -> Steps:
         command = ("SENTINEL", "get-master-addr-by-name", self._place.service)

@@ -125,7 +125,12 @@ class RunningPool:
             await _abort(link)
             raise
         if not ask.node.is_sentinel:
-            self._clocks.greet(ask.node, await _exchange(link, [("TIME",)]))
+            answer = await _exchange(link, [("TIME",)])
+            try:
+                self._clocks.greet(ask.node, answer)
+            except Unreachable:
+                await _abort(link)
+                raise
         return await self._exchange(home, link, ask)
 
     async def _exchange(self, home: _Home, link: Any, ask: Ask) -> Answer:
