@@ -7,6 +7,7 @@ import json
 from mlguard.messages import Deny, Headers
 
 CONTENT_TYPE = "application/problem+json"
+SOON = 1  # seconds, where nobody can tell when
 
 
 def body(deny: Deny, trace_id: str | None) -> bytes:
@@ -111,19 +112,19 @@ def quota_lifetime_spent(remaining: int, headers: Headers) -> Deny:
     return Deny(403, "quota_lifetime_spent", title, headers, {"remaining": remaining})
 
 
-def too_many_in_flight(retry_after: int, headers: Headers = ()) -> Deny:
+def too_many_in_flight(retry_after: int = SOON, headers: Headers = ()) -> Deny:
     """Too many requests of this caller at once."""
     title = "Too many requests at once; wait for the others to end."
     return Deny(429, "too_many_in_flight", title, (("Retry-After", str(retry_after)), *headers))
 
 
-def store_unavailable(retry_after: int) -> Deny:
+def store_unavailable(retry_after: int = SOON) -> Deny:
     """Nobody can tell what was asked before, and the settings want to know."""
     title = "The quota cannot be told at the moment; retry later."
     return Deny(503, "store_unavailable", title, (("Retry-After", str(retry_after)),))
 
 
-def overloaded(retry_after: int) -> Deny:
+def overloaded(retry_after: int = SOON) -> Deny:
     """The service has as many requests in flight as it takes."""
     title = "The service is overloaded; retry later."
     return Deny(503, "overloaded", title, (("Retry-After", str(retry_after)),))

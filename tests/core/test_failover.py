@@ -257,6 +257,42 @@ class TestAway:
         assert found[0] is not None
         assert [reading.remaining for reading in found[0].readings] == [10, 20]
 
+    def test_what_is_open_is_not_given_back(self) -> None:
+        """A refund of what was never charged gives nobody units."""
+        far = Far()
+        free = Limit(ROWS.field, ROWS.amount, ROWS.seconds, unit="rows", on_failure="open")
+        with guarded(far) as (failover, told):
+            failover.debit(order(40, free))
+            far.is_there = False
+            for _ in range(3):
+                found = order(30, free)
+                receipt = failover.debit(found)
+            assert receipt is not None
+            failover.settle(undone(found, receipt))
+            far.is_there = True
+            wait_until(lambda: told.away == [True, False], "the store is back")
+
+        assert far.used() == {"rows:iris:60": 40}
+
+    def test_whatever_fails(self) -> None:
+        """A store that raises what it should not is away like any other, and comes back."""
+
+        class Odd(Far):
+            def _call(self, what: str) -> None:
+                self.calls.append(what)
+                if not self.is_there:
+                    raise KeyError("a mistake of ours")
+
+        far = Odd()
+        with guarded(far) as (failover, told):
+            far.is_there = False
+            assert all(admitted(failover.debit(order(1))) for _ in range(5))
+            assert told.away == [True]
+            far.is_there = True
+            wait_until(lambda: told.away == [True, False], "the store is back")
+
+        assert far.used() == {"rows:iris:60": 5}
+
     def test_more_than_the_share(self) -> None:
         """What would never fit into the share meanwhile cannot be told."""
         far = Far()

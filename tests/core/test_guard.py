@@ -650,6 +650,35 @@ class TestFlights:
         assert [flying(guard)[1] is None for _ in "12"] == [True, False]
         assert metric(guard, "mlguard_quota_refused_total", code="too_many_in_flight") == 2
 
+    def test_of_a_tenant(self) -> None:
+        """A tenant's callers share what they have in flight, in one process too."""
+        auth = AUTH | {"tenant_claim": "tid"}
+        quotas = {"requests": ["100/hour"], "tenant": {"concurrency": 2}}
+        guard = guarded(SETTINGS | {"auth": auth, "quotas": quotas})
+
+        def fly(subject: str, tenant: str) -> bool:
+            header = (f"Bearer {token(subject, tid=tenant)}",)
+            exchange = guard.open(Call("POST", authorization=header))
+            return in_a_thread(exchange, "/predict", instances(1)) is None
+
+        assert [fly("alice", "acme"), fly("bob", "acme"), fly("carol", "acme")] == [
+            True,
+            True,
+            False,
+        ]
+        assert fly("dave", "other")
+
+    def test_dispatched_twice(self) -> None:
+        """A request that a middleware dispatches twice is one in flight."""
+        guard = guarded(SETTINGS | {"quotas": {"concurrency": 1}})
+        exchange, _ = flying(guard)
+
+        exchange.reopen()
+        assert in_a_thread(exchange, "/predict", instances(1)) is None
+        exchange.close(200)
+
+        assert flying(guard)[1] is None
+
     def test_before_any_work(self) -> None:
         """Who has too many in flight is refused before the body is read."""
         guard = guarded(SETTINGS | {"quotas": {"concurrency": 1}})

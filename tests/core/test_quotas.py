@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mlguard.ledger import FLIGHT, MemoryLedger, Order, Receipt
+from mlguard.ledger import MemoryLedger, Order, Receipt
 from mlguard.messages import Deny, Principal
 from mlguard.quotas import Charged, Demand, Quota, RouteLimit, Throttle
 from mlguard.quotas.quota import accounts, headers
@@ -385,16 +385,17 @@ class TestFlights:
         first.land()
         assert [admitted(ask()) for _ in "12"] == [True, False]
 
-    def test_terms_know_them(self) -> None:
-        """A model may have a number of its own."""
-        quota = Asker(concurrency=4, models={"gpt": {"concurrency": 1}}).quota
-        alice = Principal(ISSUER, "alice")
+    def test_whose_they_are(self) -> None:
+        """A model may have a number of its own, and a tenant one for all its callers."""
+        tables = {"concurrency": 4, "models": {"gpt": {"concurrency": 1}}}
+        quota = Asker(**tables, tenant={"concurrency": 9}).quota
+        alice, bob = (Principal(ISSUER, who, "acme") for who in ("alice", "bob"))
 
-        found = [quota.terms(alice, model) for model in (None, "iris", "gpt")]
+        found = [dict(quota.berths(alice, model)) for model in (None, "iris", "gpt")]
 
-        limits = [terms.concurrency for terms in found if terms and terms.concurrency]
-        assert [(x.amount, x.kind) for x in limits] == [(4, FLIGHT), (4, FLIGHT), (1, FLIGHT)]
-        assert limits[0].field == limits[1].field != limits[2].field
+        assert [[x.amount for x in berths.values()] for berths in found] == [[4, 9], [4, 9], [1, 9]]
+        assert found[0] == found[1]
+        assert set(found[0]) & set(found[2]) == set(found[0]) & set(dict(quota.berths(bob, None)))
 
 
 class TestRouteLimits:
@@ -406,6 +407,21 @@ class TestRouteLimits:
         assert [admitted(ask(limits=(self.FIVE,))) for _ in "123"] == [True, True, False]
 
         assert [admitted(ask()) for _ in "123"] == [True, True, False]
+
+    def test_in_its_words(self) -> None:
+        """A route says itself what its limit refuses, and how much it takes at once."""
+        told = self.FIVE._replace(message=lambda: "Five a minute, please.")
+        ask = Asker(requests=["1000/minute"])
+        ask(limits=(told,))
+        ask(limits=(told,))
+
+        spent, large = ask(limits=(told,)), ask(limits=(told._replace(cost=6),))
+
+        assert [(x.code, x.title) for x in (spent, large)] == [
+            ("rate_exceeded", "Five a minute, please."),
+            ("batch_exceeds_quota", "Five a minute, please."),
+        ]
+        assert large.more == {"largest_batch": 5, "unit": "requests"}
 
     def test_of_each_caller(self) -> None:
         """A route's limit is each caller's own, and each bucket's."""

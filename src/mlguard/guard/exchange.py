@@ -14,27 +14,22 @@ from opentelemetry.trace import Span
 from mlguard import refusals
 from mlguard.auth import Verification
 from mlguard.guard.callers import anonymous, identify, lacking, lapsed
+from mlguard.guard.fare import Fare
 from mlguard.guard.parts import Parts
 from mlguard.guard.plan import Plan
 from mlguard.guard.run import Run
-from mlguard.ledger import Receipt
 from mlguard.messages import Body, Call, Debit, Deny, FetchKeys, Headers, Principal, ReadBody
-from mlguard.quotas import Charged, Demand, RouteLimit
-from mlguard.quotas.quota import headers
+from mlguard.quotas import Admission, Demand, RouteLimit
 from mlguard.tracing import redacted, reset, sampled_trace, trace_id
 
 LONGEST_ATTRIBUTE = 256  # characters of what a client wrote
+SWITCHING = 101
 
 Steps = Generator[ReadBody | FetchKeys | Debit, Any, Deny | None]
 """A decision in the making: yields what it needs of the outside, returns the refusal, if any."""
 
-Charging = Generator[Debit, Receipt | None, Charged | Deny]
-
 watched: ContextVar[Exchange | None] = ContextVar("mlguard_watched", default=None)
 """The request that some guard watches around an app which is called without its scope."""
-
-SWITCHING = 101
-_RETRY = 1  # seconds, where nobody can tell
 
 
 class Exchange:
@@ -45,7 +40,6 @@ class Exchange:
         deny: The refusal, where there is one.
         decided: Whether a decision was made about what is being dispatched.
         depth: In how many handlers of decided routes it is: what they dispatch is theirs.
-        limited: Which declared limits were charged.
         run: The inference that the settings place on this route, while it lasts.
         route: The framework's template, "" where nothing matched.
         span: The server span, an invalid one where there is none.
@@ -55,17 +49,13 @@ class Exchange:
         "_began",
         "_call",
         "_closed",
-        "_flights",
-        "_is_counted",
-        "_left",
+        "_fare",
         "_parts",
         "_stranger",
-        "_tickets",
         "_tokens",
         "decided",
         "deny",
         "depth",
-        "limited",
         "principal",
         "route",
         "run",
@@ -81,17 +71,12 @@ class Exchange:
         self.decided = False
         self.depth = 0
         self.deny: Deny | None = None
-        self.limited: set[object] = set()
-        self._left: dict[str, tuple[str, str]] = {}
-        self._tickets: list[Charged] = []
         self._stranger: Principal | None = None
-        self._is_counted = True
-        self._flights: list[tuple[object, ...]] | None = []
+        self._fare = Fare(parts)
         self.principal: Principal | None = None
         self.route = ""
         self.run: Run | None = None
         self.span: Span = trace.INVALID_SPAN
-        parts.flights.begin()
         parts.metrics.request_started()
 
     def adopt(self, span: Span) -> None:
@@ -170,21 +155,24 @@ class Exchange:
                 return who
         elif plan is None and not limits:
             return None
-        self._is_counted = route not in parts.uncounted
-        if refusal := self._board(plan.name if plan else None):
+        fare = self._fare
+        fare.is_counted = route not in parts.uncounted
+        if refusal := fare.board(self.payer, plan.name if plan else None):
             return refusal
-        demand = Demand(is_request=not is_public, limits=limits)
+        flies = not fare.has_paid
+        demand = Demand(is_request=not is_public, flies=flies, limits=limits)
         run: Run | None = None
         if plan is not None:
             body = yield from self._read()
             if isinstance(body, Deny):
                 return body
             run = self._open(plan, body)
-            demand = Demand(plan.name, parts.amounts(run.inference), limits=limits)
-        charged = yield from self._charge(demand)
+            amounts = parts.amounts(run.inference)
+            demand = Demand(plan.name, amounts, flies=flies, limits=limits)
+        charged = yield from fare.charge(self.payer, demand)
         if isinstance(charged, Deny):
             return charged
-        self._tickets.append(charged)
+        fare.keep(charged)
         if run is not None:
             self.run = run
             run.pay(charged)
@@ -195,22 +183,9 @@ class Exchange:
         """Refuse what is not even looked at: too much at once, or too many guesses at routes."""
         parts = self._parts
         if parts.flights.are_too_many and not is_public and route not in parts.uncounted:
-            return self._refused("", refusals.overloaded(_RETRY))
+            return self._fare.refused("", refusals.overloaded())
         if route is None and (wait := parts.unmatched.count(self._client)):
-            return self._refused("", refusals.rate_exceeded(math.ceil(wait)))
-        return None
-
-    def _board(self, model: str | None) -> Deny | None:
-        """Count the request among those of its caller that are in flight in this process."""
-        parts, payer = self._parts, self.payer
-        terms = parts.quota.terms(payer, model) if self._is_counted else None
-        limit = terms.concurrency if terms else None
-        if limit is None or self._flights is None:
-            return None
-        whose = (*payer.key, limit.field)
-        if not parts.flights.take(whose, limit.amount):
-            return self._refused(model or "", refusals.too_many_in_flight(_RETRY))
-        self._flights.append(whose)
+            return self._fare.refused("", refusals.rate_exceeded(math.ceil(wait)))
         return None
 
     def _open(self, plan: Plan, body: Any) -> Run:
@@ -255,39 +230,32 @@ class Exchange:
         """Refuse a handler's caller who was not granted all of these scopes."""
         return lacking(self.principal, scopes)
 
-    def admit(self, model: str, amounts: Mapping[str, int]) -> Charging:
+    def admit(self, model: str, amounts: Mapping[str, int]) -> Admission:
         """Debit what a model costs that a handler asks, where its caller may still ask it."""
         parts, who = self._parts, self.principal
         refusal = lapsed(parts, who) or lacking(who, parts.models[model].scopes)
         if refusal:
             return refusal
-        return (yield from self._charge(Demand(model, amounts, is_request=False)))
+        demand = Demand(model, amounts, is_request=False)
+        return (yield from self._fare.charge(self.payer, demand))
 
     def limit(self, limits: Sequence[RouteLimit]) -> Steps:
         """Debit what a handler declares, where the decision did not know of it."""
-        charged = yield from self._charge(Demand(is_request=False, limits=limits))
-        return charged if isinstance(charged, Deny) else None
-
-    def _charge(self, demand: Demand) -> Charging:
-        """Debit what a call costs, all or nothing; keeps the headers for the answer."""
-        quota = self._parts.quota
-        if not self._is_counted:
-            return quota.nothing()
-        charged = yield from quota.admit(self.payer, demand)
+        charged = yield from self._fare.charge(self.payer, Demand(is_request=False, limits=limits))
         if isinstance(charged, Deny):
-            return self._refused(demand.model or "", charged)
-        self.limited.update(limit.key for limit in demand.limits)
-        self._left.update(charged.left)
-        return charged
+            return charged
+        self._fare.keep(charged)
+        return None
 
-    def _refused(self, model: str, deny: Deny) -> Deny:
-        self._parts.metrics.refused(model, deny.code)
-        return deny
+    @property
+    def limited(self) -> set[object]:
+        """Which declared limits were charged, or need not be."""
+        return self._fare.limited
 
     @property
     def headers(self) -> Headers:
         """What an admitted answer says of the quota."""
-        return headers(self._left)
+        return self._fare.headers
 
     def _mark(self) -> None:
         """Write on the server span who asked and what was decided."""
@@ -324,8 +292,7 @@ class Exchange:
         """Turn an admitted request into a refused one, out of its handler; it costs nothing."""
         self.deny = deny
         self.answered(deny.status)
-        for ticket in self._tickets:
-            ticket.cancel()
+        self._fare.cancel()
         self._mark()
 
     def answer(self) -> tuple[int, Headers, bytes]:
@@ -342,10 +309,10 @@ class Exchange:
         parts = self._parts
         is_unknown = self.principal is None and parts.authenticator is not None
         is_told = any(name == "RateLimit-Policy" for name, _ in deny.headers)
-        if is_unknown or is_told or not self._is_counted:
+        if is_unknown or is_told:
             return ()
         plan = parts.by_route.get(self.route)
-        return parts.quota.policies(self.payer, plan.name if plan else None)
+        return self._fare.policies(self.payer, plan.name if plan else None)
 
     @property
     def reads_answer(self) -> bool:
@@ -388,7 +355,7 @@ class Exchange:
             status: The HTTP status sent; 499 where the client left before the end.
         """
         if status != SWITCHING:
-            self._land()
+            self._fare.land()
         if self._closed:
             return
         self._closed = True
@@ -396,14 +363,3 @@ class Exchange:
         sampled = sampled_trace(self.span)
         seconds = parts.timer() - self._began
         parts.metrics.request_ended(self._call.method, self.route, status, seconds, sampled)
-
-    def _land(self) -> None:
-        """Be in flight no longer."""
-        flights, self._flights = self._flights, None
-        if flights is None:
-            return
-        self._parts.flights.end()
-        for whose in flights:
-            self._parts.flights.give(whose)
-        for ticket in self._tickets:
-            ticket.land()

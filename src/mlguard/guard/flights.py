@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from threading import Lock
 
 
@@ -16,7 +17,7 @@ class Flights:
         self._most = most
         self._lock = Lock()
         self._all = 0
-        self._of: dict[tuple[object, ...], int] = {}
+        self._of: dict[Hashable, int] = {}
 
     def begin(self) -> None:
         """Count one."""
@@ -33,7 +34,7 @@ class Flights:
         """Whether the service has more than it takes."""
         return self._most is not None and self._all > self._most
 
-    def take(self, whose: tuple[object, ...], most: int) -> bool:
+    def take(self, whose: Hashable, most: int) -> bool:
         """Count one of a caller, unless it would be one too many."""
         with self._lock:
             now = self._of.get(whose, 0)
@@ -42,7 +43,7 @@ class Flights:
             self._of[whose] = now + 1
             return True
 
-    def give(self, whose: tuple[object, ...]) -> None:
+    def give(self, whose: Hashable) -> None:
         """Count it no longer."""
         with self._lock:
             left = self._of.pop(whose) - 1

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from mlguard import refusals
 from mlguard.auth import KeySet
 from mlguard.errors import InvalidSettings, Refused, UnknownModel
-from mlguard.guard.exchange import Exchange, Steps
+from mlguard.guard.exchange import Exchange
 from mlguard.guard.parts import Parts
 from mlguard.guard.plan import Offer
 from mlguard.guard.run import Joined, Run
 from mlguard.messages import Call, Inference, Principal
-from mlguard.quotas import RouteLimit
 from mlguard.settings import nearest
 from mlguard.tracing import reset
 
@@ -78,19 +77,6 @@ class Guard(Parts):
         if exchange and exchange.run and exchange.run.inference.model == model:
             return Joined(exchange.run, rows)
         return Run(self, self.models[model], exchange.admit if exchange else None, rows)
-
-    def limit(self, limits: Sequence[RouteLimit]) -> Steps:
-        """Charge limits that a handler declares, where the decision before it did not.
-
-        Outside of a request nobody is charged.
-        """
-        exchange: Exchange | None = self.current.get()
-        return (yield from exchange.limit(limits)) if exchange else None
-
-    def is_limited(self, key: object) -> bool:
-        """Say whether a declared limit is charged for the request that is being handled."""
-        exchange: Exchange | None = self.current.get()
-        return exchange is None or key in exchange.limited
 
     def counts(self, unit: str, count: Callable[[Inference], int]) -> None:
         """Have a unit of the quotas counted by a function.

@@ -17,13 +17,13 @@ from mlguard.guard.parts import Parts
 from mlguard.guard.plan import Plan
 from mlguard.ledger import Receipt
 from mlguard.messages import Debit, Deny, Inference, Outcome
-from mlguard.quotas import Charged
+from mlguard.quotas import Admission, Charged
 from mlguard.tracing import reset, sampled_trace
 
-Charge = Callable[[str, Mapping[str, int]], Generator[Debit, Receipt | None, Charged | Deny]]
+Charge = Callable[[str, Mapping[str, int]], Admission]
 """Debits units of a model for whoever asked: `Exchange.admit`."""
 
-Entry = Generator[Debit, Receipt | None, Inference]
+Entering = Generator[Debit, Receipt | None, Inference]
 
 LONGEST_VERSION = 64  # characters
 
@@ -58,7 +58,7 @@ class Run:
         number, inputs = _count(rows)
         self.inference = Inference(plan.name, plan.version, asked or number, inputs)
 
-    def enter(self) -> Entry:
+    def enter(self) -> Entering:
         """Spend the quota, open the span and make it the current one.
 
         Raises:
@@ -224,7 +224,7 @@ class Joined(Run):
         self.inference = run.inference
         self._number, self._inputs = _count(rows)
 
-    def enter(self) -> Entry:
+    def enter(self) -> Entering:
         """Spend the quota for rows that the body did not show."""
         inference = self.inference
         if self._number > inference.rows:

@@ -2,8 +2,18 @@
 
 from mlguard.quotas.charged import Charged
 from mlguard.quotas.demand import Demand, RouteLimit
-from mlguard.quotas.quota import Quota
+from mlguard.quotas.quota import Admission, Quota, headers
 from mlguard.quotas.rules import Rules, Terms
 from mlguard.quotas.throttle import Throttle
 
-__all__ = ["Charged", "Demand", "Quota", "RouteLimit", "Rules", "Terms", "Throttle"]
+__all__ = [
+    "Admission",
+    "Charged",
+    "Demand",
+    "Quota",
+    "RouteLimit",
+    "Rules",
+    "Terms",
+    "Throttle",
+    "headers",
+]

@@ -35,10 +35,12 @@ class Demand:
         model: The model asked, None where none is.
         amounts: Units of it that are asked: "rows", and whatever else is counted.
         is_request: Whether the request itself counts too.
+        flies: Whether it is in flight from now on: one that is dispatched twice is so already.
         limits: What the route declares.
     """
 
     model: str | None = None
     amounts: Mapping[str, int] = field(default_factory=dict)
     is_request: bool = True
+    flies: bool = True
     limits: Sequence[RouteLimit] = ()

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -24,7 +24,6 @@ Admission = Generator[Debit, Receipt | None, Charged | Deny]
 
 OWN = "p"
 TENANT = "t"
-_RETRY = 1  # seconds
 _REMEMBERED = 10_000  # callers
 
 
@@ -88,17 +87,16 @@ class Quota:
             return self.nothing()
         place = self._accounts(principal.key)
         lines = tuple(self._lines(terms, place, demand))
-        for _, limit, cost in lines:
+        for number, (_, limit, cost) in enumerate(lines):
             if limit.seconds and cost > limit.amount:
-                largest = min(limit.amount, terms.largest.get(limit.unit, limit.amount))
-                policies = {limit.name: (policy(limit), "")}
-                return refusals.batch_exceeds_quota(limit.unit, largest, headers(policies))
+                deny = _too_large(limit, terms)
+                return _in_its_words(deny, demand.limits, number - len(lines))
         if not lines:
             return self.nothing()
         order = Order(place.tag, lines)
         receipt = yield Debit(self.ledger, order)
         if receipt is None:
-            return refusals.store_unavailable(_RETRY)
+            return refusals.store_unavailable()
         for number, share in receipt.ended:
             self._on_ended(lines[number].limit, share)
         left = _left(lines, receipt.readings)
@@ -106,6 +104,17 @@ class Quota:
             return Charged(self.ledger, order, receipt.at, left)
         deny, worst = _refusal(lines, receipt.readings, headers(left))
         return _in_its_words(deny, demand.limits, worst - len(lines))
+
+    def berths(self, principal: Principal, model: str | None) -> Iterator[tuple[Hashable, Limit]]:
+        """List the limits of requests in flight that a call meets, each with whose it is."""
+        terms = self.terms(principal, model)
+        issuer, tenant, _ = principal.key
+        for limit in terms.own if terms else ():
+            if limit.kind == FLIGHT:
+                yield (*principal.key, limit.field), limit
+        for limit in terms.tenant if terms and tenant else ():
+            if limit.kind == FLIGHT:
+                yield (issuer, tenant, limit.field), limit
 
     def policies(self, principal: Principal, model: str | None) -> Headers:
         """Say which windows hold for a caller, without asking what is left of them."""
@@ -132,7 +141,7 @@ class Quota:
     def _cost(self, limit: Limit, demand: Demand) -> int | None:
         """Tell what a call costs, None where the limit is not about it."""
         if limit.kind == FLIGHT:
-            return 1 if demand.is_request and self._is_shared else None
+            return 1 if demand.is_request and demand.flies and self._is_shared else None
         if limit.unit == "requests":
             return 1 if demand.is_request else None
         amount = demand.amounts.get(limit.unit)
@@ -179,6 +188,12 @@ def _left(lines: tuple[Line, ...], readings: tuple[Reading, ...]) -> Left:
             rest = f"r={reading.remaining};t={math.ceil(reading.reset)}"
             left[limit.name] = policy(limit), rest
     return left
+
+
+def _too_large(limit: Limit, terms: Terms) -> Deny:
+    largest = min(limit.amount, terms.largest.get(limit.unit, limit.amount))
+    policies = {limit.name: (policy(limit), "")}
+    return refusals.batch_exceeds_quota(limit.unit, largest, headers(policies))
 
 
 def _refusal(

@@ -21,13 +21,11 @@ class Terms:
     Attributes:
         own: The caller's limits.
         tenant: Limits that the tenant's callers share.
-        concurrency: The caller's requests in flight; None for any number.
         largest: Units that a single call may ask at most, where a window says so.
     """
 
     own: tuple[Limit, ...]
     tenant: tuple[Limit, ...]
-    concurrency: Limit | None
     largest: Mapping[str, int]
 
 
@@ -85,8 +83,7 @@ class Rules:
         for limit in (*own, *shared):
             if limit.seconds:
                 largest[limit.unit] = min(limit.amount, largest.get(limit.unit, limit.amount))
-        concurrency = next((limit for limit in own if limit.kind == FLIGHT), None)
-        return Terms(own, shared, concurrency, largest)
+        return Terms(own, shared, largest)
 
     def _limits(self, plans: Sequence[Plan], model: str | None, prefix: str) -> Iterator[Limit]:
         """Write down every limit of one account."""

@@ -71,7 +71,8 @@ class Service:
         self._companion = self._make_companion() if settings.service.companion else None
         # Routes may declare limits where the settings have none.
         quotas = settings.quotas or Quotas.model_construct()
-        self._ledger = ledger(quotas, self._config, self.metrics)
+        counts = ledger(quotas, self._config, self.metrics)
+        self._failover = counts if isinstance(counts, Failover) else None
         self.tracer_provider, self.joined = self._provider(tracer_provider)
         self.guard = Guard(
             settings,
@@ -80,8 +81,8 @@ class Service:
             else None,
             quota=Quota(
                 quotas,
-                self._ledger,
-                is_shared=isinstance(self._ledger, Failover),
+                counts,
+                is_shared=self._failover is not None,
                 on_ended=self._window_ended,
             ),
             metrics=self.metrics,
@@ -102,7 +103,8 @@ class Service:
             raise AssertionError("a service that has started cannot be rehearsed")
         self._companion = None
         self._fetcher = None
-        self._ledger = self.guard.quota.ledger = MemoryLedger()
+        self._failover = None
+        self.guard.quota.ledger = MemoryLedger()
         self._spans = spans
         self.guard.rehearse(keys, offer)
 
@@ -116,6 +118,8 @@ class Service:
         with self._lock:
             if self.started:
                 return
+            if self._failover:  # first, as it may refuse to start
+                self._failover.start()
             if self.settings.drift:
                 self.metrics.set_drift_worker_up(False)
             if self._companion:
@@ -123,8 +127,6 @@ class Service:
                 self._companion.start()
             if self._fetcher:
                 self._fetcher.start()
-            if isinstance(self._ledger, Failover):
-                self._ledger.start()
             if self.tracer_provider is not None and not self.joined:
                 self._relay.begin(self._spans or self._exporting())
             if self._pid is None:  # not inherited from a process that forked
@@ -139,8 +141,8 @@ class Service:
             self._pid = None
             if self._fetcher:
                 self._fetcher.close()
-            if isinstance(self._ledger, Failover):
-                self._ledger.close()
+            if self._failover:
+                self._failover.close()
             if self._companion:
                 self._companion.close()
             self._relay.end()

@@ -22,8 +22,8 @@ from mlguard.ledger import (
     Receipt,
     StoreUnavailable,
 )
-from mlguard.logs import LOGGER
-from mlguard.runtime.stores.pending import Held, Owed, Pending
+from mlguard.logs import LOGGER, Seldom
+from mlguard.runtime.stores.pending import NOW, Held, Owed, Pending
 from mlguard.runtime.stores.store import Store
 
 _FAILURES = 3  # in a row, after which the store counts as away
@@ -33,7 +33,6 @@ _RENEW = 10.0
 _IDLE = 1.0
 _LAST_TRY = 1.0
 _LOCAL = -1.0  # a time that no clock shows: charged here
-_NOW = 1e15
 
 
 class Failover:
@@ -87,6 +86,7 @@ class Failover:
         self._wake = Event()
         self._closing = Event()
         self._thread: Thread | None = None
+        self._log = Seldom()
 
     def start(self) -> None:
         """Begin, in this process: after a fork each child must start anew. Blocks for a moment.
@@ -106,6 +106,7 @@ class Failover:
         else:
             if complaint:
                 self._pid = 0  # who asks again is told again
+                self._store.close()
                 raise InvalidSettings(f"quotas.store: {complaint}")
             self._is_fit = True
         self._thread = Thread(target=self._run, name="mlguard-quotas", daemon=True)
@@ -128,7 +129,7 @@ class Failover:
             began = time.perf_counter()
             try:
                 receipt = self._store.debit(order, changes)
-            except StoreUnavailable as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is no answer
                 self._pending.put(changes)
                 self._failed(error)
             else:
@@ -146,12 +147,12 @@ class Failover:
             call = asyncio.ensure_future(self._store.adebit(order, changes))
             try:
                 receipt = await asyncio.shield(call)
-            except StoreUnavailable as error:
-                self._pending.put(changes)
-                self._failed(error)
             except asyncio.CancelledError:
                 call.add_done_callback(lambda call: self._abandoned(order, changes, call))
                 raise
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is no answer
+                self._pending.put(changes)
+                self._failed(error)
             else:
                 return self._answered(order, receipt, began)
             finally:
@@ -163,10 +164,12 @@ class Failover:
         later = []
         for change in changes:
             if change.since == _LOCAL:
-                self._local.settle([change._replace(since=_NOW, limit=self._scaled(change.limit))])
+                if change.limit.on_failure == "open":  # nothing was charged
+                    continue
+                self._local.settle([change._replace(since=NOW, limit=self._scaled(change.limit))])
                 if change.limit.kind == FLIGHT or self._owed.correct(change):
                     continue
-                change = change._replace(since=_NOW)
+                change = change._replace(since=NOW)
             elif change.limit.kind == FLIGHT:
                 self._held.change(change[:3], change.extra)
             later.append(change)
@@ -272,7 +275,7 @@ class Failover:
         while changes := self._pending.take_some():
             try:
                 self._store.apply(changes)
-            except StoreUnavailable as error:
+            except Exception as error:  # noqa: BLE001 - the thread must go on
                 self._pending.put(changes)
                 self._failed(error)
                 return
@@ -282,9 +285,9 @@ class Failover:
         try:
             self._store.apply(())
             if not self._is_fit and (complaint := self._store.complaint(lifetime=self._lifetime)):
-                LOGGER.error("quotas.store: %s", complaint)
+                self._log.warning("unfit", "quotas.store: %s", complaint)
                 return
-        except StoreUnavailable:
+        except Exception:  # noqa: BLE001 - that it is away was said
             return
         self._is_fit = True
         with self._lock:

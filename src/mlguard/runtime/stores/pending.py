@@ -10,7 +10,7 @@ from mlguard.logs import Seldom
 
 MOST = 100_000
 _TOGETHER = 500  # changes carried at once
-_NOW = 1e15  # seconds: a moment that no bucket lies behind
+NOW = 1e15  # seconds: a moment that no bucket lies behind
 
 Place = tuple[str, str, Limit]
 """Tag, account and limit."""
@@ -92,7 +92,7 @@ class Owed:
         """Take all that is owed, as changes."""
         with self._lock:
             units, self._units = self._units, {}
-        return [Change(*place, owed, _NOW) for place, owed in units.items() if owed]
+        return [Change(*place, owed, NOW) for place, owed in units.items() if owed]
 
 
 class Held:
@@ -112,4 +112,4 @@ class Held:
     def renewals(self) -> list[Change]:
         """Return changes of nothing, which renew what is held."""
         with self._lock:
-            return [Change(*place, 0, _NOW) for place in self._units]
+            return [Change(*place, 0, NOW) for place in self._units]
