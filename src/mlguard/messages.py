@@ -62,6 +62,16 @@ class Principal:
         return (self.issuer, self.tenant or "", self.subject)
 
 
+def claim(claims: Mapping[str, Any], name: str) -> Any:
+    """Read a claim: the member of this name, else members within members, joined by dots."""
+    if name in claims or "." not in name:
+        return claims.get(name)
+    found: Any = claims
+    for part in name.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Deny:
     """The request ends here; both frameworks send exactly this.

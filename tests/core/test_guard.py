@@ -827,7 +827,7 @@ class TestUnits:
         guard.counts("tokens", lambda run: 10 if run.seconds is None else 1 // 0)
 
         assert served(guard, 1) is None
-        assert "was not counted, only what it asked: ZeroDivisionError" in caplog.text
+        assert "could not be counted, and counts as 1: ZeroDivisionError" in caplog.text
 
     def test_a_unit_of_no_quota(self) -> None:
         """A function for what no quota limits is a mistake."""

@@ -178,17 +178,6 @@ class TestWindows:
         assert ask(10).code == "rate_exceeded"
         assert admitted(ask(10, is_request=False))
 
-    def test_cancelled_at_once(self) -> None:
-        """What is refused after all costs nothing, and nothing twice."""
-        ask = Asker(requests=["1/minute"], rows=["10/minute"])
-        for _ in range(3):
-            charged = ask(10)
-            charged.settle({"rows": 4})
-            charged.cancel()
-            charged.cancel()
-
-        assert admitted(ask(10))
-
     def test_use_is_told_when_a_window_has_ended(self) -> None:
         """Of each window that ended, how much of it was used."""
         ask = Asker(rows=["10/minute"])

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from mlguard.auth.jws import InvalidToken
+from mlguard.messages import claim
 from mlguard.settings import NO_TYPE, Auth, Issuer, media_type
 
 _LATEST = 1e15  # seconds since 1970, and before: what is beyond is no time
@@ -63,16 +64,6 @@ def problems(
         _text(claims, issuer.tenant_claim) if issuer.tenant_claim else None,
     )
     return filter(None, found)
-
-
-def claim(claims: Mapping[str, Any], name: str) -> Any:
-    """Read a claim: the member of this name, else members within members, joined by dots."""
-    if name in claims or "." not in name:
-        return claims.get(name)
-    found: Any = claims
-    for part in name.split("."):
-        found = found.get(part) if isinstance(found, Mapping) else None
-    return found
 
 
 def subject(claims: Mapping[str, Any], issuer: Issuer) -> str:

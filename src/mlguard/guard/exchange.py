@@ -116,8 +116,8 @@ class Exchange:
         """
         self.route = route or ""
         self.principal = self.deny = None
+        self.decided = True  # whatever it raises: it is not asked again
         self.deny = yield from self._decision(route, scopes, limits)
-        self.decided = True
         self._mark()
         return self.deny
 
@@ -157,7 +157,7 @@ class Exchange:
             return None
         fare = self._fare
         fare.is_counted = route not in parts.uncounted
-        if refusal := fare.board(self.payer, plan.name if plan else None):
+        if refusal := fare.board(self.payer, plan.name if plan else None, is_public=is_public):
             return refusal
         flies = not fare.has_paid
         demand = Demand(is_request=not is_public, flies=flies, limits=limits)
@@ -185,6 +185,7 @@ class Exchange:
         if parts.flights.are_too_many and not is_public and route not in parts.uncounted:
             return self._fare.refused("", refusals.overloaded())
         if route is None and (wait := parts.unmatched.count(self._client)):
+            parts.lost(self._client)
             return self._fare.refused("", refusals.rate_exceeded(math.ceil(wait)))
         return None
 
@@ -289,10 +290,12 @@ class Exchange:
             reset(self._tokens.pop())
 
     def refuse(self, deny: Deny) -> None:
-        """Turn an admitted request into a refused one, out of its handler; it costs nothing."""
+        """Turn an admitted request into a refused one, out of its handler.
+
+        It was a request all the same; the model that was refused was not asked.
+        """
         self.deny = deny
         self.answered(deny.status)
-        self._fare.cancel()
         self._mark()
 
     def answer(self) -> tuple[int, Headers, bytes]:

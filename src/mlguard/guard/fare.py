@@ -18,24 +18,41 @@ class Fare:
         limited: Which declared limits were charged.
     """
 
-    __slots__ = ("_berths", "_has_landed", "_left", "_parts", "_tickets", "is_counted", "limited")
+    __slots__ = (
+        "_berths",
+        "_has_landed",
+        "_is_aboard",
+        "_left",
+        "_parts",
+        "_tickets",
+        "is_counted",
+        "limited",
+    )
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._tickets: list[Charged] = []
         self._left: dict[str, tuple[str, str]] = {}
         self._berths: list[Hashable] = []
+        self._is_aboard = False
         self._has_landed = False
         self.is_counted = True
         self.limited: set[object] = set()
-        parts.flights.begin()
 
-    def board(self, payer: Principal, model: str | None) -> Deny | None:
-        """Take a place among the payer's requests in flight in this process, once."""
+    def board(self, payer: Principal, model: str | None, *, is_public: bool) -> Deny | None:
+        """Take a place among the requests in flight in this process, once: all, and the payer's.
+
+        Anybody can send to a public route, and so fill what the others need: it takes none of all.
+        """
         flights = self._parts.flights
-        berths = self._parts.quota.berths(payer, model) if self.is_counted else ()
-        for whose, limit in berths:
-            if whose in self._berths or self._has_landed:
+        if not self.is_counted or self._has_landed:
+            return None
+        if not is_public and not self._is_aboard:
+            if not flights.begin():
+                return self.refused(model or "", refusals.overloaded())
+            self._is_aboard = True
+        for whose, limit in self._parts.quota.berths(payer, model):
+            if whose in self._berths:
                 continue
             if not flights.take(whose, limit.amount):
                 return self.refused(model or "", refusals.too_many_in_flight())
@@ -55,7 +72,7 @@ class Fare:
         return charged
 
     def keep(self, ticket: Charged) -> None:
-        """Take note of what is given back where the request is refused after all."""
+        """Take note of what holds until the request ends."""
         self._tickets.append(ticket)
 
     @property
@@ -68,17 +85,13 @@ class Fare:
         self._parts.metrics.refused(model, deny.code)
         return deny
 
-    def cancel(self) -> None:
-        """Give back what the request was charged: it was refused after all."""
-        for ticket in self._tickets:
-            ticket.cancel()
-
     def land(self) -> None:
         """Be in flight no longer; more calls do nothing."""
         if self._has_landed:
             return
         self._has_landed = True
-        self._parts.flights.end()
+        if self._is_aboard:
+            self._parts.flights.end()
         for whose in self._berths:
             self._parts.flights.give(whose)
         for ticket in self._tickets:

@@ -19,10 +19,13 @@ class Flights:
         self._all = 0
         self._of: dict[Hashable, int] = {}
 
-    def begin(self) -> None:
-        """Count one."""
+    def begin(self) -> bool:
+        """Count one, unless it would be one too many."""
         with self._lock:
+            if self.are_too_many:
+                return False
             self._all += 1
+            return True
 
     def end(self) -> None:
         """Count it no longer."""
@@ -31,8 +34,8 @@ class Flights:
 
     @property
     def are_too_many(self) -> bool:
-        """Whether the service has more than it takes."""
-        return self._most is not None and self._all > self._most
+        """Whether the service has as many as it takes."""
+        return self._most is not None and self._all >= self._most
 
     def take(self, whose: Hashable, most: int) -> bool:
         """Count one of a caller, unless it would be one too many."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import operator
 import time
 from collections.abc import Callable
@@ -64,6 +65,8 @@ class Parts:
         self.uncounted = frozenset(quotas.exempt.routes if quotas else ())
         self.quota = quota
         self.counting: dict[str, Callable[[Inference], int]] = {}
+        # Who leaves while the model runs has had it run; an adapter adds its framework's.
+        self.departures: tuple[type[BaseException], ...] = (asyncio.CancelledError, GeneratorExit)
         self.tracer = tracer or trace.NoOpTracer()
         self.pseudonym = pseudonym
         self._log = Seldom()
@@ -84,6 +87,11 @@ class Parts:
         text = "too many tokens of %s were refused; is it a proxy, name it in trusted_proxies"
         self._log.warning("throttled", text, client)
 
+    def lost(self, client: str) -> None:
+        """Say that a client's guesses are refused; a proxy would make that everybody's."""
+        text = "too many requests of %s match no route; is it a proxy, name it in trusted_proxies"
+        self._log.warning("lost", text, client)
+
     def unattributed(self, model: str) -> None:
         """Say that a model was run for no request: nobody was asked for scopes, nor charged."""
         if self.authenticator is not None or self.settings.quotas is not None:
@@ -95,13 +103,17 @@ class Parts:
         """Count what an inference asks, or took once it has ended: rows and other units."""
         amounts = {"rows": inference.rows}
         for unit, count in self.counting.items():
-            amounts[unit] = operator.index(count(inference))
+            amounts[unit] = self._amount(inference, count)
         return amounts
 
-    def miscounted(self, model: str, error: Exception) -> None:
-        """Say that what a call took is not known beyond its rows: what was reserved is charged."""
-        text = "what a call of %s took was not counted, only what it asked: %r"
-        self._log.warning(f"{model} units", text, model, error)
+    def _amount(self, inference: Inference, count: Callable[[Inference], int]) -> int:
+        """Ask a function of the app, which must fail neither what is asked nor what is answered."""
+        try:
+            return max(0, operator.index(count(inference)))
+        except Exception as error:  # noqa: BLE001 - whatever it raises is not the caller's doing
+            text = "what a call of %s takes could not be counted, and counts as 1: %r"
+            self._log.warning(f"{inference.model} units", text, inference.model, error)
+            return 1
 
     def unread(self, model: str, side: str) -> None:
         """Say that an answered call showed no rows: a typo there would switch the quota off."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import operator
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping
@@ -124,7 +123,8 @@ class Run:
         """Stop the clock, settle the debit and tell the observers.
 
         Args:
-            status: The HTTP status; 4xx means that the model was not asked.
+            status: The HTTP status; 4xx and 5xx mean that the model was not asked, unless it
+                is known what it predicted.
             answered: How many rows were predicted, None where unknown.
             error: What stopped the run.
             sent: Whether some of the answer had left: then it is paid for.
@@ -135,15 +135,17 @@ class Run:
         failed = type(error).__name__ if error else str(status) if status >= 500 else None
         asked = failed is None and status < 400
         inference.version = str(inference.version)[:LONGEST_VERSION]
+        has_predicted = inference.predictions is not None
         if asked:
             self._tell_unread(answered)
-            said = 0 if inference.predictions is None else _count(inference.predictions)[0]
+        if asked or has_predicted:
+            said = _count(inference.predictions)[0] if has_predicted else 0
             inference.rows = max(inference.rows, answered or 0, said)
-            if inference.predictions is None:
+            if not has_predicted:
                 inference.predictions = outputs
-        # Who leaves while the model runs has had it run.
-        if not sent and not isinstance(error, asyncio.CancelledError):
-            self._settle(asked=asked)
+            self._settle()
+        elif not sent and not isinstance(error, parts.departures):
+            self._refund()
         self._end_span(failed)
         if asked or failed:
             self._tell(Outcome(inference, seconds, failed, sampled_trace(self._span)))
@@ -158,31 +160,25 @@ class Run:
         if self.plan.layout.reads_answers and answered is None:
             self._parts.unread(self.plan.name, "outputs")
 
-    def _settle(self, *, asked: bool) -> None:
-        """Make the first debit cost what the others did not; refund all where no model was."""
+    def _refund(self) -> None:
+        """Charge nothing for a model that was not asked."""
+        for charged in self._charges:
+            charged.settle(dict.fromkeys(charged.amounts, 0))
+
+    def _settle(self) -> None:
+        """Make the first debit cost what all together did not."""
         if not self._charges:
-            return
-        if not asked:
-            for charged in self._charges:
-                charged.settle(dict.fromkeys(charged.amounts, 0))
             return
         paid: Counter[str] = Counter()
         for charged in self._charges:
             paid.update(charged.amounts)
-        extra = {u: n - paid[u] for u, n in self._took().items() if u in paid and n > paid[u]}
+        took = self._parts.amounts(self.inference)
+        extra = {u: n - paid[u] for u, n in took.items() if u in paid and n > paid[u]}
         if extra:
             for unit, units in extra.items():
                 self._parts.metrics.quota_debt(self.plan.name, unit, units)
             first = self._charges[0]
             first.settle({u: first.amounts.get(u, 0) + n for u, n in extra.items()})
-
-    def _took(self) -> dict[str, int]:
-        """Count what it took; the app's own functions must not fail what is answered."""
-        try:
-            return self._parts.amounts(self.inference)
-        except Exception as error:  # noqa: BLE001 - what was asked is paid for
-            self._parts.miscounted(self.plan.name, error)
-            return {"rows": self.inference.rows}
 
     def _end_span(self, failed: str | None) -> None:
         span = self._span

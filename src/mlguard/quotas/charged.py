@@ -52,11 +52,6 @@ class Charged:
         self._change(lambda line: -line.cost if line.limit.kind == FLIGHT else 0)
         self._lines = tuple(line for line in self._lines if line.limit.kind != FLIGHT)
 
-    def cancel(self) -> None:
-        """Give everything back: the call was refused after all."""
-        self._change(lambda line: -line.cost)
-        self._lines = ()
-
     def _change(self, extra: Callable[[Line], int]) -> None:
         changes = [
             Change(self._tag, line.account, line.limit, units, self._at)

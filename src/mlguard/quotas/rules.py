@@ -8,7 +8,7 @@ from functools import lru_cache
 from ipaddress import ip_network
 
 from mlguard.ledger import FLIGHT, LIFETIME, Limit
-from mlguard.messages import Principal
+from mlguard.messages import Principal, claim
 from mlguard.settings import Limits, Plan, Quotas, Rate
 
 _REMEMBERED = 4096
@@ -53,7 +53,7 @@ class Rules:
     def plan(self, principal: Principal) -> str | None:
         """Tell which plan a caller's token names; None where it names none that there is."""
         plans = self._settings.plans
-        named = principal.claims.get(self._settings.plan_claim) if plans else None
+        named = claim(principal.claims, self._settings.plan_claim) if plans else None
         names = named if isinstance(named, list | tuple) else (named,)
         return next((n for n in names if isinstance(n, str) and n in plans), None)
 

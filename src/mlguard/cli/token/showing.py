@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from mlguard.auth.claims import claim
+from mlguard.messages import claim
 from mlguard.settings import NO_TYPE
 
 _WIDEST = 60  # characters of a value
