@@ -345,6 +345,30 @@ class TestBack:
             assert not admitted(failover.debit(order(86)))
             assert admitted(failover.debit(order(85)))
 
+    def test_in_full(self) -> None:
+        """What was admitted without the store is no debt: it counts, however much it is."""
+        far = Far()
+        with guarded(far, is_there=False, share=1.0) as (failover, told):
+            far.ledger.debit(order(100))
+            for _ in range(10):
+                assert admitted(failover.debit(order(10)))
+            far.ledger.settle([Change("alice", "p", ROWS, 100, 600.0)])
+            far.is_there = True
+            wait_until(lambda: told.away == [True, False], "the store is back")
+
+        assert far.used() == {"rows:iris:60": 300}
+
+    def test_each_share_is_given_once(self) -> None:
+        """A store that comes and goes gives no worker its share anew."""
+        far = Far()
+        with guarded(far, is_there=False) as (failover, told):
+            assert admitted(failover.debit(order(25)))
+            far.is_there = True
+            wait_until(lambda: told.away == [True, False], "the store is back")
+            far.is_there = False
+            for _ in range(3):
+                assert not admitted(failover.debit(order(1)))
+
     def test_a_refund_after_it_was_charged_there(self) -> None:
         """A call that began without the store is settled in it."""
         far = Far()

@@ -22,7 +22,7 @@ from mlguard.ledger import (
     Receipt,
     StoreUnavailable,
 )
-from mlguard.logs import LOGGER, Seldom
+from mlguard.logs import Seldom
 from mlguard.runtime.stores.pending import NOW, Held, Owed, Pending
 from mlguard.runtime.stores.store import Store
 
@@ -246,7 +246,7 @@ class Failover:
             self._is_away = True
             # Locked, so that nobody can tell before that it is back.
             text = "the quotas' store %s is away: %s; they go on as quotas.on_store_failure says"
-            LOGGER.warning(text, self._name, error)
+            self._log.warning("away", text, self._name, error)
             self._on_away(True)
         self._wake.set()
 
@@ -293,11 +293,10 @@ class Failover:
         with self._lock:
             self._is_away = False
             self._failures = 0
-        self._local = MemoryLedger()
         self._carry()
         with self._lock:
             if not self._is_away:
-                LOGGER.warning("the quotas' store %s is back", self._name)
+                self._log.warning("back", "the quotas' store %s is back", self._name)
                 self._on_away(False)
 
 

@@ -89,10 +89,10 @@ class Owed:
             return True
 
     def take(self) -> list[Change]:
-        """Take all that is owed, as changes."""
+        """Take all that is owed, as changes: no debt of a caller's, and so in full."""
         with self._lock:
             units, self._units = self._units, {}
-        return [Change(*place, owed, NOW) for place, owed in units.items() if owed]
+        return [Change(*place, n, NOW, is_grant=True) for place, n in units.items() if n]
 
 
 class Held:
