@@ -416,8 +416,8 @@ def test_a_guarded_app_mounted_in_a_guarded_app_is_counted_once() -> None:
     assert inner_guard.metric("mlguard_inference_rows_total", model="sum", version="1") == 0
 
 
-def test_a_refusal_in_a_handler_costs_nothing() -> None:
-    """Where guard.inference refuses, neither the request nor the route's rows are charged."""
+def test_a_refusal_in_a_handler_costs_a_request() -> None:
+    """Where guard.inference refuses, the request is charged, and none of the rows."""
     app = FastAPI()
     chosen = settings(quotas={"requests": ["10/hour"], "rows": ["100/hour"]})
     chosen["models"].append({"name": "other"})
@@ -434,7 +434,7 @@ def test_a_refusal_in_a_handler_costs_nothing() -> None:
     beyond = client.get("/nowhere", headers=rehearsal.headers())
 
     assert (refused.status_code, refused.json()["code"]) == (422, "batch_exceeds_quota")
-    assert '"requests-3600";r=9' in beyond.headers["ratelimit"]
+    assert '"requests-3600";r=8' in beyond.headers["ratelimit"]
     assert rehearsal.metric("mlguard_inference_rows_total", model="sum", version="1") == 0
 
 

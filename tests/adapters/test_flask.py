@@ -462,6 +462,28 @@ def test_an_inner_guard_asks_where_the_outer_does_not() -> None:
     assert client.get("/inner/secret", headers=rehearsal.headers()).data == b"secret"
 
 
+def test_what_stands_beside_a_mounted_app_is_decided_before() -> None:
+    """Where something is dispatched beside a mounted app, the mount is decided as a whole."""
+    ran = []
+
+    def beside(environ: Any, start_response: Any) -> Any:
+        ran.append(environ["PATH_INFO"])
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"beside"]
+
+    outer, inner = Flask("outer"), Flask("inner")
+    inner.get("/x")(lambda: "x")
+    MLGuard(inner, settings(None))
+    mounted = DispatcherMiddleware(inner, {"/beside": beside})
+    outer.wsgi_app = DispatcherMiddleware(outer.wsgi_app, {"/inner": mounted})  # type: ignore[method-assign]
+    client, rehearsal = guarded(outer, settings(None))
+    refused = [client.get(path).status_code for path in ("/inner/x", "/inner/beside/y")]
+
+    assert (refused, ran) == ([401, 401], [])
+    for path, said in (("/inner/x", b"x"), ("/inner/beside/y", b"beside")):
+        assert client.get(path, headers=rehearsal.headers()).data == said
+
+
 def test_a_mounted_apps_routes_have_its_prefix() -> None:
     """What is public on the outer app is not public on an app that is mounted in it."""
     outer, inner = Flask("outer"), Flask("inner")

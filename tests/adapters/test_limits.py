@@ -86,6 +86,10 @@ async def _later(*_: Any) -> int:
         ({"exempt_when": _later}, "exempt_when must not be async"),
         ({"cost": lambda a, b: 1}, "cost must take"),
         ({"exempt_when": lambda a, b: True}, "exempt_when must take"),
+        ({"exempt_when": True}, "exempt_when = True must be a function"),
+        ({"error_message": _later}, "error_message must not be async"),
+        ({"error_message": lambda limit: "no"}, "error_message must take 0"),
+        ({"error_message": b"no"}, "error_message = b'no' must be text"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -112,6 +116,7 @@ def test_a_key_function_by_position(make: Any) -> None:
         ("five a minute", {}),
         ("0/minute", {}),
         ("5/minute;0/hour", {}),
+        (";", {}),
         (f"{2**60}/minute", {}),
         ("5 per 9999999 years", {}),
         ("5/minute", {"cost": 0}),
@@ -139,13 +144,27 @@ def test_what_is_no_handler(make: Any) -> None:
 
 
 @APPS
-def test_rates_that_turn_out_wrong(make: Any) -> None:
+@pytest.mark.parametrize("wrong", ["nonsense", "", "0/hour", None], ids=repr)
+def test_rates_that_turn_out_wrong(make: Any, wrong: Any) -> None:
     """A function that tells nonsense fails the request: it does not lift the limit."""
     app, guard = make()
-    told = iter(["2/hour", "nonsense"])
+    told = iter(["2/hour", wrong, "2/hour"])
     app.get("/")(guard.limit(lambda: next(told))(lambda: "ok"))
 
-    assert asking(app, guard)("/", 2) == [200, 500]
+    assert asking(app, guard)("/", 3) == [200, 500, 200]
+
+
+@APPS
+def test_messages_that_a_function_says(make: Any) -> None:
+    """A refused client is told what error_message says when it is refused."""
+    app, guard = make()
+    app.get("/")(guard.limit("1/hour", error_message=lambda: "One an hour.")(lambda: "ok"))
+    headers = list(Rehearsal(guard).headers().items())
+    client: Client = (over_asgi if isinstance(app, FastAPI) else over_wsgi).InProcess(app)
+    answers = [client.ask("GET", "/", headers=headers) for _ in range(2)]
+
+    assert [a.status for a in answers] == [200, 429]
+    assert answers[1].json["title"] == "One an hour."
 
 
 @APPS
@@ -246,9 +265,13 @@ def test_handlers_that_call_each_other(make: Any) -> None:
 
 @APPS
 def test_each_declaration_is_asked_once(make: Any) -> None:
-    """cost and exempt_when are asked once for each request, however many windows there are."""
+    """Its functions are asked once for each request, exempt_when first, alone where it holds."""
     app, guard = make()
     asked = []
+
+    def rates() -> str:
+        asked.append("rates")
+        return "5/minute;9/hour"
 
     def cost(*_: Any) -> int:
         asked.append("cost")
@@ -256,12 +279,12 @@ def test_each_declaration_is_asked_once(make: Any) -> None:
 
     def exempt() -> bool:
         asked.append("exempt")
-        return len(asked) > 2
+        return asked.count("exempt") > 1
 
-    app.get("/")(guard.limit("5/minute;9/hour", cost=cost, exempt_when=exempt)(lambda: "ok"))
+    app.get("/")(guard.limit(rates, cost=cost, exempt_when=exempt)(lambda: "ok"))
     asking(app, guard)("/", 2)
 
-    assert asked == ["exempt", "cost", "exempt"]
+    assert asked == ["exempt", "rates", "cost", "exempt"]
 
 
 @APPS
@@ -570,7 +593,7 @@ def test_routes_are_listed(make: Any) -> None:
     def thing(thing: str) -> str:
         return thing
 
-    listed = {route.template: route for route in guard._routes()}
+    listed = {route.template: route for route in guard.routes()}
 
     assert listed[template].limits == ("9/day", "5/minute;100/hour")
     assert listed[template].scopes == {"read"}
@@ -608,7 +631,7 @@ def test_mounted_flask_apps_are_listed() -> None:
     app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {"/inner": inner, "/plain": plain})  # type: ignore[method-assign]
     guard = adapter(app, chosen())
     app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {"/around": plain, "/own": inner})  # type: ignore[method-assign]
-    listed = {route.template: route for route in guard._routes()}
+    listed = {route.template: route for route in guard.routes()}
 
     assert listed["/inner/x"].limits == listed["/own/x"].limits == ("5/minute",)
     assert listed["/plain"].is_guarded

@@ -146,7 +146,7 @@ def test_prefixes_with_parameters(bridge: Bridge) -> None:
         http_request_method="GET",
         http_response_status_code="200",
     ) == 2  # fmt: skip
-    listed = {r.template: r for r in guard._routes()}
+    listed = {r.template: r for r in guard.routes()}
     assert listed["/of/{tenant}/items/<item>"].limits == ("2/hour",)
     assert "/of/{tenant}/predict" in listed
 
@@ -223,7 +223,7 @@ def test_a_flask_app_without_a_guard(bridge: Bridge) -> None:
 
     assert client.get("/legacy/x").status_code == 401
     assert client.get("/legacy/x", headers=outer.headers()).text == "x"
-    assert "/legacy" in {r.template for r in guard._routes()}
+    assert "/legacy" in {r.template for r in guard.routes()}
 
 
 def test_the_watch_does_not_leak(bridge: Bridge) -> None:

@@ -48,7 +48,7 @@ def _check(options: argparse.Namespace) -> None:
     guard = _guard_of(options.target)
     guard.check()
     settings = guard.service.settings
-    covered = coverage(settings, guard._routes())
+    covered = coverage(settings, guard.routes())
     _tell(options.target, settings)
     for line in _routes(covered):
         print(line)

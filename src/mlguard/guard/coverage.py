@@ -141,7 +141,7 @@ def _quotas(
     declared = tuple(f"{text} declared" for text in route.limits)
     own = terms.own
     if is_public and settings.auth and model is None:  # such a request is not counted itself
-        own = (terms.concurrency,) if declared and terms.concurrency else ()
+        own = tuple(limit for limit in terms.own if limit.kind == FLIGHT) if declared else ()
     if own or declared:
         yield "", (*map(said, own), *declared)
     if is_public:

@@ -8,48 +8,35 @@ import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
-from typing import Any, NamedTuple, TypeVar, cast, overload
-
-from limits import RateLimitItem
-from pydantic import TypeAdapter, ValidationError
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast, overload
 
 from mlguard.guard.exchange import Exchange, Steps
 from mlguard.guard.guard import Guard
+from mlguard.guard.options import Options, check_handler, named, rates, told
 from mlguard.logs import Seldom
 from mlguard.metrics import METHODS
 from mlguard.quotas import RouteLimit
 from mlguard.settings import Rate
-from mlguard.settings.values import RateText
+
+if TYPE_CHECKING:
+    from limits import RateLimitItem
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _MARK = "__mlguard_limits__"
 _MISSED = "__mlguard_limits_above__"
-_RATE: TypeAdapter[Rate] = TypeAdapter(RateText)
-_MOST = 2**53  # beyond, a store that counts in floating point miscounts
-_LONGEST = 2**31  # seconds
-
-_INSTEAD = {
-    "key_func": "it counts for the caller, or where none is known for the client's network",
-    "deduct_when": "it is charged before the handler runs; give exempt_when or cost",
-    "on_breach": "the answer is 429 rate_exceeded on every route; give error_message",
-    "scope": "each route counts for itself; what routes share stands in [quotas]",
-    "shared": "each route counts for itself; what routes share stands in [quotas]",
-    "meta_limits": "give longer windows too, as in '5/minute;100/hour'",
-    "override_defaults": "what [quotas] says always holds beside it; give exempt routes there",
-}
 
 
-class Terms(NamedTuple):
+class Asked(NamedTuple):
     """What a declaration says of one request.
 
     Attributes:
-        rates: The windows, as `limits` parsed them.
+        rates: The windows.
         cost: What the app says that it costs, whatever that is.
     """
 
-    rates: Iterable[RateLimitItem]
+    rates: tuple[Rate, ...]
     cost: object
 
 
@@ -59,7 +46,7 @@ class Declared:
 
     Attributes:
         text: The rates as written, or the name of the function that tells them.
-        ask: Says the terms for a request of the framework; None where it is exempt.
+        ask: Tells what a request of the framework is charged; None where it is exempt.
         methods: For which methods it holds, None for all; HEAD is a GET.
         per_method: Whether each method counts for itself.
         message: What a refused client is told, or the function that says it.
@@ -67,24 +54,54 @@ class Declared:
     """
 
     text: str
-    ask: Callable[[Any], Terms | None]
+    ask: Callable[[Any], Asked | None]
     methods: frozenset[str] | None = None
     per_method: bool = False
-    message: str | Callable[..., str] | None = None
+    message: str | Callable[[], str] | None = None
     number: int = 0
     _log: Seldom = field(default_factory=Seldom)
+
+    @classmethod
+    def of(
+        cls,
+        options: Options,
+        parse: Callable[[Any], Iterable[RateLimitItem]],
+        *,
+        cost: Callable[[Any], object],
+        exempts: Callable[[Any], bool],
+    ) -> Declared:
+        """Declare what was given, in the words of a framework's own limiter.
+
+        Args:
+            options: What was given.
+            parse: Reads the rates for a request, or once, of None, where they are text.
+            cost: Tells what a request costs.
+            exempts: Tells a request for which it does not hold; asked first.
+
+        Raises:
+            ValueError: Rates that cannot be parsed, or counted.
+        """
+        text, methods = told(options.limit_value), options.methods
+        fixed = None if callable(options.limit_value) else rates(parse(None))
+
+        def ask(request: Any) -> Asked | None:
+            if exempts(request):
+                return None
+            return Asked(fixed or rates(parse(request)), cost(request))
+
+        return cls(text, ask, methods, options.per_method, options.error_message)
 
     def limits(self, request: Any, method: str, bucket: str) -> Iterator[RouteLimit]:
         """Say which limits one request is charged."""
         if self.methods is not None and method not in self.methods:
             return
-        terms = self.ask(request)
-        if terms is None:
+        asked = self.ask(request)
+        if asked is None:
             return
-        cost = self._whole(terms.cost)
+        cost = self._whole(asked.cost)
         if self.per_method:
             bucket = f"{bucket} {method}"
-        for rate in rates(terms.rates):
+        for rate in asked.rates:
             yield RouteLimit(rate, min(cost, rate.limit + 1), bucket, self, self.message)
 
     def _whole(self, cost: object) -> int:
@@ -155,19 +172,23 @@ def due(
         return ()
 
     def ask() -> list[RouteLimit]:
-        asked = "GET" if method == "HEAD" else method if method in METHODS else "_OTHER"
         place = f"{template} {named(handler)}{' late' if is_late else ''}"
         limits: list[RouteLimit] = []
         with guard.handling(exchange):
             for number, declared in enumerate(found, found[0].number if is_late else 0):
                 bucket = f"{place} {number}" if number else place
-                mine = list(declared.limits(request(), asked, bucket))
+                mine = list(declared.limits(request(), _counted_as(method), bucket))
                 limits += mine
                 if not mine:
                     exchange.limited.add(declared)  # the handler must not ask again
         return limits
 
     return _Due(ask)
+
+
+def _counted_as(method: str) -> str:
+    """Tell as what a method counts: HEAD as GET, and those that nobody knows as one."""
+    return "GET" if method == "HEAD" else method if method in METHODS else "_OTHER"
 
 
 def owed(
@@ -202,7 +223,7 @@ def owed(
         handler=handler,
         is_late=True,
     )
-    return guard.limit(limits)
+    return exchange.limit(limits)
 
 
 def limiting(
@@ -222,11 +243,7 @@ def limiting(
     Raises:
         TypeError: It is no handler.
     """
-    if inspect.isclass(function) or not callable(function):
-        raise TypeError(
-            f"guard.limit stands above a function, not above {function!r}: "
-            "name the methods of a class, or its `decorators`, and each view of a blueprint"
-        )
+    check_handler(function)
     own = replace(declared, number=len(limited(function)))
 
     def charged(*args: Any, **kwargs: Any) -> Any:
@@ -275,119 +292,21 @@ def method_of(view: object, method: str) -> object:
     return getattr(view, "get", None) if found is None and method == "HEAD" else found
 
 
-def named(handler: object) -> str:
-    """Name a handler by where it is defined, below all that wraps it."""
-    while True:
-        if isinstance(handler, partial):
-            handler = handler.func
-        elif (inner := getattr(handler, "__wrapped__", None)) is not None:
-            handler = inner
-        else:
-            break
-    place = handler if hasattr(handler, "__qualname__") else type(handler)
-    return f"{place.__module__}.{place.__qualname__}"
-
-
-def rates(items: Iterable[RateLimitItem]) -> tuple[Rate, ...]:
-    """Take the windows that `limits` parsed; of two as long as each other the smaller holds.
-
-    Raises:
-        ValueError: One that the kit cannot count, or none at all.
-    """
-    found: dict[int, Rate] = {}
-    for item in items:
-        rate = _rate(item.amount, item.multiples, item.GRANULARITY.name)
-        known = found.get(rate.seconds, rate)
-        found[rate.seconds] = min(known, rate, key=lambda r: r.limit)
-    if not found:
-        raise ValueError("guard.limit: no rate; use exempt_when where none shall hold")
-    return tuple(found.values())
-
-
-@lru_cache(1024)
-def _rate(amount: int, multiples: int, unit: str) -> Rate:
-    text = f"{amount}/{unit}" if multiples == 1 else f"{amount} per {multiples} {unit}s"
-    try:
-        rate = _RATE.validate_python(text)
-    except ValidationError:
-        rate = None
-    if rate is None or rate.limit >= _MOST or rate.seconds >= _LONGEST:
-        raise ValueError(f"guard.limit: {text!r} must be at least 1, and can be counted to")
-    return rate
-
-
-def check_options(
-    limit_value: object,
-    others: Sequence[object],
-    options: dict[str, Any],
-    *,
-    methods: Iterable[str] | None,
-    cost: object,
-) -> frozenset[str] | None:
-    """Check what is given to `guard.limit`, and take the methods.
+def written(
+    view: object, methods: Iterable[str], declared: Iterable[Declared] = ()
+) -> tuple[str, ...]:
+    """Tell the limits of a route as they are written, each once.
 
     Args:
-        limit_value: The rates, or a function that tells them.
-        others: What was given without a name beyond that.
-        options: What was given by names that it has not.
-        methods: For which it shall hold.
-        cost: A number or a function.
-
-    Raises:
-        TypeError: What cannot be meant so, or what slowapi and flask-limiter have and this has not.
-        ValueError: A number or a list that makes no sense.
+        view: Its handler; where that is a class, its methods may declare some.
+        methods: What it serves, none for whatever comes.
+        declared: What holds for all of them.
     """
-    if others:
-        options = {"key_func": others[0], **options}
-    for name in options:
-        raise TypeError(f"guard.limit has no {name}: {_INSTEAD.get(name, 'see its docstring')}")
-    if not isinstance(limit_value, str) and not callable(limit_value):
-        raise TypeError(f"guard.limit({limit_value!r}): must be rates like '5/minute;100/hour'")
-    if not callable(cost) and (not isinstance(cost, int) or cost < 1):
-        raise ValueError(f"guard.limit: cost = {cost!r} must be a whole number from 1, or callable")
-    if methods is None:
-        return None
-    names = [] if isinstance(methods, str) else list(methods)
-    if not names:
-        raise ValueError(f"guard.limit: methods = {methods!r} must be a list like ['POST']")
-    return frozenset("GET" if n.upper() == "HEAD" else n.upper() for n in names)
-
-
-def check_function(name: str, function: object, *numbers: int) -> None:
-    """Check a function that is asked at each request.
-
-    Args:
-        name: Of the option.
-        function: What was given; what is no function passes.
-        *numbers: How many arguments it may take.
-
-    Raises:
-        TypeError: It is async, or takes other arguments.
-    """
-    if not callable(function):
-        return
-    call = getattr(function, "__call__", None)  # noqa: B004 - of an object with one
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call):
-        raise TypeError(f"guard.limit: {name} must not be async: the decision does not await it")
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):
-        return
-    for number in numbers:
-        try:
-            signature.bind(*[None] * number)
-        except TypeError:
-            continue
-        return
-    wanted = " or ".join(map(str, numbers))
-    raise TypeError(f"guard.limit: {name} must take {wanted} arguments, not {signature}")
+    served = (method_of(view, method) for method in sorted(methods or METHODS))
+    own = (limit for function in served for limit in limited(function))
+    return tuple(limit.text for limit in dict.fromkeys((*own, *declared)))
 
 
 def key_of(exchange: Exchange) -> str:
     """Tell for whom a request is counted: the caller's name, or the client's network."""
     return exchange.payer.subject
-
-
-def told(limit_value: object) -> str:
-    """Tell the rates as written, or the name of the function that tells them."""
-    return limit_value if isinstance(limit_value, str) else f"{named(limit_value)}()"

@@ -56,7 +56,7 @@ class Front(Generic[App]):
     def _install(self, app: App) -> Service:
         raise NotImplementedError
 
-    def _routes(self) -> Iterable[Route]:
+    def routes(self) -> Iterable[Route]:
         """List every route of the app, mounted apps included."""
         raise NotImplementedError
 
@@ -188,7 +188,7 @@ class Front(Generic[App]):
         """
         self.check()
         if LOGGER.isEnabledFor(logging.DEBUG):
-            for line in describe(self.service.settings, self._routes()):
+            for line in describe(self.service.settings, self.routes()):
                 LOGGER.debug("%s", line)
         self.service.start()
 
@@ -198,7 +198,7 @@ class Front(Generic[App]):
         Raises:
             InvalidSettings: A model's route is not there.
         """
-        routes = list(self._routes())
+        routes = list(self.routes())
         self.service.guard.check_routes(route.template for route in routes if route.is_guarded)
         for route in routes:
             for text in route.missed:

@@ -7,25 +7,21 @@ handler (404, 405, redirects, files of a frontend) is decided at the first byte 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-from fastapi import routing as fastapi_routing
 from opentelemetry import trace
-from starlette.routing import BaseRoute, Host, Mount, Router, WebSocketRoute
+from starlette.routing import BaseRoute, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlguard.errors import Refused
-from mlguard.guard import Exchange, Guard, demanded, watched
-from mlguard.guard.limits import Declared, due, limited, method_of, missed
-from mlguard.guard.routes import Route
-from mlguard.metrics import METHODS
+from mlguard.guard import Exchange, Guard, watched
+from mlguard.guard.limits import due
 from mlguard.runtime.drivers import adrive, aparse
-from mlguard.runtime.front import Front
 from mlguard.tracing import reset
 from mlguard_fastapi import telemetry
 from mlguard_fastapi.limits import request_of
+from mlguard_fastapi.listing import Demands, front_of, leaves, router_of
 from mlguard_fastapi.translate import EXCHANGE, HANDLED, Replay, close, to_call, to_response
 
 _PREFIX = "mlguard.prefix"
@@ -85,7 +81,7 @@ class RouterGate:
         for route in leaves(self._router.routes):
             if isinstance(getattr(route, "handle", None), _RouteGate):
                 continue
-            inner = _router_of(route)
+            inner = router_of(route)
             if inner is not None and not isinstance(inner.middleware_stack, RouterGate):
                 inner.middleware_stack = RouterGate(inner, self._guard)
             route.handle = _RouteGate(  # type: ignore[method-assign]
@@ -145,26 +141,30 @@ class _RouteGate:
         self._handle = route.handle
         self._passes = passes  # on to a router with gates of its own
         self._calls = calls  # a WSGI app with a gate of its own
-        self._demands: dict[int, _Demands] = {}
+        self._demands: dict[int, Demands] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange: Exchange | None = scope.get(EXCHANGE)
         if exchange is None or exchange.decided:
             await self._handle(scope, receive, send)
-            return
-        if self._passes:
+        elif self._passes:
             scope[_PREFIX] = template(self._route, scope).removesuffix("/{path:path}")
             await self._handle(scope, receive, send)
-            return
-        if self._calls and scope["type"] == "http":
+        elif self._calls and scope["type"] == "http":
             await self._call(exchange, scope, receive, send)
-            return
-        body = Replay(receive)
-        serves = _serves(self._route, scope)
-        if not serves and scope["method"] == "OPTIONS":
+        elif scope.get("method") == "OPTIONS" and not _serves(self._route, scope):
             exchange.skip(template(self._route, scope))  # a preflight without CORS: a plain 405
             await self._handle(scope, receive, send)
-            return
+        else:
+            body = Replay(receive)
+            if await self._refuses(exchange, scope, body):
+                await to_response(exchange, scope, send)
+            else:
+                await self._hand_over(exchange, scope, body.receive, send)
+
+    async def _refuses(self, exchange: Exchange, scope: Scope, body: Replay) -> bool:
+        """Decide by what the route demands; say whether the request may not go on."""
+        serves = _serves(self._route, scope)
         matched = template(self._route, scope) if serves else None
         if matched and "fastapi.telemetry" not in scope:
             telemetry.name_span(exchange.span, scope, matched)
@@ -178,15 +178,19 @@ class _RouteGate:
             template=matched or "",
             handler=demands.endpoint,
         )
-        if await adrive(exchange.decide(matched, demands.scopes, limits), body.read):
-            await to_response(exchange, scope, send)
-            return
+        decision = exchange.decide(matched, demands.scopes, limits)
+        return await adrive(decision, body.read) is not None
+
+    async def _hand_over(
+        self, exchange: Exchange, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Let the handler answer, and end the route's inference with its answer."""
         answer = _Answer(exchange, send)
         handled = HANDLED.set(scope)
         exchange.enter()
         try:
             with exchange.handing_over():
-                await self._handle(scope, body.receive, answer.send)
+                await self._handle(scope, receive, answer.send)
         except Refused as refused:
             if not answer.begun:
                 exchange.refuse(refused.deny)
@@ -214,42 +218,12 @@ class _RouteGate:
         if "fastapi.telemetry" not in scope and exchange.route:
             telemetry.name_span(exchange.span, scope, exchange.route)
 
-    def _demanded(self, effective: Any) -> _Demands:
+    def _demanded(self, effective: Any) -> Demands:
         """Collect what the handler and its dependencies demand, once for each inclusion."""
         known = self._demands.get(id(effective))
         if known is None:
-            known = self._demands[id(effective)] = _Demands.of(effective)
+            known = self._demands[id(effective)] = Demands.of(effective)
         return known
-
-
-class _Demands(NamedTuple):
-    """What a route demands beyond the settings.
-
-    Attributes:
-        effective: The route, as its inclusion made it.
-        scopes: Of its callers.
-        limits: What is declared for all methods.
-        endpoint: The handler.
-    """
-
-    effective: Any
-    scopes: frozenset[str]
-    limits: tuple[Declared, ...]
-    endpoint: Any
-
-    @classmethod
-    def of(cls, effective: Any) -> _Demands:
-        """Collect them from the handler and its dependencies."""
-        endpoint = getattr(effective, "endpoint", None)
-        functions = [endpoint, *_dependencies(getattr(effective, "dependant", None))]
-        scopes = frozenset[str]().union(*map(demanded, functions))
-        limits = dict.fromkeys(limit for f in functions for limit in limited(f))
-        return cls(effective, scopes, tuple(limits), endpoint)
-
-    def declared(self, scope: Scope) -> tuple[Declared, ...]:
-        """List the limits of one request: a class declares some for its methods."""
-        view = method_of(self.endpoint, scope.get("method", ""))
-        return (*limited(view), *self.limits) if view else self.limits
 
 
 class _Answer:
@@ -293,48 +267,6 @@ class _Answer:
             self._kept.append(chunk)
 
 
-def leaves(routes: list[BaseRoute]) -> Iterator[BaseRoute]:
-    """List the objects at which the router's dispatch ends."""
-    contexts = getattr(fastapi_routing, "iter_route_contexts", None)
-    if contexts is None:  # before FastAPI 0.137 include_router flattened
-        yield from routes
-        return
-    for found in contexts(routes):
-        effective = getattr(found, "_route_context", None)
-        yield getattr(effective, "starlette_route", None) or found.original_route
-
-
-def routes(router: Router, prefix: str = "") -> Iterator[Route]:
-    """List the routes of an app as the framework spells them, mounted apps included."""
-    contexts = getattr(fastapi_routing, "iter_route_contexts", iter)
-    for found in contexts(router.routes):
-        path = getattr(found, "path", None)
-        original = getattr(found, "original_route", found)
-        inner, front = _router_of(original), front_of(original)
-        if inner is not None:
-            yield from routes(inner, prefix + (path or ""))
-        elif front is not None:
-            yield from (r._replace(template=f"{prefix}{path}{r.template}") for r in front._routes())
-        elif path is not None:
-            yield _listed(found, prefix + path, is_websocket=_is_websocket(original))
-
-
-def _listed(found: Any, template: str, *, is_websocket: bool) -> Route:
-    demands = _Demands.of(found)
-    methods = tuple(sorted(getattr(found, "methods", None) or ()))
-    served = [method_of(demands.endpoint, method) for method in sorted(METHODS)]
-    limits = dict.fromkeys(limit for f in served for limit in limited(f))
-    texts = tuple(limit.text for limit in (*limits, *demands.limits))
-    return Route(
-        methods,
-        template,
-        demands.scopes,
-        texts,
-        is_websocket=is_websocket,
-        missed=missed(demands.endpoint),
-    )
-
-
 def template(route: BaseRoute, scope: Scope) -> str:
     """Spell a matched route as the framework does, with the prefixes of routers and mounts."""
     path: str = getattr(_effective(route, scope), "path", None) or ""
@@ -351,41 +283,6 @@ def _effective(route: BaseRoute, scope: Scope) -> Any:
     """Find what an included router made of its route: the prefix is known there only."""
     effective = scope.get("fastapi", {}).get("effective_route_context")
     return effective if getattr(effective, "original_route", None) is route else route
-
-
-def _dependencies(dependant: Any) -> Iterator[Any]:
-    """List the dependencies of a handler."""
-    for inner in getattr(dependant, "dependencies", ()):
-        yield inner.call
-        yield from _dependencies(inner)
-
-
-def _router_of(route: Any) -> Router | None:
-    """Find the router of a mounted app, under its own middleware; None where it has none."""
-    if not isinstance(route, Mount | Host):
-        return None
-    app: ASGIApp | None = getattr(route, "_base_app", route.app)
-    inner = getattr(app, "router", app)
-    return inner if isinstance(inner, Router) else None
-
-
-def front_of(route: Any) -> Front[Any] | None:
-    """Find the guard of a WSGI app that is mounted, under its middleware; None where none is.
-
-    What dispatches beside the app is not passed: it would run before anybody decides.
-    """
-    layer: Any = route.app if isinstance(route, Mount) else None
-    while layer is not None and not hasattr(layer, "mounts"):
-        extensions = getattr(layer, "extensions", None)
-        front = extensions.get("mlguard") if isinstance(extensions, Mapping) else None
-        if isinstance(front, Front):
-            return front
-        layer = getattr(layer, "app", None)
-    return None
-
-
-def _is_websocket(route: Any) -> bool:
-    return isinstance(route, WebSocketRoute | fastapi_routing.APIWebSocketRoute)
 
 
 def _stamp(router: Router) -> object:

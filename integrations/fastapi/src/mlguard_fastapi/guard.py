@@ -13,14 +13,16 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp
 
 from mlguard.guard import mark
-from mlguard.guard.limits import limiting, mark_limits
+from mlguard.guard.limits import Declared, limiting, mark_limits
+from mlguard.guard.options import check_options
 from mlguard.guard.routes import Route
 from mlguard.messages import Principal
 from mlguard.runtime.front import F, Front
 from mlguard.runtime.service import Service
 from mlguard_fastapi import telemetry
-from mlguard_fastapi.dispatch import RouterGate, routes
+from mlguard_fastapi.dispatch import RouterGate
 from mlguard_fastapi.limits import declare, request_of
+from mlguard_fastapi.listing import routes_of
 from mlguard_fastapi.outer import Outer
 from mlguard_fastapi.translate import HANDLED
 
@@ -70,7 +72,7 @@ class MLGuard(Front[FastAPI]):
         per_method: bool = False,
         methods: Iterable[str] | None = None,
         exempt_when: Callable[..., bool] | None = None,
-        error_message: str | Callable[..., str] | None = None,
+        error_message: str | Callable[[], str] | None = None,
         **options: Any,
     ) -> Callable[[F], F]:
         """Limit how often each caller may ask one route, in slowapi's words.
@@ -87,14 +89,14 @@ class MLGuard(Front[FastAPI]):
             per_method: Whether each method counts for itself.
             methods: For which methods it holds; HEAD is a GET.
             exempt_when: A function, of nothing or of the request, that says when it does not hold.
-            error_message: What a refused client is told.
+            error_message: What a refused client is told, or a function, of nothing, that says it.
             **options: Nothing.
 
         Raises:
             TypeError: What slowapi has and this has not; the message says what to use instead.
             ValueError: Rates that cannot be parsed, or counted.
         """
-        declared = declare(
+        checked = check_options(
             limit_value,
             others,
             options,
@@ -104,6 +106,10 @@ class MLGuard(Front[FastAPI]):
             exempt_when=exempt_when,
             error_message=error_message,
         )
+        return self._limitation(declare(checked))
+
+    def _limitation(self, declared: Declared) -> Callable[[F], F]:
+        """Make what is a decorator, and a dependency as well."""
 
         def limitation(handler: Any = None, /) -> Any:
             if handler is not None:
@@ -133,8 +139,9 @@ class MLGuard(Front[FastAPI]):
             app.middleware_stack = Outer(app.middleware_stack, service, self.start)
         return service
 
-    def _routes(self) -> Iterable[Route]:
-        return routes(self._app.router)
+    def routes(self) -> Iterable[Route]:
+        """List every route of the app, mounted apps included."""
+        return routes_of(self._app.router)
 
     def _request(self) -> HTTPConnection:
         return request_of(HANDLED.get() or {"type": "http", "headers": []})

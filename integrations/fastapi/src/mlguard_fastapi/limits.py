@@ -3,66 +3,61 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from copy import copy
-from typing import Any
+from typing import TYPE_CHECKING
 
 from slowapi.wrappers import LimitGroup
 from starlette.requests import HTTPConnection, Request
 from starlette.types import Scope
 
-from mlguard.guard.limits import Declared, Terms, check_function, check_options, key_of, rates, told
+from mlguard.guard.limits import Declared, key_of
+from mlguard.guard.options import Options, check_function
 from mlguard_fastapi.translate import EXCHANGE
 
+if TYPE_CHECKING:
+    from limits import RateLimitItem
 
-def declare(
-    limit_value: str | Callable[..., str],
-    others: tuple[object, ...],
-    options: dict[str, Any],
-    *,
-    cost: int | Callable[[Any], int],
-    per_method: bool,
-    methods: Iterable[str] | None,
-    exempt_when: Callable[..., bool] | None,
-    error_message: str | Callable[..., str] | None,
-) -> Declared:
+
+def declare(options: Options) -> Declared:
     """Take what slowapi's users write; MLGuard.limit says what it means.
 
     Raises:
-        TypeError: What the kit cannot honour.
+        TypeError: A function that takes what the kit has not.
         ValueError: Rates that cannot be parsed, or counted.
     """
-    chosen = check_options(limit_value, others, options, methods=methods, cost=cost)
-    check_function("limit_value", limit_value, 0, 1)
-    check_function("cost", cost, 1)
-    check_function("exempt_when", exempt_when, 0, 1)
-    group = LimitGroup(
-        limit_value,
+    check_function("limit_value", options.limit_value, 0, 1)
+    check_function("cost", options.cost, 1)
+    check_function("exempt_when", options.exempt_when, 0, 1)
+    group = _group(options)
+    cost = options.cost
+
+    def parse(request: HTTPConnection | None) -> Iterator[RateLimitItem]:
+        # A copy: requests of several event loops would take each other's.
+        for found in copy(group).with_request(request):  # type: ignore[no-untyped-call]
+            yield found.limit
+
+    return Declared.of(
+        options,
+        parse,
+        cost=cost if callable(cost) else lambda _: cost,
+        exempts=_asking(options.exempt_when),
+    )
+
+
+def _group(options: Options) -> LimitGroup:
+    """Have slowapi read the rates, and ask who tells them; the kit does the rest itself."""
+    return LimitGroup(
+        options.limit_value,
         _key,
-        None,  # the scope, which the kit makes of the route
-        per_method,
-        sorted(chosen) if chosen else None,
-        error_message,
-        exempt_when,
-        cost,
+        scope=None,
+        per_method=options.per_method,
+        methods=None,
+        error_message=None,
+        exempt_when=None,
+        cost=1,
         override_defaults=False,
     )
-    fixed = None if callable(limit_value) else list(group)
-    if fixed is not None:
-        rates(limit.limit for limit in fixed)
-
-    exempts = _asking(exempt_when)
-
-    def ask(request: HTTPConnection) -> Terms | None:
-        if exempts(request):
-            return None
-        # A copy: requests of several event loops would take each other's.
-        limits = fixed or list(copy(group).with_request(request))  # type: ignore[no-untyped-call]
-        cost = limits[0].cost
-        units = cost(request) if callable(cost) else cost
-        return Terms([limit.limit for limit in limits], units)
-
-    return Declared(told(limit_value), ask, chosen, per_method, error_message)
 
 
 def request_of(scope: Scope) -> HTTPConnection:

@@ -7,7 +7,7 @@ functions there, right behind OpenTelemetry's, which opens the span.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -15,15 +15,15 @@ from flask import Flask, Response, after_this_request, request
 from flask.typing import ResponseReturnValue
 from opentelemetry import trace
 from werkzeug.exceptions import HTTPException
-from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from werkzeug.routing import Rule
 
 from mlguard import bodies
 from mlguard.errors import Refused
 from mlguard.guard import Exchange, Guard, demanded
-from mlguard.guard.limits import Declared, due, limited, method_of, missed
-from mlguard.guard.routes import Route
+from mlguard.guard.limits import Declared, due, limited, method_of
 from mlguard.runtime.drivers import drive
 from mlguard_flask import telemetry
+from mlguard_flask.listing import front_of, mounts
 from mlguard_flask.translate import (
     EXCHANGE,
     FAILED,
@@ -81,7 +81,15 @@ class Gate:
             exchange.skip(_template(rule.rule))  # Flask answers this itself, without the view
             setattr(request, _DECIDED, True)
             return None
-        read = partial(read_body, request.environ)
+        refuses = self._refuses(exchange, rule)
+        setattr(request, _DECIDED, True)
+        if refuses:
+            return to_response(exchange)
+        exchange.enter()
+        return None
+
+    def _refuses(self, exchange: Exchange, rule: Rule | None) -> bool:
+        """Decide by what the route demands; say whether the request may not go on."""
         view = self._app.view_functions.get(rule.endpoint) if rule else None
         matched = _template(rule.rule) if rule else None
         limits = due(
@@ -93,12 +101,8 @@ class Gate:
             template=matched or "",
             handler=getattr(view, "view_class", view),
         )
-        denied = drive(exchange.decide(matched, demanded(view), limits), read)
-        setattr(request, _DECIDED, True)
-        if denied:
-            return to_response(exchange)
-        exchange.enter()
-        return None
+        decision = exchange.decide(matched, demanded(view), limits)
+        return drive(decision, partial(read_body, request.environ)) is not None
 
     def dispatch(self) -> ResponseReturnValue:
         """Hand over to the view, never undecided, whatever became of `before_request`."""
@@ -147,41 +151,12 @@ class MountGate:
             return self.app(environ, start_response)
 
 
-def layers(app: Any) -> Iterator[Any]:
-    """List what stands around Flask, outermost first: middlewares hold the next one as `app`."""
-    while app is not None:
-        yield app
-        app = getattr(app, "app", None)
-
-
-def mounts(app: WSGI) -> Iterator[tuple[DispatcherMiddleware, str]]:
-    """List the apps that are mounted beside Flask: by what, and at which prefix."""
-    for layer in layers(app):
-        if isinstance(layer, DispatcherMiddleware):
-            yield from ((layer, prefix) for prefix in list(layer.mounts))
-
-
 def guard_mounts(app: WSGI) -> None:
     """Put a gate before each app that is mounted beside Flask and has none."""
     for dispatcher, prefix in mounts(app):
         mounted = dispatcher.mounts[prefix]
-        if not isinstance(mounted, MountGate) and not _has_gate(mounted):
+        if not isinstance(mounted, MountGate) and front_of(mounted) is None:
             dispatcher.mounts[prefix] = MountGate(mounted)
-
-
-def _has_gate(mounted: Any) -> bool:
-    """Tell a guarded Flask app, which decides by its own routes."""
-    flask = _flask_of(mounted)
-    return flask is not None and "mlguard" in flask.extensions
-
-
-def _flask_of(mounted: Any) -> Flask | None:
-    """Find the Flask app that a WSGI callable is, or is the inside of."""
-    for layer in layers(mounted):
-        flask = getattr(layer, "__self__", layer)
-        if isinstance(flask, Flask):
-            return flask
-    return None
 
 
 def _template(rule: str) -> str:
@@ -200,40 +175,6 @@ def refused(error: Refused) -> Response:
     exchange: Exchange = request.environ[EXCHANGE]
     exchange.refuse(error.deny)
     return to_response(exchange)
-
-
-def routes(app: Flask, around: WSGI) -> Iterator[Route]:
-    """List the routes of an app as the framework spells them, and those mounted beside it.
-
-    Args:
-        app: The app.
-        around: What Flask serves: its own app under middlewares.
-    """
-    for rule in app.url_map.iter_rules():
-        view = app.view_functions.get(rule.endpoint)
-        methods = set(rule.methods or ())
-        if getattr(rule, "provide_automatic_options", False):
-            methods.discard("OPTIONS")  # which reaches no view
-        found = dict.fromkeys(d for m in sorted(methods) for d in _declared(view, m))
-        texts = tuple(declared.text for declared in found)
-        template = str(rule.rule)
-        yield Route(tuple(sorted(methods)), template, demanded(view), texts, missed=missed(view))
-    for dispatcher, prefix in mounts(around):
-        yield from _mounted(dispatcher.mounts[prefix], prefix, is_guarded=True)
-
-
-def outer_routes(layer: Any) -> Iterator[Route]:
-    """List what was mounted around the guard, which sees of it only what has a guard itself."""
-    for prefix, mounted in getattr(layer, "mounts", {}).items():
-        yield from _mounted(mounted, prefix, is_guarded=False)
-
-
-def _mounted(mounted: Any, prefix: str, *, is_guarded: bool) -> Iterator[Route]:
-    if _has_gate(mounted) and (flask := _flask_of(mounted)) is not None:
-        for route in flask.extensions["mlguard"]._routes():
-            yield route._replace(template=prefix + route.template)
-    else:
-        yield Route((), prefix, is_guarded=is_guarded)
 
 
 def _declared(view: Any, method: str) -> tuple[Declared, ...]:

@@ -9,14 +9,16 @@ from typing import Any
 from flask import Flask, Request, request
 
 from mlguard.guard.limits import limiting
+from mlguard.guard.options import check_options
 from mlguard.guard.routes import Route
 from mlguard.logs import LOGGER
 from mlguard.messages import Principal
 from mlguard.runtime.front import F, Front
 from mlguard.runtime.service import Service
 from mlguard_flask import telemetry
-from mlguard_flask.dispatch import Gate, guard_mounts, layers, outer_routes, routes
+from mlguard_flask.dispatch import Gate, guard_mounts
 from mlguard_flask.limits import declare
+from mlguard_flask.listing import layers, mounted_by, routes_of
 from mlguard_flask.outer import Outer
 
 
@@ -59,7 +61,7 @@ class MLGuard(Front[Flask]):
             per_method: Whether each method counts for itself.
             methods: For which methods it holds; HEAD is a GET.
             exempt_when: A function that says when it does not hold.
-            error_message: What a refused client is told.
+            error_message: What a refused client is told, or a function, of nothing, that says it.
             **options: Nothing.
 
         Raises:
@@ -67,7 +69,7 @@ class MLGuard(Front[Flask]):
                 instead.
             ValueError: Rates that cannot be parsed, or counted.
         """
-        declared = declare(
+        checked = check_options(
             limit_value,
             others,
             options,
@@ -77,6 +79,7 @@ class MLGuard(Front[Flask]):
             exempt_when=exempt_when,
             error_message=error_message,
         )
+        declared = declare(checked)
         return lambda handler: limiting(handler, declared, self._charge, self._acharge)
 
     def _install(self, app: Flask) -> Service:
@@ -99,17 +102,16 @@ class MLGuard(Front[Flask]):
 
     def _warn_of_outer_mounts(self) -> None:
         """Tell of apps that were mounted after the guard came, and so stand around it."""
-        for prefix in (p for layer in self._around() for p in getattr(layer, "mounts", ())):
+        for prefix, _ in mounted_by(self._around()):
             text = "what is mounted at %s is not guarded: mount it before MLGuard(app, ...)"
             LOGGER.warning(text, prefix)
 
     def _around(self) -> Iterable[Any]:
         return takewhile(lambda layer: layer is not self._outer, layers(self._app.wsgi_app))
 
-    def _routes(self) -> Iterable[Route]:
-        yield from routes(self._app, self._inner)
-        for layer in self._around():
-            yield from outer_routes(layer)
+    def routes(self) -> Iterable[Route]:
+        """List every route of the app, mounted apps included."""
+        return routes_of(self._app, self._inner, self._around())
 
     def _request(self) -> Request:
         return request

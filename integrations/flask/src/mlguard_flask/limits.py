@@ -2,53 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from flask_limiter import Limit
 
-from mlguard.guard.limits import Declared, Terms, check_function, check_options, rates, told
+from mlguard.guard.limits import Declared
+from mlguard.guard.options import Options, check_function
+
+if TYPE_CHECKING:
+    from limits import RateLimitItem
 
 
-def declare(
-    limit_value: str | Callable[[], str],
-    others: tuple[object, ...],
-    options: dict[str, Any],
-    *,
-    cost: int | Callable[[], int],
-    per_method: bool,
-    methods: Iterable[str] | None,
-    exempt_when: Callable[[], bool] | None,
-    error_message: str | Callable[[], str] | None,
-) -> Declared:
+def declare(options: Options) -> Declared:
     """Take what flask-limiter's users write; MLGuard.limit says what it means.
 
     Raises:
-        TypeError: What the kit cannot honour.
+        TypeError: A function that takes what the kit has not.
         ValueError: Rates that cannot be parsed, or counted.
     """
-    chosen = check_options(limit_value, others, options, methods=methods, cost=cost)
-    check_function("limit_value", limit_value, 0)
-    check_function("cost", cost, 0)
-    check_function("exempt_when", exempt_when, 0)
-    limit = Limit(
-        limit_value,
-        key_function=str,  # the kit knows who calls; without one, a Limiter would be asked
-        cost=cost,
-        methods=sorted(chosen) if chosen else None,
-        per_method=per_method,
-        error_message=error_message,
-        exempt_when=exempt_when,
+    check_function("limit_value", options.limit_value, 0)
+    check_function("cost", options.cost, 0)
+    check_function("exempt_when", options.exempt_when, 0)
+    # Without a key function, a Limiter would be asked for one: the kit knows who calls.
+    limit = Limit(options.limit_value, key_function=str)
+    cost, exempt_when = options.cost, options.exempt_when
+
+    def parse(_: object) -> Iterator[RateLimitItem]:
+        for found in limit:
+            yield found.limit
+
+    return Declared.of(
+        options,
+        parse,
+        cost=lambda _: cost() if callable(cost) else cost,
+        exempts=lambda _: exempt_when is not None and exempt_when(),
     )
-    fixed = None if callable(limit_value) else list(limit)
-    if fixed is not None:
-        rates(found.limit for found in fixed)
-
-    def ask(request: object) -> Terms | None:
-        limits = fixed or list(limit)
-        if limits and limits[0].is_exempt:
-            return None
-        cost = limits[0].deduction_amount if limits else 1
-        return Terms([found.limit for found in limits], cost)
-
-    return Declared(told(limit_value), ask, chosen, per_method, error_message)

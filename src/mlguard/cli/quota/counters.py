@@ -52,7 +52,8 @@ def counters(whose: Whose, entries: Iterable[Entry]) -> list[Counter]:
     found = [read(whose, entry) for entry in entries]
     if not whose.is_plan_open:
         touched = {(entry.field, entry.seconds) for entry in entries}
-        found += [_unused(m) for m in _limits(whose) if (m.field, m.seconds) not in touched]
+        others = (limit for limit in _limits(whose) if limit.kind != FLIGHT)
+        found += [_unused(m) for m in others if (m.field, m.seconds) not in touched]
     return sorted(found, key=lambda c: (c.model, c.what, c.seconds or math.inf))
 
 
@@ -60,9 +61,9 @@ def read(whose: Whose, entry: Entry) -> Counter:
     """Read one counter; how many may be in flight, only the settings say."""
     what, model = _what(entry.field)
     used = math.ceil(round(entry.used, 6))
-    if entry.field == FLIGHT:
-        at_once = next((m.amount for m in whose.limits(None) if m.kind == FLIGHT), None)
-        return Counter(what, "", "now", 0, used, at_once)
+    if entry.kind == FLIGHT:
+        at_once = next((m.amount for m in _limits(whose) if m.field == entry.field), None)
+        return Counter("requests in flight", model, "now", 0, used, at_once)
     window = rate(entry.amount, entry.seconds) if entry.seconds else "ever"
     return Counter(what, model, window, entry.seconds, used, entry.amount)
 
@@ -84,8 +85,6 @@ def _cells(counter: Counter) -> tuple[str, ...]:
 
 def _what(field: str) -> tuple[str, str]:
     """Tell what a field counts, and of which model."""
-    if field == FLIGHT:
-        return "requests in flight", ""
     if field.startswith(_ROUTE) and " " in field:
         bucket = field.removeprefix(_ROUTE).rpartition(":")[0]
         return _printable(f"route {bucket}"), ""
@@ -98,11 +97,10 @@ def _unused(limit: Limit) -> Counter:
     return Counter(limit.unit, limit.model, window, limit.seconds, 0, limit.amount)
 
 
-def _limits(whose: Whose) -> Iterator[Limit]:
+def _limits(whose: Whose) -> Iterable[Limit]:
     """List what the settings say of the account, whatever model is asked."""
     models = [None, *(model.name for model in whose.settings.models)]
-    limits = {limit.field: limit for name in models for limit in whose.limits(name)}
-    return (limit for limit in limits.values() if limit.kind != FLIGHT)
+    return {limit.field: limit for name in models for limit in whose.limits(name)}.values()
 
 
 def _printable(text: str) -> str:

@@ -35,7 +35,7 @@ def _reset(options: argparse.Namespace) -> None:
     def forget(place: Books) -> None:
         entries = place.entries(account.tag, account.account)
         place.reset(account.tag, account.account, lifetime=options.lifetime)
-        known.update((read(account, e), e.seconds > 0) for e in entries if e.field != FLIGHT)
+        known.update((read(account, e), e.seconds > 0) for e in entries if e.kind != FLIGHT)
 
     with books(account.settings, account.quotas) as places:
         troubles = each(places, forget)
