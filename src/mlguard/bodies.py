@@ -20,6 +20,13 @@ def parse(raw: bytes) -> Any:
         return None
 
 
+def is_json(media_type: str) -> bool:
+    """Say whether a body of this type is JSON (RFC 6839 section 3.1), without its parameters."""
+    kind = media_type.partition(";")[0].strip().lower()
+    main, _, sub = kind.partition("/")
+    return main == "application" and (sub == "json" or sub.endswith("+json"))
+
+
 class Rows(Protocol):
     """Rows as they came: counted at once, read one at a time."""
 

@@ -14,6 +14,7 @@ from opentelemetry import trace
 from starlette.routing import BaseRoute, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mlguard import bodies
 from mlguard.errors import Refused
 from mlguard.guard import Exchange, Guard, watched
 from mlguard.guard.limits import due
@@ -292,7 +293,7 @@ def _stamp(router: Router) -> object:
 
 def _is_json(headers: Any) -> bool:
     kind = next((v for n, v in headers if n.lower() == b"content-type"), b"")
-    return bytes(kind).split(b";")[0].strip().lower() == b"application/json"
+    return bodies.is_json(bytes(kind).decode("latin-1"))
 
 
 async def _no_body(limit: int) -> bytes | None:

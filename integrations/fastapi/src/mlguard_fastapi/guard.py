@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from starlette.requests import HTTPConnection
+from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.types import ASGIApp
+from starlette.websockets import WebSocketDisconnect
 
 from mlguard.guard import mark
 from mlguard.guard.limits import Declared, limiting, mark_limits
@@ -125,6 +126,7 @@ class MLGuard(Front[FastAPI]):
     def _install(self, app: FastAPI) -> Service:
         service = Service(self._settings, tracer_provider=telemetry.configured(app))
         self._app = app
+        service.guard.departures += (ClientDisconnect, WebSocketDisconnect)
         app.state.mlguard = self
         telemetry.instrument(app, service)
         app.router.middleware_stack = RouterGate(app.router, service.guard)

@@ -190,7 +190,7 @@ def _close(exchange: Exchange, response: Response) -> Response:
 
 
 def _answer(exchange: Exchange, response: Response) -> Any:
-    if not exchange.reads_answer or response.mimetype != "application/json":
+    if not exchange.reads_answer or not bodies.is_json(response.mimetype or ""):
         return None
     if response.direct_passthrough:
         return None

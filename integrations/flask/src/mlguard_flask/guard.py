@@ -7,6 +7,7 @@ from itertools import takewhile
 from typing import Any
 
 from flask import Flask, Request, request
+from werkzeug.exceptions import ClientDisconnected
 
 from mlguard.guard.limits import limiting
 from mlguard.guard.options import check_options
@@ -85,6 +86,7 @@ class MLGuard(Front[Flask]):
     def _install(self, app: Flask) -> Service:
         service = Service(self._settings)
         self._app = app
+        service.guard.departures += (ClientDisconnected,)
         app.extensions["mlguard"] = self
         self._inner = app.wsgi_app  # before the instrumentation hides it in a function
         telemetry.instrument(app, service)
