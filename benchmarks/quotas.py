@@ -45,7 +45,8 @@ from mlguard.messages import Principal
 from mlguard.quotas import Charged, Demand, Quota
 from mlguard.runtime.companion import CompanionConfig
 from mlguard.runtime.drivers import adrive, drive
-from mlguard.runtime.stores import Failover, maker
+from mlguard.runtime.stores.chosen import maker
+from mlguard.runtime.stores.failover import Failover
 from mlguard.settings import Quotas
 
 STRATEGY = "sliding-window-counter"

@@ -17,9 +17,9 @@ from typing import Any
 from benchmarks.measure import Unfit, say
 from mlguard.ledger import Change, Limit, Line, MemoryLedger, Order
 from mlguard.runtime.companion import CompanionConfig
-from mlguard.runtime.stores import Store
 from mlguard.runtime.stores.host import HostStore
 from mlguard.runtime.stores.redis import RedisStore
+from mlguard.runtime.stores.store import Store
 
 PRINCIPALS = 1_000_000
 FEWER = 100_000  # elsewhere

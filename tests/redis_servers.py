@@ -195,8 +195,9 @@ class Watched:
     def __init__(self, cwd: Path, *, password: str = "") -> None:
         self._cwd, self._password = cwd, password
         auth = ("--masterauth", password) if password else ()
+        auth += ("--repl-diskless-sync-delay", "0")
         master = Redis(_folder(cwd, "master"), *auth, password=password)
-        options = ("--replicaof", f"127.0.0.1 {master.port}", "--repl-diskless-sync-delay", "0")
+        options = ("--replicaof", f"127.0.0.1 {master.port}")
         replica = Redis(_folder(cwd, "replica"), *auth, *options, password=password)
         self.nodes = [master, replica]
         port = free_port()

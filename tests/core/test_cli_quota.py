@@ -23,7 +23,8 @@ from mlguard.messages import Deny, Principal
 from mlguard.quotas import Charged, Demand, Quota, RouteLimit
 from mlguard.runtime.companion import CompanionConfig
 from mlguard.runtime.service import Service
-from mlguard.runtime.stores import Store, maker
+from mlguard.runtime.stores.chosen import maker
+from mlguard.runtime.stores.store import Store
 from mlguard.settings import Quotas, Rate, load
 from mlguard.testing import Rehearsal
 from tests.servers import ROOT, find, free_port, wait_until
@@ -330,6 +331,19 @@ class TestShow:
         assert ["requests", "in", "flight", "now", "1", "?", "?"] in [
             line.split() for line in out.splitlines()
         ]
+
+    def test_models_that_are_counted_apart(self, told: Told, place: Place, worker: Any) -> None:
+        """What is in flight of a model with a limit of its own is told beside the rest."""
+        quotas = place.write(quotas="[quotas.models.iris]\nconcurrency = 2")
+        store = worker(quotas)
+        for model in ("iris", "own", "own"):
+            charge(store, quotas, ALICE, Demand(model, {"rows": 1}))
+
+        _, out, _ = told("show", "alice")
+
+        found = rows_of(out)
+        assert found["requests in flight now"] == ["2", "30", "32"]
+        assert found["requests in flight of iris now"] == ["1", "1", "2"]
 
     def test_clients_of_public_routes(self, told: Told, place: Place, worker: Any) -> None:
         """Where authentication is on, --client shows who pays on a public route."""

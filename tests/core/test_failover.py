@@ -22,7 +22,7 @@ from mlguard.ledger import (
     Receipt,
     StoreUnavailable,
 )
-from mlguard.runtime.stores import Failover
+from mlguard.runtime.stores.failover import Failover
 from mlguard.runtime.stores.pending import MOST, Held, Owed, Pending
 from tests.servers import wait_until
 
@@ -396,6 +396,32 @@ class TestBack:
 
             assert not admitted(failover.debit(order(1, FLIGHTS)))
 
+    @both
+    def test_what_nobody_knows_is_not_in_flight(self, debit: Debit) -> None:
+        """A store that counts a flight and does not say so is told that there is none."""
+
+        class Mute(Far):
+            def debit(self, order: Order, changes: Sequence[Change] = ()) -> Receipt:
+                receipt = super().debit(order, changes)
+                if self.is_mute:
+                    raise StoreUnavailable("it does not say")
+                return receipt
+
+            is_mute = False
+
+        far = Mute()
+        with guarded(far, share=1.0) as (failover, _):
+            first = order(1, FLIGHTS)
+            receipt = debit(failover, first)
+            assert receipt is not None
+            far.is_mute = True
+            debit(failover, first)
+            far.is_mute = False
+            wait_until(lambda: far.used() == {"concurrency:": 1}, "one is in flight, not two")
+            failover.settle(undone(first, receipt))
+
+            wait_until(lambda: far.used() == {}, "none is in flight")
+
     def test_unfit_when_it_is_back(self, caplog: pytest.LogCaptureFixture) -> None:
         """A store that could not be looked at when we began is looked at before it counts."""
         far = Far()
@@ -450,13 +476,17 @@ class TestPending:
         assert owed.take() == []
 
     def test_held(self) -> None:
-        """Only what is still held is renewed."""
+        """What is still held is said again, and what is doubted once, all in all."""
         held = Held()
         place: Any = ("t", "p", FLIGHTS)
         held.change(place, 2)
         held.change(place, -1)
-        assert [(c.extra, c.limit) for c in held.renewals()] == [(0, FLIGHTS)]
+        assert [(c.extra, c.is_grant) for c in held.renewals()] == [(1, True)]
+        assert held.doubted() == []
 
         held.change(place, -1)
+        held.doubt(place)
 
         assert held.renewals() == []
+        assert [(c.extra, c.is_grant) for c in held.doubted()] == [(0, True)]
+        assert held.doubted() == []

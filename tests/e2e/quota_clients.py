@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from mlguard.ledger import Entry
 from mlguard.quotas.quota import accounts
 from mlguard.runtime.companion import CompanionConfig
-from mlguard.runtime.stores import maker
+from mlguard.runtime.stores.chosen import maker
 from mlguard.runtime.stores.host import running
 from mlguard.settings import Quotas
 from tests import servers

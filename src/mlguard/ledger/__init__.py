@@ -1,5 +1,6 @@
 """Where is counted what was asked? Values every ledger speaks, and the one in memory."""
 
+from mlguard.ledger.counters import Note
 from mlguard.ledger.memory import MemoryLedger
 from mlguard.ledger.orders import (
     FLIGHT,
@@ -26,6 +27,7 @@ __all__ = [
     "Limit",
     "Line",
     "MemoryLedger",
+    "Note",
     "Order",
     "Reading",
     "Receipt",

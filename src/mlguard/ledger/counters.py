@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
-from mlguard.ledger.orders import Entry, Limit, Reading
+from mlguard.ledger.orders import WINDOW, Entry, Limit, Reading
 
 Cells: TypeAlias = "array[int]"
 """The windows of one account, one after another, as arrays need little memory. Of each: the number
@@ -16,8 +16,8 @@ of its field, its bucket, what is used of that and of the bucket before, and its
 Spent: TypeAlias = dict[str, dict[str, tuple[int, int]]]
 """Sums and limits by account and field."""
 
-Held: TypeAlias = dict[str, dict[str, int]]
-"""What is in flight, by account and holder."""
+Held: TypeAlias = dict[str, dict[str, dict[str, int]]]
+"""What is in flight, by account, field and holder: nothing that holds nothing."""
 
 STRIDE = 5
 _BUCKET, _CURRENT, _PREVIOUS, _AMOUNT = range(1, STRIDE)
@@ -31,15 +31,17 @@ class Note(NamedTuple):
     Attributes:
         kind: Its limit's.
         key: The tag and the account.
-        field: Its limit's; of what is in flight, who holds it.
+        field: Its limit's.
         numbers: What its kind keeps. None where the account's windows are all forgotten, its sums
             are, or the holder is gone.
+        holder: Who holds it, of what is in flight.
     """
 
     kind: str
     key: str
     field: str
     numbers: Sequence[int]
+    holder: str = ""
 
 
 class Slot(Protocol):
@@ -47,7 +49,7 @@ class Slot(Protocol):
 
     Attributes:
         used: Units.
-        ended: Share of the limit used in the last window, where another one has just begun.
+        ended: Share of its limit used in the last window, where another one has just begun.
     """
 
     used: float
@@ -70,11 +72,21 @@ class Window:
     """A sliding-window counter: the bucket before weighs less the more of this one has passed.
 
     Time never runs backwards here: a bucket that has begun stays the current one.
+
+    Args:
+        cells: The account's.
+        at: Where the window's begin.
+        limit: What it may not exceed.
+        now: The ledger's clock.
+        begins: Whether a new bucket begins where it is time. A refund needs none, as it goes to
+            the bucket that was charged; so the end of that is told to the next debit.
     """
 
     __slots__ = ("_at", "_cells", "_limit", "_passed", "ended", "used")
 
-    def __init__(self, cells: Cells, at: int, limit: Limit, now: float) -> None:
+    def __init__(
+        self, cells: Cells, at: int, limit: Limit, now: float, *, begins: bool = True
+    ) -> None:
         self._cells = cells
         self._at = at
         self._limit = limit
@@ -83,8 +95,8 @@ class Window:
         bucket = int(now // seconds)
         self._passed = now - bucket * seconds
         before, current = cells[at + _BUCKET], cells[at + _CURRENT]
-        if bucket > before:
-            self.ended = max(0, current) / limit.amount
+        if bucket > before and begins:
+            self.ended = max(0, current) / cells[at + _AMOUNT]
             cells[at + _PREVIOUS] = current if bucket == before + 1 else 0
             cells[at + _CURRENT] = current = 0
             cells[at + _BUCKET] = bucket
@@ -171,38 +183,58 @@ class Lifetime:
 class Flight:
     """What is held at this moment, by whom."""
 
-    __slots__ = ("_amount", "_held", "_holder", "_key", "ended", "used")
+    __slots__ = ("_held", "_holder", "_key", "_limit", "ended", "used")
 
-    def __init__(self, held: Held, key: str, holder: str, amount: int) -> None:
+    def __init__(self, held: Held, key: str, holder: str, limit: Limit) -> None:
         self._held = held
         self._key = key
         self._holder = holder
-        self._amount = amount
-        self.used: float = sum(held.get(key, {}).values())
+        self._limit = limit
+        self.used: float = sum(held.get(key, {}).get(limit.field, {}).values())
         self.ended = 0.0
+
+    def _change(self, units: int) -> None:
+        key, field, holder = self._key, self._limit.field, self._holder
+        before = holds(self._held, key, field, holder)
+        left = max(0, before + units)
+        hold(self._held, key, field, holder, left)
+        self.used += left - before
 
     def add(self, cost: int) -> None:
         """Charge."""
-        holders = self._held.setdefault(self._key, {})
-        holders[self._holder] = holders.get(self._holder, 0) + cost
-        self.used += cost
+        self._change(cost)
 
     def settle(self, extra: int, since: float) -> None:
         """Correct what was charged at `since`."""
-        holders = self._held.get(self._key, {})
-        left = holders.pop(self._holder, 0) + extra
-        if left > 0:
-            holders[self._holder] = left
-        elif not holders:
-            self._held.pop(self._key, None)
+        self._change(extra)
 
     def grant(self, units: int) -> None:
-        """Nothing: what is held ends with who holds it."""
+        """Hold so many below zero in all, whatever was held."""
+        self._change(-units - holds(self._held, self._key, self._limit.field, self._holder))
 
     def read(self, wanted: int) -> Reading:
         """Tell what is left, and when the units wanted would be admitted."""
-        left = self._amount - int(self.used)
+        left = self._limit.amount - int(self.used)
         return Reading(max(0, left), 0.0, 0.0 if wanted <= left else _MOMENT)
+
+
+def holds(held: Held, key: str, field: str, holder: str) -> int:
+    """Tell how many units of a field somebody holds."""
+    return held.get(key, {}).get(field, {}).get(holder, 0)
+
+
+def hold(held: Held, key: str, field: str, holder: str, units: int) -> None:
+    """Write down how many units of a field somebody holds, and no trace of none."""
+    fields = held.setdefault(key, {})
+    holders = fields.setdefault(field, {})
+    if units:
+        holders[holder] = units
+        return
+    holders.pop(holder, None)
+    if not holders:
+        del fields[field]
+    if not fields:
+        del held[key]
 
 
 def corrected(units: int, extra: int, amount: int) -> int:
@@ -225,5 +257,5 @@ def entries(cells: Cells, names: dict[int, tuple[str, int]], now: float) -> list
         field, seconds = names[cells[at]]
         amount = cells[at + _AMOUNT]
         window = Window(cells, at, Limit(field, amount, seconds), now)
-        found.append(Entry(field, window.used, amount, seconds))
+        found.append(Entry(field, window.used, amount, seconds, WINDOW))
     return found

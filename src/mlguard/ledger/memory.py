@@ -20,6 +20,8 @@ from mlguard.ledger.counters import (
     Spent,
     Window,
     entries,
+    hold,
+    holds,
 )
 from mlguard.ledger.orders import FLIGHT, LIFETIME, WINDOW, Change, Entry, Limit, Order, Receipt
 
@@ -101,7 +103,8 @@ class MemoryLedger:
         with self._lock:
             now = self._timer()
             for change in changes:
-                slot = self._slot(change.tag, change.account, change.limit, holder, now)
+                begins = change.extra > 0 or change.is_grant
+                slot = self._slot(*change[:3], holder, now, begins=begins)
                 if change.is_grant:
                     slot.grant(-change.extra)
                 else:
@@ -110,10 +113,9 @@ class MemoryLedger:
     def drop(self, holder: str) -> None:
         """Give back all that somebody holds who is gone."""
         with self._lock:
-            for key, holders in list(self._held.items()):
-                holders.pop(holder, None)
-                if not holders:
-                    del self._held[key]
+            for key, fields in list(self._held.items()):
+                for field in list(fields):
+                    hold(self._held, key, field, holder, 0)
 
     def entries(self, tag: str, account: str) -> list[Entry]:
         """Tell an operator what an account has used."""
@@ -124,9 +126,10 @@ class MemoryLedger:
             cells = array("q", self._young.get(key) or self._old.get(key) or ())
             found = entries(cells, self._names, now)
             spent = self._spent.get(key, {})
-            found += [Entry(field, *numbers, 0) for field, numbers in spent.items()]
-            held = sum(self._held.get(key, {}).values())
-            return [*found, Entry(FLIGHT, held, 0, 0)] if held else found
+            found += [Entry(field, *numbers, 0, LIFETIME) for field, numbers in spent.items()]
+            held = self._held.get(key, {})
+            found += [Entry(f, sum(units.values()), 0, 0, FLIGHT) for f, units in held.items()]
+            return found
 
     def reset(self, tag: str, account: str, *, lifetime: bool = False) -> None:
         """Forget what an account has used in windows, and ever where that is meant too."""
@@ -144,7 +147,8 @@ class MemoryLedger:
                 sums = self._spent.get(key, {}).get(limit.field, (0, limit.amount))
                 return Note(LIFETIME, key, limit.field, sums)
             if limit.kind == FLIGHT:
-                return Note(FLIGHT, key, holder, (self._held.get(key, {}).get(holder, 0),))
+                units = holds(self._held, key, limit.field, holder)
+                return Note(FLIGHT, key, limit.field, (units,), holder)
             cells = self._cells(key)
             return self._window_note(key, cells, self._place(cells, limit))
 
@@ -154,7 +158,9 @@ class MemoryLedger:
             cells = self._young.get(key) or self._old.get(key) or array("q")
             found = [self._window_note(key, cells, at) for at in range(0, len(cells), STRIDE)]
             found += [Note(LIFETIME, key, f, sums) for f, sums in self._spent.get(key, {}).items()]
-            return found + [Note(FLIGHT, key, h, (n,)) for h, n in self._held.get(key, {}).items()]
+            held = self._held.get(key, {})
+            found += [Note(FLIGHT, key, f, (n,), h) for f in held for h, n in held[f].items()]
+            return found
 
     def keys(self, *, lifetime: bool) -> list[str]:
         """List the accounts that have sums that never come back, or those that have others."""
@@ -163,15 +169,17 @@ class MemoryLedger:
 
     def restore(self, note: Note) -> None:
         """Let a counter stand where it was written down."""
-        kind, key, field, numbers = note
+        kind, key, field, numbers, holder = note
         if kind == WINDOW:
             self._restore_window(key, field, numbers)
         elif kind == LIFETIME:
             self._restore_sum(key, field, numbers)
         elif numbers:
-            self._restore_flight(key, field, *numbers)
+            (units,) = numbers
+            with self._lock:
+                hold(self._held, key, field, holder, int(units))
         else:
-            self.drop(field)
+            self.drop(holder)
 
     def _window_note(self, key: str, cells: Cells, at: int) -> Note:
         field, seconds = self._names[cells[at]]
@@ -198,25 +206,25 @@ class MemoryLedger:
             else:
                 self._spent.pop(key, None)
 
-    def _restore_flight(self, key: str, holder: str, units: int) -> None:
-        with self._lock:
-            holders = self._held.setdefault(key, {})
-            holders[holder] = int(units)
-            if not units:
-                del holders[holder]
-            if not holders:
-                del self._held[key]
-
-    def _slot(self, tag: str, account: str, limit: Limit, holder: str, now: float) -> Slot:
+    def _slot(
+        self,
+        tag: str,
+        account: str,
+        limit: Limit,
+        holder: str,
+        now: float,
+        *,
+        begins: bool = True,
+    ) -> Slot:
         key = tag + account
         if limit.kind == WINDOW:
             if now > self._ages_at or limit.seconds > self._longest:
                 self._age(limit, now)
             cells = self._young.get(key) or self._cells(key)
-            return Window(cells, self._place(cells, limit), limit, now)
+            return Window(cells, self._place(cells, limit), limit, now, begins=begins)
         if limit.kind == LIFETIME:
             return Lifetime(self._spent, key, limit)
-        return Flight(self._held, key, holder, limit.amount)
+        return Flight(self._held, key, holder, limit)
 
     def _cells(self, key: str) -> Cells:
         cells = self._young.get(key)

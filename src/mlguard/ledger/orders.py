@@ -118,7 +118,8 @@ class Change(NamedTuple):
         limit: The line's.
         extra: Units more than were charged; fewer are below zero.
         since: When they were charged, by the ledger's clock.
-        is_grant: Whether units below zero may admit more than the limit.
+        is_grant: Whether units count in full, beyond what bounds debts and refunds; of what is in
+            flight, whether they are what the holder holds in all.
     """
 
     tag: str
@@ -135,14 +136,17 @@ class Entry(NamedTuple):
     Attributes:
         field: The limit's.
         used: Units used, a window's bucket before weighed in.
-        amount: The limit: of a window when its bucket began, of a sum when it was last charged.
+        amount: The limit: of a window when its bucket began, of a sum when it was last charged; 0
+            of what is in flight, as no ledger keeps it.
         seconds: The limit's.
+        kind: The limit's.
     """
 
     field: str
     used: float
     amount: int
     seconds: int
+    kind: str
 
 
 class Ledger(Protocol):

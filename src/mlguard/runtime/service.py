@@ -27,7 +27,8 @@ from mlguard.quotas import Quota
 from mlguard.revocations import Revocation, Revocations, RevocationsFull
 from mlguard.runtime.companion import Companion, CompanionConfig, DriftModel
 from mlguard.runtime.keys import KeyFetcher, rings
-from mlguard.runtime.stores import Failover, ledger
+from mlguard.runtime.stores.chosen import ledger
+from mlguard.runtime.stores.failover import Failover
 from mlguard.settings import PREFIX, Quotas, Settings, load
 from mlguard.tracing import Relay, exporting, provider
 

@@ -126,11 +126,12 @@ class Failover:
         """Charge every line, or none where one does not admit its cost."""
         if self._asks():
             changes = self._pending.take(order.tag)
+            self._fly(order, 1)
             began = time.perf_counter()
             try:
                 receipt = self._store.debit(order, changes)
             except Exception as error:  # noqa: BLE001 - whatever it is, it is no answer
-                self._pending.put(changes)
+                self._unanswered(order, changes)
                 self._failed(error)
             else:
                 return self._answered(order, receipt, began)
@@ -142,6 +143,7 @@ class Failover:
         """Do what `debit` does, without blocking the event loop."""
         if self._asks():
             changes = self._pending.take(order.tag)
+            self._fly(order, 1)
             began = time.perf_counter()
             # Who leaves meanwhile must not leave it open whether this was charged.
             call = asyncio.ensure_future(self._store.adebit(order, changes))
@@ -151,7 +153,7 @@ class Failover:
                 call.add_done_callback(lambda call: self._abandoned(order, changes, call))
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it is, it is no answer
-                self._pending.put(changes)
+                self._unanswered(order, changes)
                 self._failed(error)
             else:
                 return self._answered(order, receipt, began)
@@ -195,19 +197,33 @@ class Failover:
     def _answered(self, order: Order, receipt: Receipt, began: float) -> Receipt:
         self._failures = 0
         self._on_call(time.perf_counter() - began)
-        if receipt.is_admitted:
-            for account, limit, cost in order.lines:
-                if limit.kind == FLIGHT:
-                    self._held.change((order.tag, account, limit), cost)
+        if not receipt.is_admitted:
+            self._fly(order, -1)
         return receipt
+
+    def _unanswered(self, order: Order, changes: Sequence[Change]) -> None:
+        """Make the changes later; what is in flight may count in the store, or not."""
+        self._pending.put(changes)
+        self._fly(order, -1)
+        for account, limit, _ in order.lines:
+            if limit.kind == FLIGHT:
+                self._held.doubt((order.tag, account, limit))
+
+    def _fly(self, order: Order, way: int) -> None:
+        """Hold what an order has in flight, or (-1) no longer."""
+        for account, limit, cost in order.lines:
+            if limit.kind == FLIGHT:
+                self._held.change((order.tag, account, limit), way * cost)
 
     def _abandoned(
         self, order: Order, changes: Sequence[Change], call: asyncio.Future[Receipt]
     ) -> None:
         """Give back what was charged for somebody who did not wait for it."""
         if call.cancelled() or call.exception() is not None:
-            self._pending.put(changes)
-        elif (receipt := call.result()).is_admitted:
+            self._unanswered(order, changes)
+            return
+        self._fly(order, -1)
+        if (receipt := call.result()).is_admitted:
             self._pending.put(
                 Change(order.tag, account, limit, -cost, receipt.at)
                 for account, limit, cost in order.lines
@@ -239,6 +255,7 @@ class Failover:
         return Receipt(tuple(found), _LOCAL)
 
     def _failed(self, error: Exception, *, at_once: bool = False) -> None:
+        self._wake.set()
         with self._lock:
             self._failures += 1
             if self._is_away or (self._failures < _FAILURES and not at_once):
@@ -271,7 +288,7 @@ class Failover:
             self._carry()
 
     def _carry(self) -> None:
-        self._pending.put(self._owed.take())
+        self._pending.put([*self._owed.take(), *self._held.doubted()])
         while changes := self._pending.take_some():
             try:
                 self._store.apply(changes)

@@ -96,11 +96,12 @@ class Owed:
 
 
 class Held:
-    """What is in flight, as a store's lease on it must be renewed. Threads may share it."""
+    """What is in flight here, as a store must be told again and again. Threads may share it."""
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._units: dict[Place, int] = {}
+        self._doubted: set[Place] = set()
 
     def change(self, place: Place, units: int) -> None:
         """Hold more or fewer units."""
@@ -109,7 +110,21 @@ class Held:
             if left > 0:
                 self._units[place] = left
 
-    def renewals(self) -> list[Change]:
-        """Return changes of nothing, which renew what is held."""
+    def doubt(self, place: Place) -> None:
+        """Take note that the store may count otherwise: nobody knows what became of a call."""
         with self._lock:
-            return [Change(*place, 0, NOW) for place in self._units]
+            self._doubted.add(place)
+
+    def doubted(self) -> list[Change]:
+        """Return, once, what sets right where the store may count otherwise."""
+        with self._lock:
+            doubted, self._doubted = self._doubted, set()
+            return [self._said(place) for place in doubted]
+
+    def renewals(self) -> list[Change]:
+        """Return what says again all that is held."""
+        with self._lock:
+            return [self._said(place) for place in self._units]
+
+    def _said(self, place: Place) -> Change:
+        return Change(*place, self._units.get(place, 0), NOW, is_grant=True)

@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
-from mlguard.ledger import FLIGHT, LIFETIME, WINDOW, Change, Limit, MemoryLedger, Receipt
-from mlguard.ledger.counters import Note
+from mlguard.ledger import FLIGHT, LIFETIME, WINDOW, Change, Limit, MemoryLedger, Note, Receipt
 from mlguard.logs import Seldom
 from mlguard.runtime.stores.host.journal import Journal
 from mlguard.runtime.stores.host.lifetimes import HOMELESS, Lifetimes
@@ -43,7 +42,7 @@ class Clerk:
         self._ledger = ledger
         self._journal = journal
         self._lifetimes = lifetimes
-        self._notes: dict[tuple[str, str, str], Note] = {}
+        self._notes: dict[tuple[str, str, str, str], Note] = {}
         self._log = Seldom()
         self._compactions: set[asyncio.Task[None]] = set()
         self._words: dict[str, Callable[..., object]] = {
@@ -57,7 +56,7 @@ class Clerk:
     def begin(self) -> set[str]:
         """Take over from who was here before; return who holds something."""
         notes = self._journal.load(self._ledger.restore)
-        holders = {note.field for note in notes if note.kind == FLIGHT}
+        holders = {note.holder for note in notes if note.kind == FLIGHT}
         self._journal.open()
         self._lifetimes.look_after()
         return holders
@@ -86,7 +85,7 @@ class Clerk:
     def drop(self, holder: str) -> None:
         """Take back all that somebody holds who is gone."""
         self._ledger.drop(holder)
-        self._keep(Note(FLIGHT, "", holder, ()))
+        self._keep(Note(FLIGHT, "", "", (), holder))
         self.write()
 
     def look_after(self) -> None:
@@ -175,7 +174,7 @@ class Clerk:
 
     def _keep(self, note: Note) -> None:
         """Have it written down with the next; what was said of the same counter is past."""
-        kind, key, field, _ = note
-        if kind != LIFETIME:
-            self._notes.pop((kind, key, field), None)
-            self._notes[kind, key, field] = note
+        counter = (note.kind, note.key, note.field, note.holder)
+        if note.kind != LIFETIME:
+            self._notes.pop(counter, None)
+            self._notes[counter] = note

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from threading import Lock
 
-from mlguard.ledger.counters import Note
+from mlguard.ledger import Note
 from mlguard.logs import LOGGER
 from mlguard.runtime.companion.private import read
 

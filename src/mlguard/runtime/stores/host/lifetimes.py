@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from threading import Event, Thread
 
-from mlguard.ledger import LIFETIME, MemoryLedger
-from mlguard.ledger.counters import Note
+from mlguard.ledger import LIFETIME, MemoryLedger, Note
 from mlguard.logs import LOGGER
 from mlguard.runtime.companion.private import Lock
 from mlguard.runtime.stores.host.journal import Journal

@@ -13,9 +13,10 @@ from typing import Any
 
 from redis.connection import Connection, SSLConnection
 
+from mlguard.runtime.stores.redis.asks import Answer, Ask, Command, Steps, Unreachable
+from mlguard.runtime.stores.redis.clocks import Clocks
 from mlguard.runtime.stores.redis.links import MOST_IDLE, REFUSALS, options, refusal, unreachable
 from mlguard.runtime.stores.redis.places import Node, Place
-from mlguard.runtime.stores.redis.routes import Answer, Ask, Clocks, Command, Steps, Unreachable
 
 
 class BlockingPool:

@@ -60,28 +60,33 @@ local function within(units)
     return max(-MOST, min(units, MOST))
 end
 
--- Each kind loads a counter from what is stored, and says what is used of it, adds a cost to it,
--- corrects it, grants units, shows what a client needs to know, and what is to be stored.
+local function nothing()
+end
+
+-- Each kind loads a counter from what is stored, begins what it is time for, and says what is used
+-- of the counter, adds a cost to it, corrects it, grants units, shows what a client needs to know,
+-- and what is to be stored.
 
 local window = {}
 
-function window.load(counter, stored, amount)
-    local b, c, p, a = match(stored, '^(-?%d+) (-?%d+) (-?%d+) (%d+)$')
-    local before, seconds = tonumber(b) or 0, counter.seconds
-    counter.current, counter.previous = tonumber(c) or 0, tonumber(p) or 0
-    counter.limit, counter.ended = tonumber(a) or amount, 0
+function window.load(counter, stored)
+    local bucket, current, previous, limit = match(stored, '^(-?%d+) (-?%d+) (-?%d+) ([1-9]%d*)$')
+    counter.bucket, counter.limit = tonumber(bucket) or 0, tonumber(limit)
+    counter.current, counter.previous = tonumber(current) or 0, tonumber(previous) or 0
+    counter.ended, counter.ended_of = 0, 1
+end
+
+function window.begin(counter, amount)
+    local seconds, before = counter.seconds, counter.bucket
     local bucket = bucket_of(now, seconds)
-    local passed = now - bucket * seconds
     if bucket > before then
-        counter.ended = max(0, counter.current)
+        counter.ended, counter.ended_of = max(0, counter.current), counter.limit or amount
         counter.previous = bucket == before + 1 and counter.current or 0
-        counter.current, counter.limit = 0, amount
+        counter.bucket, counter.current, counter.limit = bucket, 0, amount
         counter.is_changed = true
-    elseif bucket < before then
-        -- Time never runs backwards here.
-        bucket, passed = before, 0
     end
-    counter.bucket, counter.share = bucket, 1 - passed / seconds
+    -- Time never runs backwards here.
+    counter.share = bucket < before and 1 or 1 - (now - bucket * seconds) / seconds
 end
 
 function window.used(counter)
@@ -92,7 +97,13 @@ function window.add(counter, cost)
     counter.current = min(counter.current + cost, MOST)
 end
 
+-- A refund begins nothing, as it goes to the bucket that was charged; so the end of that is told to
+-- the next debit.
 function window.settle(counter, extra, amount, since)
+    if extra > 0 then
+        window.begin(counter, amount)
+    end
+    counter.limit = counter.limit or amount
     local age = counter.bucket - bucket_of(since, counter.seconds)
     if extra > 0 or age <= 0 then
         counter.current = corrected(counter.current, extra, amount)
@@ -101,13 +112,14 @@ function window.settle(counter, extra, amount, since)
     end
 end
 
-function window.grant(counter, units)
+function window.grant(counter, units, amount)
+    window.begin(counter, amount)
     counter.current = max(counter.current - units, -MOST)
 end
 
 function window.show(counter)
-    return string.format('%.0f %.0f %.0f %.0f',
-        counter.bucket, counter.current, counter.previous, counter.ended)
+    return string.format('%.0f %.0f %.0f %.0f %.0f',
+        counter.bucket, counter.current, counter.previous, counter.ended, counter.ended_of)
 end
 
 function window.store(counter)
@@ -115,7 +127,7 @@ function window.store(counter)
         counter.bucket, counter.current, counter.previous, counter.limit)
 end
 
-local lifetime = {}
+local lifetime = {begin = nothing}
 
 function lifetime.load(counter, stored)
     counter.sum = tonumber(match(stored, '^(-?%d+) ')) or 0
@@ -145,7 +157,7 @@ function lifetime.store(counter)
     return string.format('%.0f %.0f', counter.sum, counter.limit)
 end
 
-local flight = {}
+local flight = {begin = nothing}
 
 function flight.used(counter)
     return counter.others + counter.mine
@@ -159,7 +171,9 @@ function flight.settle(counter, extra)
     counter.mine = max(0, counter.mine + extra)
 end
 
-function flight.grant()
+-- Its holder may say what it holds in all.
+function flight.grant(counter, units)
+    counter.mine = min(max(0, -units), MOST)
 end
 
 function flight.show(counter)
@@ -168,32 +182,42 @@ end
 
 local kinds = {window = window, lifetime = lifetime, flight = flight}
 
-local function load_flight(key, counter)
-    local others, mine = 0, 0
+local function load_flights(key, counters)
+    local of_fields = {}
+    for _, counter in ipairs(counters) do
+        counter.others, counter.mine = 0, 0
+        of_fields[counter.field] = counter
+    end
     local found = redis.call('HGETALL', key)
     for n = 1, #found, 2 do
+        local who, field = match(found[n], '^(%S+) (.*)$')
         local count, expiry = match(found[n + 1], '^(%d+) (%d+)$')
-        if not count or tonumber(expiry) * 1000 <= micros then
+        local counter = of_fields[field]
+        if not who or not count or tonumber(expiry) * 1000 <= micros then
             redis.call('HDEL', key, found[n])
-        elseif found[n] == holder then
-            mine = tonumber(count)
-        else
-            others = others + tonumber(count)
+        elseif counter and who == holder then
+            counter.mine, counter.was_held = tonumber(count), true
+        elseif counter then
+            counter.others = counter.others + tonumber(count)
         end
     end
-    counter.others, counter.mine, counter.was_held = others, mine, mine > 0
 end
 
 -- What is in flight is written again whenever its holder comes by: that is its sign of life.
-local function store_flight(key, counter)
-    if counter.mine > 0 then
-        local expiry = floor(micros / 1000) + hold
-        redis.call('HSET', key, holder, text(counter.mine) .. ' ' .. text(expiry))
-        if redis.call('PTTL', key) < 2 * hold then
-            redis.call('PEXPIRE', key, text(4 * hold))
+local function store_flights(key, counters)
+    local expiry = text(floor(micros / 1000) + hold)
+    local is_held = false
+    for _, counter in ipairs(counters) do
+        local name = holder .. ' ' .. counter.field
+        if counter.mine > 0 then
+            redis.call('HSET', key, name, text(counter.mine) .. ' ' .. expiry)
+            is_held = true
+        elseif counter.was_held then
+            redis.call('HDEL', key, name)
         end
-    elseif counter.was_held then
-        redis.call('HDEL', key, holder)
+    end
+    if is_held and redis.call('PTTL', key) < 2 * hold then
+        redis.call('PEXPIRE', key, text(4 * hold))
     end
 end
 
@@ -225,17 +249,10 @@ for n, given in ipairs(asked[4]) do
     of_key[#of_key + 1] = counter
 end
 
-local limits = {}
-for _, list in ipairs({asked[5], asked[6]}) do
-    for _, given in ipairs(list) do
-        limits[given[1]] = limits[given[1]] or given[2]
-    end
-end
-
 for number, of_key in ipairs(of_keys) do
     local key = KEYS[number]
     if of_key[1].kind == flight then
-        load_flight(key, of_key[1])
+        load_flights(key, of_key)
     else
         local fields = {}
         for n, counter in ipairs(of_key) do
@@ -243,13 +260,8 @@ for number, of_key in ipairs(of_keys) do
         end
         local stored = redis.call('HMGET', key, unpack(fields))
         for n, counter in ipairs(of_key) do
-            counter.stored = stored[n] or ''
+            counter.kind.load(counter, stored[n] or '')
         end
-    end
-end
-for n, counter in ipairs(counters) do
-    if counter.kind ~= flight then
-        counter.kind.load(counter, counter.stored, limits[n])
     end
 end
 
@@ -266,6 +278,7 @@ end
 local fits = true
 for _, line in ipairs(asked[6]) do
     local counter = counters[line[1]]
+    counter.kind.begin(counter, line[2])
     fits = fits and counter.kind.used(counter) + line[3] <= line[2]
 end
 
@@ -284,7 +297,7 @@ end
 
 for number, of_key in ipairs(of_keys) do
     if of_key[1].kind == flight then
-        store_flight(KEYS[number], of_key[1])
+        store_flights(KEYS[number], of_key)
     else
         store(KEYS[number], of_key)
     end

@@ -2,138 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 from mlguard.ledger import StoreUnavailable
+from mlguard.runtime.stores.redis.asks import Answer, Ask, Command, Refusal, Steps, Unreachable
+from mlguard.runtime.stores.redis.clocks import Clocks
+from mlguard.runtime.stores.redis.journey import Journey
 from mlguard.runtime.stores.redis.places import CLUSTER, SENTINEL, SINGLE, Node, Place
-from mlguard.runtime.stores.redis.script import SLOTS, Call, Reply, Word, parsed
-
-Command: TypeAlias = "tuple[Word, ...]"
+from mlguard.runtime.stores.redis.script import SLOTS, Call, parsed
 
 _TRIES = 6
-_WORDS = {
-    "ASK": "the cluster moves data",
-    "BUSY": "it is busy with a script",
-    "CLUSTERDOWN": "the cluster is down",
-    "CROSSSLOT": "it is a cluster of another kind",
-    "LOADING": "it is loading its data",
-    "MASTERDOWN": "its master is down",
-    "MISCONF": "it cannot write to its disk",
-    "MOVED": "it is part of a cluster: write redis+cluster://",
-    "NOAUTH": "it needs a password",
-    "NOPERM": "this user may not do what is needed",
-    "NOREPLICAS": "it has too few replicas",
-    "NOSCRIPT": "it forgets scripts at once",
-    "OOM": "its memory is full",
-    "READONLY": "it is a replica, which takes no writes",
-    "TRYAGAIN": "the cluster moves data",
-    "WRONGPASS": "it does not know this user and password",
-    "WRONGTYPE": "a key holds what others wrote",
-}
-_CODE = re.compile(rf"\b({'|'.join(_WORDS)})\b")
-
-
-class Unreachable(StoreUnavailable):
-    """A server did not answer.
-
-    Args:
-        reason: In plain words, without a secret.
-        is_late: Whether all the time was spent.
-    """
-
-    def __init__(self, reason: str, *, is_late: bool = False) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.is_late = is_late
-
-
-class Refusal(NamedTuple):
-    """A server's answer that is an error.
-
-    Attributes:
-        code: What kind it is, "" where that is not known.
-        words: What it said after the code: it may quote what it was sent, and is never shown.
-    """
-
-    code: str
-    words: str
-
-    @property
-    def reason(self) -> str:
-        """The error in plain words."""
-        return _WORDS.get(self.code, "it refuses what it is asked")
-
-    @classmethod
-    def read(cls, text: str) -> Refusal:
-        """Find the code in an error, which older servers quote in another error of a script."""
-        found = _CODE.search(text[:500])
-        return cls(found[1], text[found.end() :]) if found else cls("", text)
-
-
-class Ask(NamedTuple):
-    """What one server is to be sent in one round trip.
-
-    Attributes:
-        node: The server.
-        commands: Makes the commands, given the time by the server's clock until which they count,
-            in microseconds.
-        until: When the answer is late, by time.monotonic.
-    """
-
-    node: Node
-    commands: Callable[[str], Sequence[Command]]
-    until: float
-
-
-class Answer(NamedTuple):
-    """What a server answered.
-
-    Attributes:
-        replies: One for each command; a Refusal where it is an error.
-        sent: When the commands left, by time.monotonic.
-        received: When all replies were there.
-    """
-
-    replies: Sequence[Any]
-    sent: float
-    received: float
-
-
-Steps: TypeAlias = "Generator[Ask, Answer, Any]"
-
-
-class Clocks:
-    """What does a server's clock say? It is only known from its answers.
-
-    The estimate is never ahead of the server's own clock, as long as that runs as ours does.
-    """
-
-    def __init__(self) -> None:
-        self._ahead: dict[Node, float] = {}
-
-    def deadline(self, node: Node, until: float) -> str:
-        """Translate a time into microseconds of the server's clock."""
-        return f"{(self._ahead.get(node, 0.0) + until) * 1e6:.0f}"
-
-    def greet(self, node: Node, answer: Answer) -> None:
-        """Learn from the reply to TIME, which a new connection is asked first."""
-        reply = answer.replies[0]
-        if isinstance(reply, Refusal):
-            raise Unreachable(reply.reason)
-        try:
-            seconds, micros = reply
-            self.learn(node, int(seconds) * 1_000_000 + int(micros), answer)
-        except (TypeError, ValueError):
-            raise Unreachable("it does not answer as Redis does") from None
-
-    def learn(self, node: Node, micros: int, answer: Answer) -> None:
-        """Correct the estimate by what a server answered."""
-        least, most = micros / 1e6 - answer.received, micros / 1e6 - answer.sent
-        self._ahead[node] = min(max(self._ahead.get(node, least), least), most)
 
 
 class Router:
@@ -156,7 +37,7 @@ class Router:
 
     def run(self, calls: Sequence[Call], until: float) -> Steps:
         """Run the script for each call, and return the replies."""
-        journey = _Journey(self, calls)
+        journey = Journey(calls)
         for _ in range(_TRIES):
             for node, numbers in (yield from self._grouped(journey, until)).items():
                 try:
@@ -189,7 +70,7 @@ class Router:
             self._known = [*(other for other in self._known if other != node), node]
         return error
 
-    def _read(self, journey: _Journey, node: Node, numbers: Sequence[int], answer: Answer) -> None:
+    def _read(self, journey: Journey, node: Node, numbers: Sequence[int], answer: Answer) -> None:
         for number, reply in zip(numbers, journey.replied(numbers, answer), strict=True):
             if isinstance(reply, Refusal):
                 self._refused(journey, node, number, reply)
@@ -201,7 +82,7 @@ class Router:
             self._clocks.learn(node, read.micros, answer)
             journey.arrived(number, read)
 
-    def _refused(self, journey: _Journey, node: Node, number: int, refusal: Refusal) -> None:
+    def _refused(self, journey: Journey, node: Node, number: int, refusal: Refusal) -> None:
         """Decide where a call goes that was refused; raises where it can go nowhere."""
         kind = self._place.kind
         journey.trouble = refusal.reason
@@ -220,7 +101,7 @@ class Router:
         else:
             raise StoreUnavailable(refusal.reason)
 
-    def _grouped(self, journey: _Journey, until: float) -> Steps:
+    def _grouped(self, journey: Journey, until: float) -> Steps:
         groups: dict[Node, list[int]] = {}
         for number, call in journey.waiting.items():
             node = journey.asking.get(number) or (yield from self._node_of(call.slot, until))
@@ -285,69 +166,6 @@ class Router:
         except Unreachable as error:
             return self.forget(node, error)
         return answer.replies[0]
-
-
-class _Journey:
-    """Calls on their way.
-
-    Attributes:
-        waiting: Calls without an answer, by their number.
-        unknown: Calls of a script that the server did not know.
-        asking: Calls that go elsewhere once, while the cluster moves their keys.
-        has_failed: Whether a server did not answer already.
-        trouble: What went wrong last.
-    """
-
-    def __init__(self, router: Router, calls: Sequence[Call]) -> None:
-        self.waiting = dict(enumerate(calls))
-        self.unknown: set[int] = set()
-        self.asking: dict[int, Node] = {}
-        self.has_failed = False
-        self.trouble = "it does not know where its data is"
-        self._late: set[int] = set()
-        self._replies: dict[int, Reply] = {}
-
-    @property
-    def replies(self) -> list[Reply]:
-        """Every reply, in the order of the calls."""
-        return [self._replies[number] for number in sorted(self._replies)]
-
-    def commands(self, numbers: Sequence[int], deadline: str) -> list[Command]:
-        """Return what is sent for these calls."""
-        commands: list[Command] = []
-        for number in numbers:
-            if number in self.asking:
-                commands.append(("ASKING",))
-            is_known = number not in self.unknown
-            commands.append(self.waiting[number].command(deadline, is_known=is_known))
-        return commands
-
-    def replied(self, numbers: Sequence[int], answer: Answer) -> list[Any]:
-        """Return the replies to these calls, and not those to what prepares a server for them."""
-        replies = iter(answer.replies)
-        found = []
-        for number in numbers:
-            if self.asking.pop(number, None):
-                next(replies)
-            found.append(next(replies))
-        return found
-
-    def arrived(self, number: int, reply: Reply) -> None:
-        """Keep a reply; raises where it was too late twice."""
-        if not reply.is_late:
-            self._replies[number] = reply
-            del self.waiting[number]
-        elif number in self._late:
-            raise StoreUnavailable("it did not answer in time")
-        else:
-            self._late.add(number)
-
-    def failed(self, error: Unreachable, *, is_final: bool) -> None:
-        """Let the calls go elsewhere, once; raises where that would not help."""
-        if is_final or error.is_late or self.has_failed:
-            raise error
-        self.has_failed = True
-        self.trouble = str(error)
 
 
 def _slots(reply: Any, asked: Node) -> list[Node | None]:

@@ -134,7 +134,7 @@ class _Counters:
         if kind == WINDOW:
             counter = (kind, where, f"{seconds}:{limit.field}", seconds)
         else:
-            counter = (kind, where, "" if kind == FLIGHT else limit.field, 0)
+            counter = (kind, where, limit.field, 0)
         number = self._numbers.get(counter)
         if number is None:
             self.listed.append(counter)
@@ -180,23 +180,24 @@ def receipt(order: Order, words: Sequence[bytes], now: float) -> Receipt:
     is_admitted = next(numbers) == 1
     readings, ended = [], []
     for number, (_, limit, cost) in enumerate(order.lines):
-        slot, over = _found(limit, numbers, now)
-        if over:
-            ended.append((number, over / limit.amount))
+        slot, share = _found(limit, numbers, now)
+        if share:
+            ended.append((number, share))
         if is_admitted:
             slot.add(cost)
         readings.append(slot.read(0 if is_admitted else cost))
     return Receipt(tuple(readings), now, tuple(ended))
 
 
-def _found(limit: Limit, numbers: Any, now: float) -> tuple[Slot, int]:
+def _found(limit: Limit, numbers: Any, now: float) -> tuple[Slot, float]:
+    """Return a counter, and what share of its limit was used in a window that has ended."""
     if limit.kind == WINDOW:
         cells = array("q", (0, next(numbers), next(numbers), next(numbers), limit.amount))
-        return Window(cells, 0, limit, now), next(numbers)
+        return Window(cells, 0, limit, now), next(numbers) / next(numbers)
     units = next(numbers)
     if limit.kind == LIFETIME:
         return Lifetime({"": {limit.field: (units, limit.amount)}}, "", limit), 0
-    return Flight({"": {"": units}}, "", "", limit.amount), 0
+    return Flight({"": {limit.field: {"": units}}}, "", "", limit), 0
 
 
 def entries(found: Sequence[Any], now: float, at: float) -> list[Entry]:
@@ -211,9 +212,13 @@ def entries(found: Sequence[Any], now: float, at: float) -> list[Entry]:
     listed = [_window(name, text, now) for name, text in windows]
     for field, text in sums:
         spent, amount = _ints(text, 2)
-        listed.append(Entry(field, spent, amount, 0))
-    in_flight = sum(count for count, expiry in (_ints(t, 2) for _, t in held) if expiry > at * 1000)
-    return [*listed, Entry(FLIGHT, in_flight, 0, 0)] if in_flight else listed
+        listed.append(Entry(field, spent, amount, 0, LIFETIME))
+    in_flight: dict[str, int] = {}
+    for name, text in held:
+        (_, _, field), (count, expiry) = name.partition(" "), _ints(text, 2)
+        if expiry > at * 1000:
+            in_flight[field] = in_flight.get(field, 0) + count
+    return [*listed, *(Entry(field, count, 0, 0, FLIGHT) for field, count in in_flight.items())]
 
 
 def _window(name: str, text: str, now: float) -> Entry:
@@ -221,7 +226,7 @@ def _window(name: str, text: str, now: float) -> Entry:
     seconds, (bucket, current, previous, amount) = int(length), _ints(text, 4)
     cells = array("q", (0, bucket, current, previous, amount))
     used = Window(cells, 0, Limit(field, amount, seconds), now).used
-    return Entry(field, used, amount, seconds)
+    return Entry(field, used, amount, seconds, WINDOW)
 
 
 def _pairs(hashed: Sequence[bytes]) -> list[tuple[str, str]]:

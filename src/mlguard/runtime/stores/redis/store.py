@@ -12,12 +12,15 @@ from mlguard.errors import MissingExtra
 from mlguard.ledger import Change, Entry, Order, Receipt, StoreUnavailable
 from mlguard.logs import Seldom
 from mlguard.runtime.stores.redis import places
-from mlguard.runtime.stores.redis.routes import Clocks, Refusal, Router
+from mlguard.runtime.stores.redis.asks import Refusal
+from mlguard.runtime.stores.redis.clocks import Clocks
+from mlguard.runtime.stores.redis.routes import Router
 from mlguard.runtime.stores.redis.script import Call, Keys, Reply, entries, receipt
 from mlguard.urls import shown
 
 _TOGETHER = 500  # changes in one round trip
 _OF_ONE = 100  # changes in one run of the script, which nobody else may interrupt
+_HOMEWARD = 0.2  # of the timeout is left to an answer on its way
 _PATIENCE = 10  # timeouts for which a call waits for its turn among many of one event loop
 _OLDEST = (6, 2)
 _FACT = re.compile(r"^([a-z_]+):([^\r\n]*)", re.MULTILINE)
@@ -33,7 +36,7 @@ class RedisStore:
         url: Of the Redis; see `problem`. Never shown, as it may hold a password.
         prefix: What all keys begin with.
         timeout: Seconds that a call may take as a whole.
-        holder: Who holds what is in flight.
+        holder: Who holds what is in flight; a name without blanks.
         clock: The time to count by, in seconds; the server's where it is None.
 
     Raises:
@@ -57,15 +60,15 @@ class RedisStore:
         self._holder = holder
         self._clock = clock
         self._log = Seldom()
-        clocks = Clocks()
+        clocks = Clocks(timeout * _HOMEWARD)
         self._router = Router(self._place, clocks)
         try:
+            from mlguard.runtime.stores.redis.aio import AsyncPool
             from mlguard.runtime.stores.redis.blocking import BlockingPool
-            from mlguard.runtime.stores.redis.running import RunningPool
         except ImportError as error:
             raise MissingExtra("counting in Redis needs mlguard-core[redis]") from error
         self._blocking = BlockingPool(self._place, clocks)
-        self._running = RunningPool(self._place, clocks)
+        self._async = AsyncPool(self._place, clocks)
 
     def start(self) -> None:
         """Get ready: nothing is to be done before the first call."""
@@ -82,9 +85,9 @@ class RedisStore:
         now = self._now()
         call = self._keys.count(order, changes, self._holder, now)
         with self._in_plain_words():
-            async with self._running.turn(self._timeout * _PATIENCE):
+            async with self._async.turn(self._timeout / 2, self._timeout * _PATIENCE):
                 steps = self._router.run([call], self._until())
-                replies = await self._running.drive(steps)
+                replies = await self._async.drive(steps)
             return _receipt(order, replies[0], now)
 
     def apply(self, changes: Sequence[Change]) -> None:

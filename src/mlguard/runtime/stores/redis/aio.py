@@ -12,6 +12,8 @@ from typing import Any
 
 from redis.asyncio.connection import Connection, SSLConnection
 
+from mlguard.runtime.stores.redis.asks import Answer, Ask, Command, Steps, Unreachable
+from mlguard.runtime.stores.redis.clocks import Clocks
 from mlguard.runtime.stores.redis.links import (
     LATE,
     REFUSALS,
@@ -20,12 +22,12 @@ from mlguard.runtime.stores.redis.links import (
     unreachable,
 )
 from mlguard.runtime.stores.redis.places import Node, Place
-from mlguard.runtime.stores.redis.routes import Answer, Ask, Clocks, Command, Steps, Unreachable
 
+_TURNS = 3  # of the loop, in which an answer that has arrived is read
 _AT_ONCE = 8  # calls of one event loop, which more would only hold up
 
 
-class RunningPool:
+class AsyncPool:
     """Connections of this process' event loops, each used by one task at a time.
 
     Args:
@@ -58,7 +60,7 @@ class RunningPool:
         home = await self._home()
         left = max(0.0, ask.until - time.monotonic())
         try:
-            async with asyncio.timeout(left):
+            async with _in_time(left):
                 answer = await self._ask(home, ask)
         except TimeoutError:
             raise Unreachable(LATE, is_late=True) from None
@@ -66,23 +68,24 @@ class RunningPool:
         return answer
 
     @contextlib.asynccontextmanager
-    async def turn(self, patience: float) -> AsyncIterator[None]:
+    async def turn(self, silence: float, patience: float) -> AsyncIterator[None]:
         """Wait until few others of the loop are asking, as long as those are answered.
 
         A crowd that is served one after another is no sign that the server is away.
 
         Args:
+            silence: Seconds for which it is no wonder that nobody was answered.
             patience: Seconds to wait at most.
         """
         home = await self._home()
-        came, is_full = time.monotonic(), home.gate.locked()
+        came = time.monotonic()
         try:
             async with asyncio.timeout(patience):
                 await home.gate.acquire()
         except TimeoutError:
             raise Unreachable("too many wait for it at once") from None
         try:
-            if is_full and home.answered < came:
+            if home.answered < came <= time.monotonic() - silence:
                 raise Unreachable(LATE, is_late=True)
             yield
         finally:
@@ -184,6 +187,26 @@ class _Home:
             yield
         finally:
             await self.close()
+
+
+@contextlib.asynccontextmanager
+async def _in_time(seconds: float) -> AsyncIterator[None]:
+    """Give up with a TimeoutError; a loop that was held up reads what is there before."""
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(None) as limit:
+        alarm = loop.call_later(seconds, _give_up, loop, limit, _TURNS)
+        try:
+            yield
+        finally:
+            alarm.cancel()
+
+
+def _give_up(loop: asyncio.AbstractEventLoop, limit: asyncio.Timeout, turns: int) -> None:
+    if turns:
+        loop.call_soon(_give_up, loop, limit, turns - 1)
+        return
+    with contextlib.suppress(RuntimeError):  # it was in time after all
+        limit.reschedule(loop.time())
 
 
 async def _abort(link: Any) -> None:

@@ -1,0 +1,55 @@
+"""Which store do the settings name?"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+
+from mlguard.ledger import MemoryLedger
+from mlguard.metrics import Metrics
+from mlguard.runtime.companion import CompanionConfig
+from mlguard.runtime.stores.failover import Failover
+from mlguard.runtime.stores.store import Store
+from mlguard.settings import Quotas
+from mlguard.urls import shown
+
+
+def ledger(quotas: Quotas, config: CompanionConfig, metrics: Metrics) -> MemoryLedger | Failover:
+    """Make the ledger that the settings name. Starts nothing.
+
+    Args:
+        quotas: The settings.
+        config: Names the service.
+        metrics: Told whether the store is away, and how long it takes.
+    """
+    if quotas.store == "memory://":
+        return MemoryLedger()
+    return Failover(
+        maker(quotas, config),
+        name=shown(quotas.store),
+        share=quotas.local_share,
+        lifetime=quotas.has_lifetime,
+        on_away=lambda is_away: metrics.set_degraded("quotas", is_away),
+        on_call=metrics.quota_stored,
+    )
+
+
+def maker(quotas: Quotas, config: CompanionConfig) -> Callable[[], Store]:
+    """Return what makes a process's own end of the store that the settings name."""
+    if quotas.store.startswith("host://"):
+        from mlguard.runtime.stores.host import HostStore
+
+        return lambda: HostStore(
+            config,
+            path=quotas.folder,
+            timeout=quotas.store_timeout,
+            holder=secrets.token_hex(8),
+        )
+    from mlguard.runtime.stores.redis import RedisStore
+
+    return lambda: RedisStore(
+        quotas.store,
+        prefix=f"{quotas.prefix}:{config.service}",
+        timeout=quotas.store_timeout,
+        holder=secrets.token_hex(8),
+    )

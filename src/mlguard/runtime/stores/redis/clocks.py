@@ -1,0 +1,41 @@
+"""What does a server's clock say?"""
+
+from __future__ import annotations
+
+from mlguard.runtime.stores.redis.asks import Answer, Refusal, Unreachable
+from mlguard.runtime.stores.redis.places import Node
+
+
+class Clocks:
+    """The clocks of servers, which are only known from their answers.
+
+    The estimate is never ahead of the server's own clock, as long as that runs as ours does.
+
+    Args:
+        homeward: Seconds that an answer may take back: what is done later than that before the
+            end would have been given up when the answer is there.
+    """
+
+    def __init__(self, homeward: float) -> None:
+        self._homeward = homeward
+        self._ahead: dict[Node, float] = {}
+
+    def deadline(self, node: Node, until: float) -> str:
+        """Tell until when it must be done to be answered in time, in microseconds of its clock."""
+        return f"{(self._ahead.get(node, 0.0) + until - self._homeward) * 1e6:.0f}"
+
+    def greet(self, node: Node, answer: Answer) -> None:
+        """Learn from the reply to TIME, which a new connection is asked first."""
+        reply = answer.replies[0]
+        if isinstance(reply, Refusal):
+            raise Unreachable(reply.reason)
+        try:
+            seconds, micros = reply
+            self.learn(node, int(seconds) * 1_000_000 + int(micros), answer)
+        except (TypeError, ValueError):
+            raise Unreachable("it does not answer as Redis does") from None
+
+    def learn(self, node: Node, micros: int, answer: Answer) -> None:
+        """Correct the estimate by what a server answered."""
+        least, most = micros / 1e6 - answer.received, micros / 1e6 - answer.sent
+        self._ahead[node] = min(max(self._ahead.get(node, least), least), most)
