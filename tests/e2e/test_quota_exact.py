@@ -150,7 +150,7 @@ def test_one_caller_spends_all_and_no_more(service: Counted) -> None:
 
     _check(service, "alice", replies, windows)
     assert sum(reply.rows for reply in replies if reply.is_admitted) == 20000
-    assert len({reply.worker for reply in replies if reply.is_admitted}) == WORKERS
+    assert len({reply.worker for reply in replies if reply.is_admitted}) > 1
 
 
 def test_callers_at_once_each_have_their_own(service: Counted) -> None:

@@ -32,6 +32,7 @@ _CARRY = 0.01
 _RENEW = 10.0
 _IDLE = 1.0
 _LAST_TRY = 1.0
+_SAID = 1.0  # so often at most that it comes or goes is logged
 _LOCAL = -1.0  # a time that no clock shows: charged here
 
 
@@ -87,6 +88,7 @@ class Failover:
         self._closing = Event()
         self._thread: Thread | None = None
         self._log = Seldom()
+        self._said = Seldom(_SAID)
 
     def start(self) -> None:
         """Begin, in this process: after a fork each child must start anew. Blocks for a moment.
@@ -263,7 +265,7 @@ class Failover:
             self._is_away = True
             # Locked, so that nobody can tell before that it is back.
             text = "the quotas' store %s is away: %s; they go on as quotas.on_store_failure says"
-            self._log.warning("away", text, self._name, error)
+            self._said.warning("away", text, self._name, error)
             self._on_away(True)
         self._wake.set()
 
@@ -313,7 +315,7 @@ class Failover:
         self._carry()
         with self._lock:
             if not self._is_away:
-                self._log.warning("back", "the quotas' store %s is back", self._name)
+                self._said.warning("back", "the quotas' store %s is back", self._name)
                 self._on_away(False)
 
 
