@@ -827,7 +827,7 @@ class TestLifetimes:
         """What cannot be written down is not counted, nor is what was ordered with it."""
         path = root / "kept"
         served = Served(config, path=path)
-        store = HostStore(config, path=path, timeout=0.5, holder="w")
+        store = HostStore(config, path=path, timeout=2.0, holder="w")
         eventually(lambda: answers(store))
         assert store.debit(order(EVER, 60)).is_admitted
         (file,) = path.glob("*.jsonl")

@@ -13,7 +13,7 @@ import pytest
 from mlguard.ledger import Limit, Line, MemoryLedger, Order
 
 STATM = Path("/proc/self/statm")
-PRINCIPALS = 100_000
+PRINCIPALS = 50_000
 BYTES = 512 * 2**20 // 1_000_000  # so that a million principals take half a GiB at most
 LONGEST = 86400
 CHARGED = (
