@@ -1366,10 +1366,34 @@ class TestQuotas:
 
         assert problem.startswith("quotas.store: must be memory://, host://")
 
-    @pytest.mark.parametrize("kind", ["redis", "rediss", "redis+sentinel", "redis+cluster"])
-    def test_no_password_is_shown(self, kind: str) -> None:
+    @pytest.mark.parametrize(
+        ("store", "said"),
+        [
+            ("redis://one,two", "names several hosts"),
+            ("redis://one:99999", "must name ports from 1 to 65535"),
+            ("redis://one/x", "must name the database by its number"),
+            ("redis+cluster://one/3", "must name no database"),
+            ("redis://one?timeout=5", "has an option that is not known here"),
+        ],
+    )
+    def test_stores_that_cannot_be(self, store: str, said: str) -> None:
+        """What no Redis can be reached by is a mistake of the settings, told with the others."""
+        (problem,) = problems({"quotas": {"rows": ["5/minute"], "store": store}})
+
+        assert problem.startswith(f"quotas.store: the URL of the Redis {said}")
+
+    @pytest.mark.parametrize(
+        ("kind", "place"),
+        [
+            ("redis", "one:6379/0"),
+            ("rediss", "one:6379/0"),
+            ("redis+sentinel", "one:6379,two:6379/main"),
+            ("redis+cluster", "one:6379,two:6379"),
+        ],
+    )
+    def test_no_password_is_shown(self, kind: str, place: str) -> None:
         """A password stands in the environment only, and in nothing that is printed."""
-        url = f"{kind}://alice:hunter2@one:6379,two:6379/main"
+        url = f"{kind}://alice:hunter2@{place}"
         (told,) = problems({"quotas": {"rows": ["5/minute"], "store": url}})
         settings = loaded({"quotas": {"rows": ["5/minute"]}}, MLGUARD_QUOTAS__STORE=url)
 

@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
+from mlguard.places import problem
 from mlguard.urls import is_secure
 
 HMAC = ("HS256", "HS384", "HS512")
@@ -128,6 +129,8 @@ def _quota_store(value: object) -> str:
             "must be memory://, host://, host:///a/folder, redis://host:6379/0, "
             "redis+cluster://host:6379 or redis+sentinel://host:26379/service, or rediss for TLS",
         )
+    if value.startswith("redis") and (wrong := problem(value)):
+        raise PydanticCustomError("store", "the URL of the Redis {wrong}", {"wrong": wrong})
     return value
 
 

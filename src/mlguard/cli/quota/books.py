@@ -80,10 +80,7 @@ def _found(settings: Settings, quotas: Quotas) -> list[Books]:
     if quotas.store.startswith("host://"):
         return _on_this_host(service)
     patient = quotas.model_copy(update={"store_timeout": max(_PATIENCE, quotas.store_timeout)})
-    try:
-        return [maker(patient, CompanionConfig(service, ""))()]
-    except ValueError as error:
-        raise InvalidSettings(f"quotas.store: {error}", source=settings.source) from error
+    return [maker(patient, CompanionConfig(service, ""))()]
 
 
 def _on_this_host(service: str) -> list[Books]:

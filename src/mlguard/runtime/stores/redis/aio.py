@@ -12,6 +12,7 @@ from typing import Any
 
 from redis.asyncio.connection import Connection, SSLConnection
 
+from mlguard.places import Node, Place
 from mlguard.runtime.stores.redis.asks import Answer, Ask, Command, Steps, Unreachable
 from mlguard.runtime.stores.redis.clocks import Clocks
 from mlguard.runtime.stores.redis.links import (
@@ -21,7 +22,6 @@ from mlguard.runtime.stores.redis.links import (
     refusal,
     unreachable,
 )
-from mlguard.runtime.stores.redis.places import Node, Place
 
 _TURNS = 3  # of the loop, in which an answer that has arrived is read
 _AT_ONCE = 8  # calls of one event loop, which more would only hold up

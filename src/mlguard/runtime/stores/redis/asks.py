@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from mlguard.ledger import StoreUnavailable
-from mlguard.runtime.stores.redis.places import Node
+from mlguard.places import Node
 from mlguard.runtime.stores.redis.script import Word
 
 Command: TypeAlias = "tuple[Word, ...]"

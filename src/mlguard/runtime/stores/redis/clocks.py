@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from mlguard.places import Node
 from mlguard.runtime.stores.redis.asks import Answer, Refusal, Unreachable
-from mlguard.runtime.stores.redis.places import Node
 
 
 class Clocks:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlguard.ledger import StoreUnavailable
+from mlguard.places import Node
 from mlguard.runtime.stores.redis.asks import Answer, Command, Unreachable
-from mlguard.runtime.stores.redis.places import Node
 from mlguard.runtime.stores.redis.script import Call, Reply
 
 

@@ -10,8 +10,8 @@ from typing import Any
 from redis import exceptions
 from redis.connection import AbstractConnection, parse_url
 
+from mlguard.places import Node, Place
 from mlguard.runtime.stores.redis.asks import Refusal, Unreachable
-from mlguard.runtime.stores.redis.places import Node, Place
 
 MOST_IDLE = 32
 LATE = "no answer in time"

@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from mlguard import places
 from mlguard.errors import MissingExtra
 from mlguard.ledger import Change, Entry, Order, Receipt, StoreUnavailable
 from mlguard.logs import Seldom
-from mlguard.runtime.stores.redis import places
 from mlguard.runtime.stores.redis.asks import Refusal
 from mlguard.runtime.stores.redis.clocks import Clocks
 from mlguard.runtime.stores.redis.routes import Router
