@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
+import time
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from mlguard.bodies import Layout, parse
+from mlguard.bodies import Layout, Reading, is_json, parse
 from mlguard.reference import MAX_CATEGORY_LENGTH
 
 NAMED = Layout(("a", "b"), "instances", "predictions")
@@ -153,7 +155,282 @@ TENSORS = [
 ]
 
 
+def body(instances: Any, **others: Any) -> bytes:
+    return json.dumps({"instances": instances, **others}).encode()
+
+
+IRIS = Layout(("a", "b", "c", "d"), "instances", "predictions")
+TEXTS = Layout(("text",), "instances", "predictions")
+ROW = [5.1, 3.5, 1.4, 0.2]
+IMAGE = [[0, 1, 0, 1]] * 4
+
+
+class TestCounting:
+    @pytest.mark.parametrize(
+        ("layout", "raw", "rows", "least"),
+        [
+            pytest.param(IRIS, body([ROW] * 9), 9, 9, id="rows of the features"),
+            pytest.param(IRIS, body(ROW), 1, 1, id="one flat row"),
+            pytest.param(IRIS, body(ROW * 500), 500, 1, id="flat rows to be reshaped"),
+            pytest.param(IRIS, body([ROW * 500]), 500, 1, id="500 rows in one"),
+            pytest.param(IRIS, body([[ROW] * 500]), 500, 1, id="500 rows one deeper"),
+            pytest.param(IRIS, body([{"data": ROW * 500}]), 500, 1, id="500 rows in an object"),
+            pytest.param(IRIS, body([{"a": 1}] * 9), 9, 9, id="objects"),
+            pytest.param(IRIS, body({"a": [1] * 9, "b": 2}), 9, 1, id="columns"),
+            pytest.param(IRIS, body({"a": 1, "b": 2}), 1, 1, id="one object"),
+            pytest.param(IRIS, body({n: [1] for n in "abcd"}), 1, 1, id="columns of one row"),
+            pytest.param(
+                IRIS, body({str(n): ROW for n in range(9)}), 9, 1, id="rows by their names"
+            ),
+            pytest.param(
+                IRIS, body({"a": {"0": 1}, "b": {"1": 1}}), 2, 1, id="columns that name other rows"
+            ),
+            pytest.param(IRIS, body([None, ROW]), 2, 1, id="a null before a row"),
+            pytest.param(IRIS, body([]), 0, 0, id="no rows"),
+            pytest.param(IRIS, body([[]] * 9), 9, 1, id="empty rows"),
+            pytest.param(IRIS, body("1,2,3,4\n5,6,7,8"), 2, 1, id="CSV in a text"),
+            pytest.param(IRIS, body(["1,2,3,4"] * 4), 4, 1, id="lines of CSV"),
+            pytest.param(IRIS, body(7), 1, 1, id="a number"),
+            pytest.param(UNNAMED, body(ROW), 4, 1, id="flat, unnamed"),
+            pytest.param(UNNAMED, body([ROW] * 9), 9, 1, id="rows, unnamed"),
+            pytest.param(UNNAMED, body(IMAGE), 4, 1, id="an image, unnamed"),
+            pytest.param(UNNAMED, body({"image": IMAGE}), 4, 1, id="an object with nested lists"),
+            pytest.param(
+                UNNAMED, body({"r1": ROW, "r2": ROW}), 4, 1, id="columns or rows, unnamed"
+            ),
+            pytest.param(
+                Layout([str(n) for n in range(16)], "instances"), body(IMAGE), 4, 1, id="an image"
+            ),
+            pytest.param(TEXTS, body(["one [", "two"]), 2, 2, id="texts"),
+            pytest.param(TEXTS, body("one, two"), 1, 1, id="one text"),
+            pytest.param(TEXTS, body([["one"], ["two"]]), 2, 2, id="texts as rows"),
+            pytest.param(TEXTS, body({"id1": "one", "id2": "two"}), 2, 1, id="texts by name"),
+            pytest.param(V1, body([[1, 2]] * 3), 3, 3, id="v1"),
+            pytest.param(DEEP, b'{"data": {"rows": [[1, 2], [3, 4]]}}', 2, 2, id="deeper"),
+        ],
+    )
+    def test_counted(self, layout: Layout, raw: bytes, rows: int, least: int) -> None:
+        """Rows are counted by the largest plausible reading, and by the smallest."""
+        reading = layout.read(raw)
+
+        assert (reading.rows, reading.least) == (rows, least)
+        assert reading.found
+        assert reading.readable
+
+    @pytest.mark.parametrize(
+        ("raw", "rows"),
+        [
+            pytest.param(b'{"rows": [[1, 2, 3, 4], [1, 2, 3, 4]]}', 4, id="another key"),
+            pytest.param(b"[[1, 2, 3, 4], [1, 2, 3, 4], [], [], []]", 5, id="a bare list"),
+            pytest.param(b'{"instances": [], "rows": [[1], [2]]}', 2, id="an empty list first"),
+            pytest.param(b'{"instances": null, "rows": [[1], [2]]}', 2, id="a null first"),
+            pytest.param(b'{"sepal_length": 5.1, "sepal_width": 3.5}', 1, id="one row as the root"),
+            pytest.param(b'{"a": [1, 2], "b": [3, 4]}', 2, id="columns as the root"),
+            pytest.param(b"7", 1, id="a number"),
+            pytest.param(b'"[[1,2,3,4],[1,2,3,4]]"', 8, id="JSON in JSON"),
+            pytest.param(b'{"rows": [1, 2, 3], "rows": 7}', 3, id="another key said twice"),
+        ],
+    )
+    def test_a_handler_may_look_elsewhere(self, raw: bytes, rows: int) -> None:
+        """Where nothing stands at `inputs`, all that the body holds counts."""
+        assert IRIS.read(raw).rows == rows
+
+    @pytest.mark.parametrize(
+        "raw",
+        [
+            pytest.param(b'{"instances":[[1,2,3,4]],"instances":%s}', id="last"),
+            pytest.param(b'{"instances":%s,"instances":[[1,2,3,4]]}', id="first"),
+            pytest.param(b'{"instances":%s,"instances":null}', id="before a null"),
+            pytest.param(b'{"inst\\u0061nces":%s,"instances":[[1,2,3,4]]}', id="escaped"),
+            pytest.param(b'{"INSTANCES":1,"instances":%s,"instances":7}', id="another case"),
+        ],
+    )
+    def test_said_twice(self, raw: bytes) -> None:
+        """Of a key that is said twice, readers take one or the other: the larger counts."""
+        assert IRIS.read(raw % json.dumps([ROW] * 500).encode()).rows == 500
+
+    def test_said_twice_within(self) -> None:
+        """Neither a column, a tensor's data, nor a key above hides a longer one."""
+        many = json.dumps([1] * 500).encode()
+        above = b'{"data":{"rows":%s},"data":{"rows":[1,2]}}' % json.dumps([[1, 2]] * 500).encode()
+
+        assert NAMED.read(b'{"instances":{"a":%s,"a":[1]}}' % many).rows == 500
+        assert V2.read(b'{"inputs":[{"data":%s,"data":[1,2]}]}' % many).rows >= 250
+        assert DEEP.read(above).rows == 500
+
+    @pytest.mark.parametrize(
+        "raw",
+        [
+            pytest.param(b"[" * 963 + body([ROW] * 500) + b"]" * 963, id="nested deep"),
+            pytest.param(b"[" * 5000 + body([ROW] * 500) + b"]" * 5000, id="nested deeper"),
+            pytest.param(body([ROW] * 500).replace(b"1.4", b"01", 1), id="a leading zero"),
+            pytest.param(body([*([ROW] * 499), ["a"]]).replace(b"a", b"a\n"), id="a raw newline"),
+            pytest.param(body([ROW] * 500).replace(b"1.4", b"NaN", 1), id="NaN"),
+            pytest.param(body([ROW] * 500).replace(b"1.4", b"9" * 5000, 1), id="a huge number"),
+            pytest.param(body([ROW] * 500).decode().encode("utf-16"), id="UTF-16"),
+            pytest.param(body([ROW] * 500).decode().encode("utf-32-be"), id="UTF-32"),
+            pytest.param(b"\xef\xbb\xbf" + body([ROW] * 500), id="a byte order mark"),
+            pytest.param(body([ROW] * 500).decode().encode("cp037"), id="EBCDIC"),
+            pytest.param(body([ROW] * 500) + b"x", id="something behind it"),
+            pytest.param(gzip.compress(body([ROW] * 500)), id="packed"),
+            pytest.param(gzip.compress(body([ROW] * 500))[:-4], id="packed, cut off"),
+            pytest.param(gzip.compress(body([ROW] * 500_000)), id="packed too well"),
+            pytest.param(b"".join(b"%s\n" % body([ROW]) for _ in range(500)), id="lines of JSON"),
+        ],
+    )
+    def test_no_way_around(self, raw: bytes) -> None:
+        """What the kit reads otherwise than a handler may, or not at all, counts as rows too."""
+        assert IRIS.read(raw).rows >= 500
+
+    def test_what_cannot_be_read_was_not_surely_asked(self) -> None:
+        """It is charged by its bytes if the handler answers without saying how many rows."""
+        assert IRIS.read(b"[1, 2, 3") == Reading(3, 0, None, False, False)
+
+    @pytest.mark.parametrize("raw", [b"", b" \n"], ids=["empty", "blank"])
+    def test_nothing_sent(self, raw: bytes) -> None:
+        """An empty body holds no rows."""
+        assert IRIS.read(raw) == Reading(1, 0, None, False, False)
+
+    def test_nothing_is_read(self) -> None:
+        """Without `inputs` no body is read."""
+        assert Layout(("a",)).read(b'{"a": [1, 2]}') == Reading(1, 0, None, False, False)
+
+    @pytest.mark.parametrize(
+        ("layout", "raw"),
+        [
+            pytest.param(IRIS, b'{"instances":[' + b"[]," * 700_000 + b"[]]}", id="brackets"),
+            pytest.param(IRIS, b"[" * 1_000_000, id="depth"),
+            pytest.param(
+                IRIS,
+                b'{"instances":' + b'{"a":' * 150 + b"[" + b"[1,1]," * 90_000 + b"[]]" + b"}" * 151,
+                id="depth above many",
+            ),
+            pytest.param(IRIS, b'{"instances":1' + b',"instances":null' * 60_000 + b"}", id="keys"),
+            pytest.param(
+                V2, b'{"inputs":[' + b'{"data":[1]},' * 60_000 + b"1]}", id="many tensors"
+            ),
+        ],
+    )
+    def test_no_bombs(self, layout: Layout, raw: bytes) -> None:
+        """However a megabyte is written, it is read in time that grows with its bytes."""
+        started = time.thread_time()
+
+        layout.read(raw)
+
+        assert time.thread_time() - started < 5
+
+    @pytest.mark.parametrize(
+        ("raw", "expected"),
+        [
+            pytest.param(body([[1, 2], [3, 4]]), [[1, 2], [3, 4]], id="rows"),
+            pytest.param(body([1, 2, 3, 4]), [[1, 2], [3, 4]], id="flat rows"),
+            pytest.param(body([1, 2]), [[1, 2]], id="one flat row"),
+            pytest.param(body({"b": [2, 4], "a": [1, 3]}), [[1, 2], [3, 4]], id="columns"),
+            pytest.param(b'{"instances":[[9]],"instances":[[1,2]]}', [[1, 2]], id="said twice"),
+        ],
+    )
+    def test_table(self, raw: bytes, expected: Any) -> None:
+        """What was read is there row by row, to be sampled."""
+        rows = NAMED.read(raw).table
+
+        assert rows is not None
+        assert [NAMED.row(rows, index) for index in range(len(rows))] == expected
+
+
+def asked(rows: int, least: int = 1) -> Reading:
+    return Reading(rows, least, None, True, True)
+
+
+class TestAnswers:
+    @pytest.mark.parametrize(
+        ("predictions", "rows", "expected"),
+        [
+            pytest.param([0, 1, 1], 3, 3, id="one a row"),
+            pytest.param([0], 4, 1, id="fewer than were reserved"),
+            pytest.param([0, 1, 1], 1, 3, id="more than were seen"),
+            pytest.param([0.1, 0.2, 0.7], 1, 1, id="probabilities of one row"),
+            pytest.param([0.1, 0.2, 0.7], 3, 3, id="probabilities of three rows"),
+            pytest.param([0, 0, 1], 1, 3, id="labels that sum to one"),
+            pytest.param([0.0, 0.0, 1.0], 1, 3, id="values that sum to one"),
+            pytest.param([1.5, -0.2, -0.3], 1, 3, id="values, one negative"),
+            pytest.param([[0.1, 0.9]] * 3, 3, 3, id="probabilities a row"),
+            pytest.param([[0] * 500], 500, 500, id="all in one list"),
+            pytest.param([{"labels": [0] * 500}], 500, 500, id="all in one object"),
+            pytest.param([[0.1, 0.2, 0.7]], 4, 1, id="one image of four rows"),
+            pytest.param([], 3, 0, id="none"),
+            pytest.param({"label": [0] * 3, "score": [0.5] * 3}, 3, 3, id="columns"),
+            pytest.param({"label": [0] * 9}, 1, 9, id="columns of more"),
+            pytest.param({"label": [0]}, 3, None, id="columns of fewer"),
+            pytest.param({"label": 1, "scores": [0.3, 0.7]}, 1, 1, id="one object"),
+            pytest.param({"label": 1}, 1, 1, id="one object of scalars"),
+            pytest.param({"label": 1}, 3, None, id="one object for many"),
+            pytest.param("setosa", 1, 1, id="one text"),
+            pytest.param(0.5, 3, None, id="one number for many"),
+            pytest.param(None, 1, None, id="null"),
+        ],
+    )
+    def test_counted(self, predictions: Any, rows: int, expected: int | None) -> None:
+        """Predictions are counted where the answer says how many they are, never too few."""
+        raw = json.dumps({"predictions": predictions}).encode()
+
+        assert NAMED.answered(raw, asked(rows)) == (expected, predictions)
+
+    @pytest.mark.parametrize("raw", [b"", b"{", b"[1]", b'{"other": [1]}'], ids=repr)
+    def test_not_there(self, raw: bytes) -> None:
+        """An answer without them says nothing."""
+        assert NAMED.answered(raw, asked(1)) == (None, None)
+
+    def test_not_looked_for(self) -> None:
+        """Without `outputs` no answer is read."""
+        assert Layout(("a",), "x").answered(b'{"predictions": [1]}', asked(1)) == (None, None)
+
+    def test_tensors(self) -> None:
+        """Tensors of an answer are counted by their shapes."""
+        outputs = [{"name": "y", "shape": [3, 2], "data": [0.5] * 6}]
+        raw = json.dumps({"outputs": outputs}).encode()
+
+        assert V2.answered(raw, asked(3)) == (3, outputs)
+
+
+@pytest.mark.parametrize(
+    ("media_type", "expected"),
+    [("application/json; charset=utf-8", True), ("application/x+JSON", True), ("text/json", False)],
+    ids=["with parameters", "a suffix", "text"],
+)
+def test_json_by_its_type(media_type: str, expected: bool) -> None:
+    """JSON is known by its media type."""
+    assert is_json(media_type) == expected
+
+
 class TestTensors:
+    @pytest.mark.parametrize(
+        ("layout", "tensors", "rows"),
+        [
+            pytest.param(V2, [{"shape": [1, 2000], "data": [0] * 2000}], 1000, id="a wide shape"),
+            pytest.param(
+                V2, [{"shape": [1, 9], "data": [0] * 9}] * 2, 9, id="columns with wide shapes"
+            ),
+            pytest.param(V2, [{"shape": [9, 2], "data": "A" * 96}], 9, id="data of text"),
+            pytest.param(V2, [{"shape": [10**9], "data": "AA"}], 2, id="data of a short text"),
+            pytest.param(V2, [{"shape": "x", "data": "AA"}], 1, id="data of text, no shape"),
+            pytest.param(V2, [[1, 2]] * 9, 9, id="lists where tensors are"),
+            pytest.param(V2, {"data": [1] * 9}, 9, id="an object where tensors are"),
+            pytest.param(V2, [{"data": [1, 2]}] * 2000, 2000, id="too many to be columns"),
+            pytest.param(
+                Layout((), protocol="v2"), [{"shape": [2, 4], "data": ROW * 2}], 2, id="unnamed"
+            ),
+        ],
+    )
+    def test_counted(self, layout: Layout, tensors: Any, rows: int) -> None:
+        """A shape is a client's word: the largest plausible reading counts."""
+        assert layout.read(json.dumps({"inputs": tensors}).encode()).rows == rows
+
+    def test_binary_data_counts(self) -> None:
+        """What follows the JSON of binary tensors may be values of one byte."""
+        raw = b'{"inputs":[{"name":"x","shape":[500,2],"parameters":{"size":1000}}]}' + bytes(1000)
+
+        assert V2.read(raw).rows >= 500
+
     @pytest.mark.parametrize(
         "shape", [[1] + [9] * 100_000, [1, 10**4000, 10**4000], [10**4000, 2], [1] * 17], ids=len
     )
@@ -304,7 +581,16 @@ class TestHandlersRows:
         assert NAMED.row(pd.DataFrame({"b": [2.0], "a": [1.0]}), 0) == [1.0, 2.0]
 
     @pytest.mark.parametrize(
-        "row", [[1], [1, 2, 3], [object(), 1], [[1], 2], b"ab", np.zeros((2, 2))], ids=repr
+        "row",
+        [
+            pytest.param([1], id="too short"),
+            pytest.param([1, 2, 3], id="too long"),
+            pytest.param([object(), 1], id="an object of Python"),
+            pytest.param([[1], 2], id="nested"),
+            pytest.param([{1}, 2], id="a set"),
+            pytest.param(b"ab", id="bytes"),
+            pytest.param(np.zeros((2, 2)), id="matrix"),
+        ],
     )
     def test_wrong_shapes(self, row: Any) -> None:
         """A row that is not of the features is None: it is counted as dropped."""
@@ -349,10 +635,14 @@ LAYOUTS = [
 @given(value=JSONS, key=st.sampled_from(["instances", "inputs", "outputs", "predictions", "data"]))
 def test_any_json(layout: Layout, value: Any, key: str) -> None:
     """Whatever JSON is sent, counting and reading never raise."""
-    for body in (value, {key: value}, {key: [value]}, {key: [{"shape": [1, 2], "data": value}]}):
-        rows = layout.rows(body)
-        count = layout.predictions(body)
+    for said in (value, {key: value}, {key: [value]}, {key: [{"shape": [1, 2], "data": value}]}):
+        rows = layout.rows(said)
+        reading = layout.read(json.dumps(said).encode())
+        answered = layout.answered(json.dumps(said).encode(), reading)
+        count = layout.predictions(said)
 
+        assert 0 <= reading.least <= reading.rows
+        assert answered.rows is None or answered.rows >= 0
         assert count is None or count >= 0
         if rows is not None:
             assert len(rows) >= 0

@@ -1,0 +1,234 @@
+"""Where does one model's traffic hold rows and predictions, and how many?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any, NamedTuple
+
+from pydantic_core import from_json
+
+from mlguard.bodies.counts import Count, anywhere_in, count, count_list
+from mlguard.bodies.documents import (
+    CONTAINERS,
+    Spelling,
+    all_at,
+    at,
+    decoded,
+    is_dense,
+    most_values,
+    parse,
+    parse_all,
+    unpacked,
+)
+from mlguard.bodies.survey import Survey, survey
+from mlguard.bodies.tables import Rows, list_table, plain_row, table
+from mlguard.bodies.tensors import are_plain, read_tensors, tensor_table
+
+_PROTOCOLS = {"v1": ("instances", "predictions"), "v2": ("inputs", "outputs")}
+_CLOSE_TO_ONE = 0.01
+
+
+class Reading(NamedTuple):
+    """What a request's body asks for.
+
+    Attributes:
+        rows: By the largest plausible reading of the bytes: what is reserved.
+        least: By the smallest: what was surely asked. 0 where nothing could be read.
+        table: The rows one by one, for sampling; None where there are none to be seen.
+        found: Whether something stands at `inputs`.
+        readable: Whether the body is JSON.
+    """
+
+    rows: int
+    least: int
+    table: Rows | None
+    found: bool
+    readable: bool
+
+
+NOTHING = Reading(1, 0, None, False, False)
+
+
+class Answered(NamedTuple):
+    """What an answer holds.
+
+    Attributes:
+        rows: How many rows were predicted; None where the answer does not say.
+        outputs: What stands at `outputs`; None where nothing does.
+    """
+
+    rows: int | None
+    outputs: Any
+
+
+class Layout:
+    """Where one model's bodies hold rows and predictions.
+
+    Args:
+        features: Names of a row's fields, in order; empty where unknown.
+        inputs: Keys joined by dots, None where no body is read.
+        outputs: Keys joined by dots, None where no answer is read.
+        protocol: "v1" or "v2" instead of both.
+    """
+
+    def __init__(
+        self,
+        features: Sequence[str] = (),
+        inputs: str | None = None,
+        outputs: str | None = None,
+        protocol: str | None = None,
+    ) -> None:
+        inputs, outputs = _PROTOCOLS[protocol] if protocol else (inputs, outputs)
+        self.features = tuple(features)
+        self._width = len(self.features)
+        self._inputs = inputs.split(".") if inputs else None
+        self._outputs = outputs.split(".") if outputs else None
+        self._spelling = Spelling(self._inputs or ())
+        self._tensors = protocol == "v2"
+
+    @property
+    def reads_answers(self) -> bool:
+        """Whether predictions are looked for in answers."""
+        return self._outputs is not None
+
+    def read(self, raw: bytes) -> Reading:
+        """Count the rows of a request's body as the handler may that makes most of it.
+
+        Readers of JSON differ in what they take, and in what they make of a key said twice; so do
+        handlers in what they make of a list. Of all of them, the one that sees most rows counts.
+        """
+        keys = self._inputs
+        if keys is None or not raw or raw.isspace():
+            return NOTHING
+        try:
+            if is_dense(raw):
+                return self._unreadable(raw)
+            document = from_json(raw)
+        except ValueError:  # other encodings than UTF-8, deeper than it likes, or none
+            raw = unpacked(raw)
+            try:
+                document, raw = decoded(raw)
+            except (ValueError, RecursionError):
+                return self._unreadable(raw)
+        is_once = self._spelling.is_once(raw)
+        simple = self._read_simple(raw, at(document, keys), len(keys)) if is_once else None
+        return simple or self._look_into(raw, document, is_once)
+
+    def _read_simple(self, raw: bytes, value: Any, above: int) -> Reading | None:
+        """Read what most clients send, where the bytes tell that there is no more to it."""
+        if type(value) is not list or not value:
+            return None
+        if self._tensors:
+            if not are_plain(value, raw, above):
+                return None
+            counted, table = read_tensors(value, self._width, None)
+            return Reading(counted.rows, counted.least, table, True, True)
+        simple = count_list(value, self._width, raw, above)
+        if simple is None:
+            return None
+        return Reading(simple.rows, simple.least, list_table(value, self._width), True, True)
+
+    def _unreadable(self, raw: bytes) -> Reading:
+        # What follows the JSON of binary tensors is anything.
+        most = max(most_values(raw), len(raw) if self._tensors else 0)
+        return Reading(most, 0, None, False, False)
+
+    def _look_into(self, raw: bytes, document: Any, is_once: bool) -> Reading:
+        keys = self._inputs or ()
+        value = at(document, keys)
+        seen = survey(value or document, self.features)
+        if is_once and seen.tells_all(raw, len(keys) if value else 0):
+            return self._reading(document, [(value, seen)], seen)
+        document = parse_all(raw)
+        if document is None:
+            return self._unreadable(raw)
+        said = [*all_at(document, keys), at(document, keys)]
+        whole = seen if all(said) else survey(document, self.features)
+        return self._reading(
+            document, [(v, survey(v, self.features) if v else whole) for v in said], whole
+        )
+
+    def _reading(self, document: Any, said: list[tuple[Any, Survey]], whole: Survey) -> Reading:
+        """Sum up what stands at `inputs`, or all that does where it is said more than once."""
+        counts = [self._count(value, seen) for value, seen in said if value]
+        if len(counts) < len(said):  # a handler that finds nothing may look elsewhere
+            rows = anywhere_in(document, whole, self._width)
+            counts.append(Count(rows, min(rows, 1)))
+        rows, least = max(c.rows for c in counts), min(c.least for c in counts)
+        found = any(value is not None for value, _ in said)
+        return Reading(rows, least, self._table(said[-1][0]), found, True)
+
+    def _count(self, value: Any, seen: Survey) -> Count:
+        if self._tensors:
+            return read_tensors(value, self._width, seen)[0]
+        return count(value, self._width, seen)
+
+    def _table(self, value: Any) -> Rows | None:
+        if self._tensors:
+            return tensor_table(value, self._width)
+        return table(value, self.features)
+
+    def answered(self, raw: bytes, asked: Reading) -> Answered:
+        """Count the predictions in an answer to what was asked."""
+        if self._outputs is None:
+            return Answered(None, None)
+        outputs = at(parse(raw), self._outputs)
+        if not self._tensors:
+            return Answered(_predicted(outputs, asked.rows), outputs)
+        found = tensor_table(outputs)
+        return Answered(None if found is None else len(found), outputs)
+
+    def row(self, rows: Any, index: int) -> list[Any] | None:
+        """Read one row as plain values in the features' order; None where its shape is wrong."""
+        return plain_row(rows, index, self.features)
+
+    def rows(self, body: Any) -> Rows | None:
+        """Find the rows of a parsed request; None where it holds none: the handler's business."""
+        return None if self._inputs is None else self._table(at(body, self._inputs))
+
+    def predictions(self, answer: Any) -> int | None:
+        """Count the predictions of a parsed answer; None where it holds none."""
+        value = self.outputs(answer)
+        if self._tensors:
+            rows = tensor_table(value)
+            return None if rows is None else len(rows)
+        return len(value) if isinstance(value, list) else None
+
+    def outputs(self, answer: Any) -> Any:
+        """Find what stands where a parsed answer holds its predictions; None where nothing does."""
+        return None if self._outputs is None else at(answer, self._outputs)
+
+
+def _predicted(outputs: Any, asked: int) -> int | None:
+    """Count predictions; None where they might be fewer than were made."""
+    if isinstance(outputs, list):
+        return _predicted_list(outputs, asked)
+    if isinstance(outputs, dict):
+        lists = [_predicted_list(v, asked) for v in outputs.values() if isinstance(v, list)]
+        if lists:
+            most = max(lists)
+            return most if most >= asked else None
+    return 1 if asked == 1 and outputs is not None else None
+
+
+def _predicted_list(outputs: list[Any], asked: int) -> int:
+    number = len(outputs)
+    if asked == 1 and _is_distribution(outputs):
+        return 1
+    if number < asked and asked in _lengths_within(outputs):  # grouped by what they say
+        return asked
+    return number
+
+
+def _is_distribution(values: list[Any]) -> bool:
+    """Say whether these are the probabilities of one row's classes."""
+    if not values or set(map(type, values)) != {float}:
+        return False
+    total: float = sum(values)
+    return min(values) >= 0 and max(values) < 1 and abs(total - 1) <= _CLOSE_TO_ONE
+
+
+def _lengths_within(outputs: list[Any]) -> set[int]:
+    inner = chain(outputs, *(o.values() for o in outputs if isinstance(o, dict)))
+    return {len(v) for v in inner if type(v) in CONTAINERS}

@@ -1,0 +1,122 @@
+"""How is one row read out of what holds many?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from mlguard.bodies.documents import CONTAINERS
+from mlguard.reference import MAX_CATEGORY_LENGTH
+
+
+class Rows(Protocol):
+    """Rows as they came: counted at once, read one at a time."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Rows given column by column.
+
+    Attributes:
+        columns: One sequence a feature, None where a feature is not given.
+        rows: How many rows the longest column has.
+    """
+
+    columns: Sequence[Any]
+    rows: int
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __getitem__(self, index: int) -> list[Any]:
+        return [c[index] if c is not None and index < len(c) else None for c in self.columns]
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """Rows given as one flat list.
+
+    Attributes:
+        data: All values.
+        width: Values in a row.
+        rows: How many rows it may be.
+    """
+
+    data: list[Any]
+    width: int
+    rows: int
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __getitem__(self, index: int) -> list[Any]:
+        return self.data[index * self.width : (index + 1) * self.width]
+
+
+def table(value: Any, features: Sequence[str]) -> Rows | None:
+    """See rows in a list of rows, one row, or a mapping of columns."""
+    if isinstance(value, list):
+        return list_table(value, len(features))
+    if not isinstance(value, dict) or not value:
+        return None
+    columns = {name: _column(v) for name, v in value.items()}
+    longest = max((len(c) for c in columns.values() if c is not None), default=None)
+    if longest is None:
+        return [value]
+    return Columns([columns.get(name) for name in features or columns], longest)
+
+
+def list_table(items: list[Any], width: int) -> Rows:
+    """See rows in a list of rows, one row, or the values of many."""
+    if width <= 1 or not items or type(items[0]) in CONTAINERS or len(items) % width:
+        return items
+    if not CONTAINERS.isdisjoint(map(type, items)):
+        return items
+    return [items] if len(items) == width else Matrix(items, width, len(items) // width)
+
+
+def _column(value: Any) -> list[Any] | None:
+    """See a column in a list, or in a mapping from row names as pandas writes it."""
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else None
+
+
+def plain_row(rows: Any, index: int, features: Sequence[str]) -> list[Any] | None:
+    """Read one row as plain values in the features' order; None where its shape is wrong."""
+    if hasattr(rows, "iloc"):  # a DataFrame, whose columns may be in another order
+        row = rows.iloc[index].to_dict()
+        row = row if set(features) <= set(row) else list(row.values())
+    else:
+        row = rows[index]
+    if hasattr(row, "tolist"):
+        row = row.tolist()
+    if isinstance(row, Mapping):
+        row = [row.get(f) for f in features] if features else list(row.values())
+    elif not isinstance(row, list | tuple):
+        row = [row]
+    if features and len(row) != len(features):
+        return None
+    if _PLAIN.issuperset(map(type, row)):
+        return list(row)
+    plain = [_plain(v) for v in row]
+    return None if any(v is _JUNK for v in plain) else plain
+
+
+_PLAIN = frozenset((int, float, bool, type(None)))
+_JUNK = object()
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "item") and not getattr(value, "ndim", 0):
+        value = value.item()  # a NumPy scalar
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, str):
+        return value[:MAX_CATEGORY_LENGTH]
+    return None if type(value).__name__ in ("NAType", "NaTType") else _JUNK
