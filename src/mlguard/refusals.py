@@ -3,33 +3,54 @@
 from __future__ import annotations
 
 import json
+from functools import cache, lru_cache
 
 from mlguard.messages import Deny, Headers
 
 CONTENT_TYPE = "application/problem+json"
 SOON = 1  # seconds, where nobody can tell when
+_MOST_SCOPE = 1024  # characters of a challenge
+_OWN = frozenset(("type", "title", "status", "code"))
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def body(deny: Deny, trace_id: str | None) -> bytes:
     """Write the problem document (RFC 9457)."""
+    own = _head(deny.code, deny.title, deny.status)
+    if not deny.more:
+        last = f',"trace_id":{_encode(trace_id)}' if trace_id else ""
+        return f"{own}{last}}}".encode()
+    more = {**deny.more, "trace_id": trace_id} if trace_id else deny.more
+    if _OWN.isdisjoint(more):
+        return f"{own},{','.join([_member(*pair) for pair in more.items()])}}}".encode()
+    return _encode({**json.loads(f"{own}}}"), **more}).encode()
+
+
+def _member(name: str, value: object) -> str:
+    # A whole number's text is its JSON; for all but texts the encoder is made anew.
+    return f"{_encode(name)}:{value if type(value) is int else _encode(value)}"
+
+
+@lru_cache(256)
+def _head(code: str, title: str, status: int) -> str:
+    """Write what every document of a refusal begins with; all but its last brace."""
     document = {
-        "type": f"urn:mlguard:problem:{deny.code}",
-        "title": deny.title,
-        "status": deny.status,
-        "code": deny.code,
-        **deny.more,
+        "type": f"urn:mlguard:problem:{code}",
+        "title": title,
+        "status": status,
+        "code": code,
     }
-    if trace_id:
-        document["trace_id"] = trace_id
-    return json.dumps(document, separators=(",", ":")).encode()
+    return _encode(document)[:-1]
 
 
+@cache
 def token_missing() -> Deny:
     """No credentials: RFC 6750 section 3.1 wants the challenge without an error code."""
     headers = (("WWW-Authenticate", "Bearer"),)
     return Deny(401, "token_missing", "A bearer token is required.", headers)
 
 
+@lru_cache(16)
 def token(code: str, title: str) -> Deny:
     """Credentials that do not hold; why stays in the log."""
     challenge = f'Bearer error="invalid_token", error_description="{title}"'
@@ -61,10 +82,17 @@ def token_untrusted() -> Deny:
     return token("token_untrusted", "The bearer token is not trusted.")
 
 
+@lru_cache(256)
 def scope_missing(needed: frozenset[str]) -> Deny:
-    """The token is good but does not grant this (RFC 6750 section 3.1)."""
+    """The token is good but does not grant this (RFC 6750 section 3.1).
+
+    Scopes beyond what a header may well hold are left out of the challenge, not cut.
+    """
     scope = " ".join(sorted(needed))
-    challenge = f'Bearer error="insufficient_scope", scope="{scope}"'
+    if len(scope) > _MOST_SCOPE:
+        scope = scope[: _MOST_SCOPE + 1].rpartition(" ")[0]
+    named = f', scope="{scope}"' if scope else ""
+    challenge = f'Bearer error="insufficient_scope"{named}'
     title = "The bearer token does not grant what this route needs."
     return Deny(403, "scope_missing", title, (("WWW-Authenticate", challenge),))
 
@@ -87,6 +115,38 @@ def body_too_large(limit: int) -> Deny:
     return Deny(413, "body_too_large", title, more={"limit": limit})
 
 
+def body_timeout(seconds: float) -> Deny:
+    """The body did not arrive in time (RFC 9110 section 15.5.9)."""
+    title = f"The request body did not arrive within {seconds:g} seconds."
+    return Deny(408, "body_timeout", title, more={"limit": seconds})
+
+
+def client_left() -> Deny:
+    """The client left before its body was whole: nobody reads this (nginx's 499)."""
+    return Deny(499, "client_left", "The client left before its request was whole.")
+
+
+def uri_too_long(limit: int) -> Deny:
+    """The path and the query are longer than the service reads (RFC 9110 section 15.5.15)."""
+    title = f"The path and the query are longer than {limit} bytes."
+    return Deny(414, "uri_too_long", title, more={"limit": limit})
+
+
+def header_too_large(limit: int) -> Deny:
+    """A header that is read is longer than that (RFC 6585 section 5)."""
+    title = f"A header field is larger than {limit} bytes."
+    return Deny(431, "header_too_large", title, more={"limit": limit})
+
+
+def rows_unreadable(largest: int, headers: Headers = ()) -> Deny:
+    """The body is no JSON that could be read, and could hold more rows than may be asked."""
+    title = (
+        "The body cannot be read as JSON, and could hold more rows than the quota admits; "
+        f"send valid JSON, with at most {largest} rows."
+    )
+    return Deny(422, "rows_unreadable", title, headers, {"largest_batch": largest})
+
+
 def batch_exceeds_quota(unit: str, largest: int, headers: Headers = ()) -> Deny:
     """The call would never fit: retrying does not help, splitting does."""
     title = f"The call is larger than the whole quota; send at most {largest} {unit}."
@@ -104,6 +164,13 @@ def quota_exceeded(unit: str, retry_after: int, headers: Headers) -> Deny:
     """Too many predicted rows, or of whatever else is counted."""
     title = f"The quota of {unit} is spent; retry later."
     return Deny(429, "quota_exceeded", title, (("Retry-After", str(retry_after)), *headers))
+
+
+def answer_withheld(retry_after: int | None, headers: Headers = (), unit: str = "rows") -> Deny:
+    """The model answered more than the caller can pay; None where waiting does not help."""
+    title = f"The answer holds more {unit} than the quota has left; it is withheld."
+    wait = () if retry_after is None else (("Retry-After", str(retry_after)),)
+    return Deny(429, "answer_withheld", title, (*wait, *headers))
 
 
 def quota_lifetime_spent(remaining: int, headers: Headers) -> Deny:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from mlguard.ledger import FLIGHT, LIFETIME, Change, Entry, Limit, Line, Order, Receipt
+from mlguard.ledger import FLIGHT, LIFETIME, WINDOW, Change, Entry, Limit, Line, Order, Receipt
 
 TAG = "acme"
 ACCOUNTS = ("alice", "bob:lifetime")
@@ -86,7 +86,8 @@ class Counter:
         if self.limit.kind == FLIGHT:
             self.buckets[bucket] = max(0, units + extra)
         elif extra > 0:
-            self.buckets[bucket] = max(units, min(units + extra, 2 * self.limit.amount))
+            most = math.inf if self.limit.kind == LIFETIME else 2 * self.limit.amount
+            self.buckets[bucket] = max(units, min(units + extra, most))
         elif bucket >= min(self.bucket(now), self.touched) - 1:
             self.buckets[bucket] = max(min(0, units), units + extra)
 
@@ -166,7 +167,7 @@ class LedgerMachine(RuleBasedStateMachine):
         for _ in range(data.draw(st.integers(0, 3)) if self.charged else 0):
             which = data.draw(st.integers(0, len(self.charged) - 1))
             (account, limit, cost), since = self.charged[which]
-            extra = data.draw(st.integers(-cost, 2 if limit.kind == FLIGHT else 60))
+            extra = data.draw(st.integers(-cost, _MOST_EXTRA[limit.kind]))
             changes.append(Change(TAG, account, limit, extra, since))
         return changes
 
@@ -210,6 +211,9 @@ class LedgerMachine(RuleBasedStateMachine):
         for limit in LIMITS:
             # A ledger may take a look for a touch, after which no end is told.
             self.of(account, limit).touched_at = -math.inf
+
+
+_MOST_EXTRA = {FLIGHT: 2, WINDOW: 60, LIFETIME: 800}
 
 
 def _costs(limit: Limit) -> st.SearchStrategy[int]:

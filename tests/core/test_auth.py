@@ -568,7 +568,17 @@ class TestScopes:
             ({"scope": {"predict": True}}, set()),
             ({}, set()),
         ],
-        ids=repr,
+        ids=[
+            "words",
+            "words apart",
+            "list with junk",
+            "scp list",
+            "scp words",
+            "empty before scp",
+            "number",
+            "table",
+            "nothing",
+        ],
     )
     def test_read(self, granted: dict[str, Any], expected: set[str]) -> None:
         """Scopes are words in a string, or a list of strings; junk grants nothing."""
@@ -601,6 +611,25 @@ class TestMemory:
             authenticate(subject, (f"Bearer {token(jti=number)}",), NOW)
             if number % 1000 == 0:
                 assert isinstance(recalled(subject, text), Principal)
+
+    def test_once_however_it_is_spelt(self) -> None:
+        """Who spells one header in many ways pushes nobody out: a token is remembered once."""
+        subject, text = authenticator(), token()
+        spelt = [f"Bearer {text}", f"bearer {text}", f"Bearer   {text}", f" BEARER {text}  "]
+        for header in spelt:
+            assert isinstance(authenticate(subject, (header,), NOW), Principal)
+
+        assert len(subject._memory._young) == 1
+        assert all(isinstance(recalled(subject, (header,)), Principal) for header in spelt)
+
+    def test_a_lapsed_one_is_verified_anew(self) -> None:
+        """A remembered token that its keys no longer vouch for is judged by itself, as spelt."""
+        ring = Keyring(KeySet.from_secrets([SECRET]))
+        subject, text = authenticator({ISSUER: ring}), (f"Bearer {token()}",)
+        authenticate(subject, text, NOW)
+        ring.put(KeySet.from_secrets([SECRET + b"!", SECRET]), 60)
+
+        assert isinstance(authenticate(subject, text, NOW), Principal)
 
     def test_refusals_are_not_remembered(self) -> None:
         """A refused token is looked at again each time."""

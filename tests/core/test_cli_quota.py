@@ -729,8 +729,8 @@ class TestThePage:
 
         left = [client.get("/infer").headers["RateLimit"] for _ in range(2)]
 
-        assert '"tokens-86400";r=90' in left[0]
-        assert '"tokens-86400";r=60' in left[1]
+        assert '"tokens-86400";r=70' in left[0]
+        assert '"tokens-86400";r=40' in left[1]
 
     def test_showing(
         self, told: Told, place: Place, worker: Any, monkeypatch: pytest.MonkeyPatch

@@ -53,6 +53,41 @@ def test_right_to_left(peer: str, forwarded: tuple[str, ...], client: str) -> No
     assert TRUSTED.client(peer, forwarded) == client
 
 
+def test_so_many_hops_count() -> None:
+    """Of what proxies wrote, the last 32 hops are looked at, however long the headers are."""
+    far, near = ", ".join(["10.1.1.1"] * 31), ("1.2.3.4, " * 10_000 + CLIENT,)
+
+    assert TRUSTED.client("10.0.0.1", (f"{CLIENT}, {far}",)) == CLIENT
+    assert TRUSTED.client("10.0.0.1", (f"{CLIENT}, 10.2.2.2, {far}",)) == "10.2.2.2"
+    assert TRUSTED.client("10.0.0.1", (f"{CLIENT}, 10.2.2.2", far)) == "10.2.2.2"
+    assert TRUSTED.client("10.0.0.1", near) == CLIENT
+
+
+def test_is_remembered_by_what_was_said() -> None:
+    """Who came before is the same again; another word of the same peer is another client's."""
+    proxies = Proxies([ip_network("10.0.0.0/8")])
+    said = [("10.0.0.1", (f"1.2.3.{n}",)) for n in (4, 5, 4)] + [("9.9.9.9", ("1.2.3.4",))]
+
+    assert [proxies.client(*words) for words in said] == [
+        "1.2.3.4",
+        "1.2.3.5",
+        "1.2.3.4",
+        "9.9.9.9",
+    ]
+
+
+def test_so_many_are_remembered() -> None:
+    """However many come, and whatever they say, little is kept of it."""
+    proxies = Proxies([ip_network("10.0.0.0/8")])
+    for number in range(3000):
+        proxies.client("10.0.0.1", (f"1.2.{number // 256}.{number % 256}",))
+    known = len(proxies._known)
+
+    proxies.client("10.0.0.1", ("x" * 300,))
+
+    assert len(proxies._known) == known <= 1024
+
+
 def test_unix_sockets() -> None:
     """A proxy on a Unix socket has no address: it is believed where the settings say so."""
     unix = Proxies(["unix", ip_network("10.0.0.0/8")])

@@ -13,6 +13,7 @@ import pytest
 from mlguard.errors import InvalidSettings
 from mlguard.ledger import (
     FLIGHT,
+    LIFETIME,
     Change,
     Entry,
     Limit,
@@ -29,6 +30,7 @@ from tests.servers import wait_until
 ROWS = Limit("rows:iris:60", 100, 60, unit="rows", model="iris")
 CLOSED = Limit("requests::60", 10, 60, on_failure="closed")
 OPEN = Limit("requests::60", 10, 60, on_failure="open")
+EVER = Limit("rows:iris:lifetime", 1000, 0, LIFETIME, "rows", "iris")
 FLIGHTS = Limit("concurrency:", 2, 0, FLIGHT, "concurrency")
 
 
@@ -474,6 +476,45 @@ class TestPending:
 
         assert len(owed.take()) == MOST
         assert owed.take() == []
+
+    def test_lifetimes_are_not_forgiven(self) -> None:
+        """Where there is no room, a lifetime is not owed anew, and what is owed of it is kept."""
+        owed, first = Owed(), order(1, EVER, who="first")
+        owed.add(first)
+        for number in range(MOST):
+            owed.add(order(1, who=str(number)))
+
+        assert [owed.takes(x) for x in (first, order(1), order(1, EVER))] == [True, True, False]
+        owed.add(first)
+        assert [c.extra for c in owed.take() if c.limit == EVER] == [2]
+
+    def test_what_lifetimes_owe_is_not_lost(self) -> None:
+        """Where too much waits, what a lifetime is owed waits beside it, as one sum."""
+        pending = Pending()
+        pending.put([Change("t", "p", ROWS, -1, 0.0)] * MOST)
+
+        pending.put([Change("t", "p", EVER, extra, 0.0) for extra in (7, 5, -3)])
+
+        taken: list[Change] = []
+        while some := pending.take_some():
+            taken += some
+        assert [c.extra for c in taken if c.limit == EVER] == [12]
+        assert len(pending) == 0
+
+    def test_a_lifetime_is_corrected_in_full(self) -> None:
+        """What an answer cost of a lifetime is charged in the store, wherever the call began."""
+        far = Far()
+        with guarded(far, share=1.0) as (failover, _):
+            for is_there in (True, False):
+                far.is_there = is_there
+                found = order(1, EVER)
+                receipt = failover.debit(found)
+                assert receipt is not None
+                extra = [Change(found.tag, "p", EVER, 5000, receipt.at)]
+                failover.settle(extra)
+            far.is_there = True
+
+            wait_until(lambda: far.used() == {"rows:iris:lifetime": 10_002}, "all is charged")
 
     def test_held(self) -> None:
         """What is still held is said again, and what is doubted once, all in all."""

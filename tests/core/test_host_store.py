@@ -73,6 +73,16 @@ def eventually(ask: Callable[[], T], seconds: float = 10.0) -> T:
     return answer
 
 
+def opened(file: Path) -> list[int]:
+    """Return the descriptors by which this process has a file open."""
+    found = []
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            if link.readlink() == file:
+                found.append(int(link.name))
+    return found
+
+
 def ledgers(service: str) -> list[int]:
     """Return the ids of the ledger processes of services whose names begin so."""
     found = []
@@ -831,11 +841,8 @@ class TestLifetimes:
         eventually(lambda: answers(store))
         assert store.debit(order(EVER, 60)).is_admitted
         (file,) = path.glob("*.jsonl")
-        (descriptor,) = [
-            int(link.name)
-            for link in Path("/proc/self/fd").iterdir()
-            if os.path.lexists(link) and link.readlink() == file
-        ]
+        # While it is written to the disk it is open twice.
+        (descriptor,) = eventually(lambda: found if len(found := opened(file)) == 1 else None)
         full = os.open("/dev/full", os.O_WRONLY)
         os.dup2(full, descriptor)
         os.close(full)

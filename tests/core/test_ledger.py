@@ -86,6 +86,13 @@ class TestEvery:
         run_state_machine_as_test(partial(RedisMachine, redis.url), settings=settings)
 
 
+class Slow(MemoryLedger):
+    """The ledger in memory without its way for the usual order."""
+
+    def _usual(self, order: Order, now: float) -> Receipt | None:
+        return None
+
+
 class Clock:
     def __init__(self, now: float = NOW) -> None:
         self.now = now
@@ -112,6 +119,39 @@ def hooks(request: pytest.FixtureRequest, clock: Clock) -> Iterator[Hooks]:
     hooks, close = in_redis(request.getfixturevalue("redis").url, clock)
     yield hooks
     close()
+
+
+class TestDebt:
+    """What becomes of what is charged later?"""
+
+    @pytest.mark.parametrize(
+        ("limit", "expected"),
+        [
+            pytest.param(Limit("rows", 5, 60), [4, 10, 3, 0], id="a window's is bounded"),
+            pytest.param(Limit("rows", 5, 0, LIFETIME), [4, 104, 97, 0], id="a lifetime's counts"),
+        ],
+    )
+    def test_how_far_it_goes(self, hooks: Hooks, limit: Limit, expected: list[int]) -> None:
+        """Windows forgive what is beyond twice the limit, lifetimes nothing; refunds end at 0."""
+        used = []
+
+        for extra in (4, 100, -7, -97):
+            hooks.settle([Change("acme", "alice", limit, extra, NOW)])
+            used.append(hooks.entries("acme", "alice")[0].used)
+
+        assert used == expected
+
+    def test_a_lifetime_is_overdrawn_once(self, hooks: Hooks) -> None:
+        """Calls under way at once that answer too much leave a budget spent for ever."""
+        ever = Limit("ever", 1000, kind=LIFETIME, unit="rows")
+        for _ in "1234":
+            assert hooks.debit(order(ever), ()).is_admitted
+
+        hooks.settle([Change("acme", "alice", ever, 199_999, NOW)] * 4)
+        hooks.settle([Change("acme", "alice", ever, -199_999, NOW)])
+
+        assert hooks.entries("acme", "alice")[0].used == 600_001
+        assert hooks.debit(order(ever, 0), ()).readings[0].remaining == 0
 
 
 class TestFields:
@@ -230,6 +270,65 @@ class TestWaits:
         assert others == [0, math.inf, 1]
 
 
+class TestUsualOrders:
+    """Does the short way of a debit do what the long one does?"""
+
+    WINDOWS = st.builds(
+        Limit, st.sampled_from(["a", "b"]), st.integers(1, 40), st.sampled_from([1, 7, 60, 3600])
+    )
+    OTHERS = st.sampled_from([Limit("e", 50, kind=LIFETIME), Limit("f", 3, kind=FLIGHT)])
+    LINES = st.builds(
+        Line,
+        st.sampled_from(["p", "t"]),
+        st.one_of(WINDOWS, WINDOWS, WINDOWS, OTHERS),
+        st.one_of(st.integers(0, 3), st.just(2**53)),
+    )
+    STEPS = st.lists(
+        st.tuples(
+            st.sampled_from([0, 0, 1e-9, 0.1, 0.5, 1 / 3, 1, 6.999999999, 7, 59.9, 60, 4000]),
+            st.lists(LINES, min_size=1, max_size=4),
+            st.integers(-9, 90),
+        ),
+        max_size=40,
+    )
+
+    @examples(max_examples=150, deadline=None)
+    @given(began=st.floats(0, 2e9), steps=STEPS)
+    def test_are_equal(self, began: float, steps: list[tuple[float, list[Line], int]]) -> None:
+        """Whatever came before, receipts are equal to the last bit, and so is what is kept."""
+        clock = Clock(began)
+        fast, slow = MemoryLedger(clock), Slow(clock)
+        for pause, lines, extra in steps:
+            clock.now += pause
+            asked = Order("acme", tuple(lines))
+            assert fast.debit(asked) == slow.debit(asked)
+            change = Change("acme", *lines[0][:2], extra, clock.now - pause, extra % 2 == 0)
+            for ledger in (fast, slow):
+                ledger.settle([change])
+
+        for account in ("p", "t"):
+            assert fast.notes("acme" + account) == slow.notes("acme" + account)
+
+    def test_are_what_they_are_for(self) -> None:
+        """A window under way that has room is such a one: the short way is taken."""
+        ledger, asked = MemoryLedger(Clock()), order(Limit("rows", 5, 60))
+        ledger.debit(asked)
+
+        assert ledger._usual(asked, NOW) is not None
+
+    def test_a_look_ends_no_window(self) -> None:
+        """What is told of a debit beforehand charges nothing, and hides no end of a window."""
+        clock, asked = Clock(60.0), order(Limit("rows", 10, 60), 4)
+        ledger = MemoryLedger(clock)
+        ledger.debit(asked)
+        clock.now = 130.0
+
+        looked = [ledger.peek(asked) for _ in "12"]
+
+        assert [x.readings[0].wait for x in looked] == [0, 0]
+        assert ledger.debit(asked).ended == ((0, 0.4),)
+
+
 class TestForgetting:
     """What leaves the memory?"""
 
@@ -332,19 +431,6 @@ class TestCounters:
         ledger.settle([Change("acme", "alice", limit, -3, NOW, is_grant=True)])
 
         assert [admitted(ledger, limit, cost) for cost in (8, 1)] == [True, False]
-
-    @pytest.mark.parametrize("kind", ["window", LIFETIME])
-    def test_debt_is_bounded(self, kind: str) -> None:
-        """What is charged later goes to twice the limit, and a refund not below zero."""
-        limit = Limit("rows", 5, 60 if kind == "window" else 0, kind)
-        ledger = MemoryLedger(Clock())
-        used = []
-
-        for extra in (4, 100, -7, -100):
-            ledger.settle([Change("acme", "alice", limit, extra, NOW)])
-            used.append(ledger.entries("acme", "alice")[0].used)
-
-        assert used == [4, 10, 3, 0]
 
     def test_an_end_is_told_once(self) -> None:
         """The first debit of a new window tells how much was used in the last one."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
 
-from mlguard.ledger import MemoryLedger, Order, Receipt
-from mlguard.messages import Deny, Principal
-from mlguard.quotas import Charged, Demand, Quota, RouteLimit, Throttle
-from mlguard.quotas.quota import accounts, headers
+from mlguard import refusals
+from mlguard.ledger import Change, MemoryLedger, Order, Receipt
+from mlguard.messages import Debit, Deny, Principal
+from mlguard.quotas import Charged, Demand, Quota, RouteLimit, Throttle, headers, headers_of
+from mlguard.quotas.quota import accounts
 from mlguard.runtime.drivers import drive
 from mlguard.settings import Quotas, Rate
 
@@ -45,18 +49,50 @@ class Clock:
         return self.now
 
 
+class Far:
+    """A ledger that nobody can look into."""
+
+    def __init__(self, ledger: MemoryLedger) -> None:
+        self.ledger = ledger
+        self.debits: list[Order] = []
+
+    def debit(self, order: Order) -> Receipt:
+        self.debits.append(order)
+        return self.ledger.debit(order)
+
+    async def adebit(self, order: Order) -> Receipt:
+        return self.debit(order)
+
+    def settle(self, changes: Sequence[Change]) -> None:
+        self.ledger.settle(changes)
+
+
 class Asker:
     """Asks a quota, in the way of the guard."""
 
-    def __init__(self, *, is_shared: bool = False, **tables: Any) -> None:
+    def __init__(self, *, is_shared: bool = False, is_far: bool = False, **tables: Any) -> None:
         self.clock = Clock()
         self.ended: list[tuple[str, float]] = []
+        self.ledger = MemoryLedger(self.clock)
+        self.settings = Quotas.model_validate(tables)
         self.quota = Quota(
-            Quotas.model_validate(tables),
-            MemoryLedger(self.clock),
+            self.settings,
+            Far(self.ledger) if is_far else self.ledger,
             is_shared=is_shared,
             on_ended=lambda limit, share: self.ended.append((limit.name, share)),
+            timer=self.clock,
         )
+
+    def extend(self, rows: int, who: str = "alice", **units: int) -> Charged | Deny:
+        """Answer more than was asked."""
+        amounts = {"rows": rows, **units}
+        return drive(self.quota.extend(Principal(ISSUER, who), "iris", amounts))
+
+    def spent(
+        self, who: str = "alice", *, model: str | None = "iris", tenant: str | None = None
+    ) -> Deny | None:
+        """Ask what is known beforehand."""
+        return self.quota.spent(Principal(ISSUER, who, tenant), model)
 
     def __call__(
         self,
@@ -421,6 +457,400 @@ class TestRouteLimits:
         assert not admitted(ask(limits=(self.FIVE,)))
         assert admitted(ask(who="bob", limits=(self.FIVE,)))
         assert admitted(ask(limits=(self.FIVE._replace(bucket="POST /other"),)))
+
+
+def retry_after(deny: Deny | None) -> int | None:
+    found = dict(deny.headers).get("Retry-After") if deny else None
+    return None if found is None else int(found)
+
+
+near_and_far = pytest.mark.parametrize("is_far", [False, True], ids=["in memory", "in a store"])
+
+
+class TestLargerAnswers:
+    """What is charged for an answer that holds more than was reserved?"""
+
+    @near_and_far
+    def test_all_of_it(self, is_far: bool) -> None:
+        """What an answer holds beyond is debited in the same windows, and its request is not."""
+        ask = Asker(is_far=is_far, requests=["9/minute"], rows=["10/minute"], store=LASTING)
+        first = ask(2)
+
+        more = ask.extend(5)
+
+        assert isinstance(more, Charged)
+        assert more.amounts == {"rows": 5}
+        assert list(more.left) == ["rows-60"]
+        assert (
+            dict(headers_of([first, more]))["RateLimit"]
+            == '"requests-60";r=8;t=60, "rows-60";r=3;t=60'
+        )
+
+    @near_and_far
+    def test_or_nothing(self, is_far: bool) -> None:
+        """An answer that does not fit is withheld, charges nothing, and says when it would fit."""
+        ask = Asker(is_far=is_far, rows=["10/minute"], units={"tokens": ["100/minute"]})
+        ask(4, tokens=10)
+
+        deny = ask.extend(7, tokens=20)
+
+        assert isinstance(deny, Deny)
+        assert (deny.status, deny.code) == (429, "answer_withheld")
+        assert deny.title == "The answer holds more rows than the quota has left; it is withheld."
+        wait = retry_after(deny)
+        assert wait is not None
+        assert isinstance(ask.extend(6, tokens=90), Charged)
+        ask.clock.now += 2 * wait
+        assert isinstance(ask.extend(7, tokens=20), Charged)
+
+    @pytest.mark.parametrize(
+        ("tables", "rows"),
+        [
+            pytest.param({"rows": ["10/minute"]}, 11, id="larger than the window"),
+            pytest.param({"lifetime": 10, "store": LASTING}, 10, id="a lifetime"),
+        ],
+    )
+    def test_never(self, tables: dict[str, Any], rows: int) -> None:
+        """Where waiting does not help, nobody is told to wait."""
+        ask = Asker(**tables)
+        ask(1)
+
+        deny = ask.extend(rows)
+
+        assert isinstance(deny, Deny)
+        assert deny.code == "answer_withheld"
+        assert retry_after(deny) is None
+        assert '"rows' in dict(deny.headers)["RateLimit"]
+
+    def test_four_at_once(self) -> None:
+        """Of calls under way that all answer too much, nobody gets more than the budget."""
+        ask = Asker(lifetime=1000, store=LASTING)
+        assert all(admitted(ask(1)) for _ in "1234")
+
+        found = [ask.extend(199_999) for _ in "1234"]
+
+        assert not any(map(admitted, found))
+        assert ask(996).amounts == {"rows": 996}
+
+    def test_no_more(self) -> None:
+        """An answer that is not larger asks no ledger, nor does who is exempt."""
+        ask = Asker(is_far=True, rows=["10/minute"], exempt={"subjects": ["monitor"]})
+
+        found = [
+            ask.extend(rows, who) for rows, who in ((0, "alice"), (-3, "alice"), (99, "monitor"))
+        ]
+
+        assert [dict(x.amounts) for x in found if isinstance(x, Charged)] == [{}, {}, {}]
+        assert ask.ledger.entries(*accounts((ISSUER, "", "alice"))[:2]) == []
+
+    def test_nobody_can_tell(self) -> None:
+        """Where the settings want to know and nobody can tell, the answer is not given."""
+        steps = Asker(is_far=True, rows=["10/minute"]).quota.extend(
+            Principal(ISSUER, "alice"), "iris", {"rows": 3}
+        )
+        assert isinstance(next(steps), Debit)
+
+        with pytest.raises(StopIteration) as decided:
+            steps.send(None)
+
+        assert decided.value.value == refusals.store_unavailable()
+
+
+class TestRefusedBodies:
+    """What does a request cost whose body was read and refused?"""
+
+    def test_it_is_a_request(self) -> None:
+        """It counts in each window of requests, the tenant's too, and in no other."""
+        ask = Asker(requests=["3/minute"], rows=["9/minute"], tenant={"requests": ["4/minute"]})
+        who = Principal(ISSUER, "alice", "acme")
+        assert ask(10, tenant="acme").code == "batch_exceeds_quota"
+
+        for _ in "12":
+            ask.quota.count_request(who, "iris")
+
+        left = ask(9, tenant="acme").left
+        assert {name: rest.partition(";")[0] for name, (_, rest) in left.items()} == {
+            "requests-60": "r=0",
+            "rows-60": "r=0",
+            "tenant-requests-60": "r=1",
+        }
+
+    def test_who_is_not_counted(self) -> None:
+        """Who is exempt, or asks what no window is about, changes nothing."""
+        ask = Asker(requests=["1/minute"], exempt={"subjects": ["monitor"]})
+        ask.quota.count_request(Principal(ISSUER, "monitor"), "iris")
+        Asker(rows=["1/minute"]).quota.count_request(Principal(ISSUER, "alice"), "iris")
+
+        assert admitted(ask())
+
+    def delayed(self, seconds: float, deny: Deny, **who: Any) -> tuple[Asker, int | None]:
+        ask = Asker(rows=["9/minute"], exempt=EXEMPT)
+        principal = Principal(**{"issuer": ISSUER, "subject": "alice"} | who)
+        ask.quota.refused_after(principal, "iris", deny, seconds)
+        return ask, retry_after(ask.quota.spent(principal, "iris"))
+
+    @pytest.mark.parametrize(
+        ("seconds", "expected"),
+        [
+            pytest.param(0.004, None, id="cheap"),
+            pytest.param(0.01, 1, id="noticeable"),
+            pytest.param(0.2, 4, id="dear"),
+            pytest.param(30, 60, id="dearer than any"),
+        ],
+    )
+    def test_its_caller_waits(self, seconds: float, expected: int | None) -> None:
+        """For 20 times as long as it took, the caller's bodies are refused unread."""
+        ask, wait = self.delayed(seconds, refusals.body_too_large(5))
+
+        assert wait == expected
+        ask.clock.now += min(60, 20 * seconds)
+        assert ask.spent() is None
+
+    def test_what_is_refused_then(self) -> None:
+        """What reads no body is not refused, nor is anybody else."""
+        ask, _ = self.delayed(1.0, refusals.body_too_large(5))
+
+        assert ask.spent("bob") is ask.spent(model=None) is None
+        deny = ask.spent()
+        assert deny is not None
+        assert deny.code == "rate_exceeded"
+        assert dict(deny.headers)["RateLimit-Policy"] == '"rows-60";q=9;w=60'
+
+    def test_many_at_once(self) -> None:
+        """Bodies that are read at once are waited for one after another."""
+        ask, _ = self.delayed(0.5, refusals.body_too_large(5))
+
+        ask.quota.refused_after(Principal(ISSUER, "alice"), "iris", refusals.body_too_large(5), 0.5)
+
+        assert retry_after(ask.spent()) == 20
+
+    @pytest.mark.parametrize(
+        ("deny", "who"),
+        [
+            pytest.param(refusals.overloaded(), {}, id="not the caller's fault"),
+            pytest.param(refusals.body_too_large(5), {"subject": "monitor"}, id="exempt"),
+            pytest.param(
+                refusals.body_too_large(5), {"issuer": "", "subject": ""}, id="no address"
+            ),
+        ],
+    )
+    def test_who_does_not_wait(self, deny: Deny, who: dict[str, Any]) -> None:
+        """Nobody waits for what somebody else did."""
+        assert self.delayed(1.0, deny, **who)[1] is None
+
+    def test_so_many_are_remembered(self) -> None:
+        """However many send such bodies, 10 000 wait at most, the last ones among them."""
+        ask = Asker(rows=["9/minute"])
+        for number in range(15_000):
+            ask.quota.refused_after(
+                Principal(ISSUER, str(number)), "iris", refusals.body_too_large(5), 1.0
+            )
+
+        assert len(ask.quota._delays._until) <= 10_000
+        assert [ask.spent(str(n)) is None for n in (0, 14_999)] == [True, False]
+
+
+class TestKnownToBeSpent:
+    """What is refused before the body is read?"""
+
+    @pytest.mark.parametrize(
+        ("tables", "rows", "expected"),
+        [
+            pytest.param({"requests": ["1/minute"]}, 1, (429, "rate_exceeded"), id="requests"),
+            pytest.param({"rows": ["1/minute"]}, 1, (429, "quota_exceeded"), id="rows"),
+            pytest.param({"lifetime": 1}, 1, (403, "quota_lifetime_spent"), id="lifetime"),
+            pytest.param({"lifetime": 9}, 5, None, id="a lifetime with something left"),
+            pytest.param({"rows": ["9/minute"]}, 5, None, id="a window with something left"),
+            pytest.param({"rows": ["2/minute"]}, 2, (429, "quota_exceeded"), id="a batch"),
+            pytest.param(
+                {"rows": ["9/minute"], "tenant": {"rows": ["1/minute"]}},
+                1,
+                (429, "quota_exceeded"),
+                id="the tenant's",
+            ),
+        ],
+    )
+    @near_and_far
+    def test_after_a_refusal(
+        self, is_far: bool, tables: dict[str, Any], rows: int, expected: tuple[int, str] | None
+    ) -> None:
+        """What had no room for one more is known to refuse the next one, in the same words."""
+        ask = Asker(is_far=is_far, store=LASTING, **tables)
+        assert ask.spent(tenant="acme") is None
+        ask(rows, tenant="acme")
+        assert ask.spent(tenant="acme") is None
+
+        refused = ask(rows, tenant="acme")
+
+        deny = ask.spent(tenant="acme")
+        assert (deny and (deny.status, deny.code)) == expected
+        if deny:
+            assert deny.code == refused.code
+            assert dict(deny.headers).keys() & {"RateLimit"} == set()
+            assert "RateLimit-Policy" in dict(deny.headers)
+        assert ask.spent("bob", tenant="other") is None
+
+    @near_and_far
+    def test_for_whom(self, is_far: bool) -> None:
+        """Rows of one model say nothing of another's, nor of a route without a model."""
+        ask = Asker(is_far=is_far, rows=["1/minute"], requests=["9/minute"])
+        for _ in "12":
+            ask(1)
+
+        assert ask.spent() is not None
+        assert ask.spent(model="gpt") is ask.spent(model=None) is None
+
+    @near_and_far
+    def test_how_long(self, is_far: bool) -> None:
+        """Of a ledger here it is exact; another's word is taken for a second, and it is told."""
+        ask = Asker(is_far=is_far, requests=["60/minute"], rows=["9/minute"])
+        for _ in range(61):
+            ask(0)
+        told = ask(0)
+        assert retry_after(ask.spent()) == retry_after(told) == 61
+
+        ask.clock.now += 0.75
+        assert retry_after(ask.spent()) == 61
+        ask.clock.now += 0.25
+        assert retry_after(ask.spent()) == (None if is_far else 60)
+        ask.clock.now += 60
+        assert ask.spent() is None
+
+    def test_a_batch_in_a_store(self) -> None:
+        """When one row fits is not known of a batch that did not: come again in a second."""
+        ask = Asker(is_far=True, rows=["100/minute"])
+        ask(100)
+        assert retry_after(ask(100)) == 120
+
+        assert retry_after(ask.spent()) == 1
+
+    @near_and_far
+    def test_operators_are_heard(self, is_far: bool) -> None:
+        """What an operator resets or grants is there within a second."""
+        ask = Asker(is_far=is_far, rows=["1/minute"])
+        for _ in "12":
+            ask(1)
+        assert ask.spent() is not None
+
+        ask.ledger.reset(*accounts((ISSUER, "", "alice"))[:2])
+
+        ask.clock.now += 1 if is_far else 0
+        assert ask.spent() is None
+        assert admitted(ask(1))
+
+    def test_another_plan(self) -> None:
+        """Who has another plan now is measured by that one."""
+        ask = Asker(**PLANS)
+        for _ in "12":
+            ask(10)
+        gold = Principal(ISSUER, "alice", claims={"plan": "gold"})
+
+        assert ask.spent() is not None
+        assert ask.quota.spent(gold, "iris") is None
+
+    @near_and_far
+    def test_larger_answers(self, is_far: bool) -> None:
+        """An answer that was withheld says the same of a window."""
+        ask = Asker(is_far=is_far, rows=["4/minute"])
+        ask(4)
+
+        ask.extend(1)
+
+        assert retry_after(ask.spent()) == 75
+
+    @examples(max_examples=200, deadline=None)
+    @given(
+        is_far=st.booleans(),
+        steps=st.lists(st.tuples(st.integers(0, 10), st.sampled_from([0, 0.1, 0.7, 5, 61]))),
+    )
+    def test_never_wrongly(self, is_far: bool, steps: list[tuple[int, float]]) -> None:
+        """What is refused unread the ledger would refuse, or it would have less than 1 s before."""
+        ask = Asker(is_far=is_far, requests=["7/minute"], rows=["10/minute", "30/hour"])
+        far = Quota(ask.settings, Far(ask.ledger))
+        debit = next(far.admit(Principal(ISSUER, "alice"), Demand("iris", {"rows": 1})))
+        refused_at = 0.0
+        for rows, pause in steps:
+            ask(rows)
+            for seconds in (0, pause):
+                ask.clock.now += seconds
+                would = ask.ledger.peek(debit.order).is_admitted
+                refused_at = refused_at if would else ask.clock.now
+                if ask.spent() is not None:
+                    assert ask.clock.now - refused_at < 1 if is_far else not would
+
+
+class TestMemo:
+    """Is what was written down once right for the next request?"""
+
+    @examples(max_examples=100, deadline=None)
+    @given(
+        asked=st.lists(
+            st.tuples(
+                st.sampled_from(["alice", "bob"]),
+                st.sampled_from([None, "acme"]),
+                st.sampled_from(["iris", "gpt", None]),
+                st.integers(0, 3),
+                st.sampled_from([{}, {"plan": "gold"}, {"plan": "none"}]),
+                st.booleans(),
+                st.booleans(),
+            )
+        )
+    )
+    def test_as_if_new(self, asked: list[tuple[Any, ...]]) -> None:
+        """Whatever was asked before, the order and the headers are those of a new quota."""
+        settings = Quotas.model_validate(
+            {**PLANS, "concurrency": 9, "tenant": {"rows": ["50/minute"], "requests": ["99/hour"]}}
+        )
+        clock = Clock()
+        old = Quota(settings, Far(MemoryLedger(clock)), is_shared=True)
+        for who, tenant, model, rows, claims, is_request, flies in asked:
+            caller = Principal(ISSUER, who, tenant, claims=claims)
+            amounts = {} if model is None else {"rows": rows}
+            demand = Demand(model, amounts, is_request, flies)
+            new = Quota(settings, Far(MemoryLedger(clock)), is_shared=True)
+            debits = [next(quota.admit(caller, demand), None) for quota in (old, new)]
+            orders = [debit.order if debit else None for debit in debits]
+            assert orders[0] == orders[1]
+            answers = [drive(quota.admit(caller, demand)) for quota in (new, new)]
+            for answer in answers:
+                if isinstance(answer, Charged):
+                    assert answer.headers == headers(answer.left)
+
+    def test_what_the_caller_changes_later(self) -> None:
+        """Amounts that change after they were asked are not what was asked."""
+        ask, amounts = Asker(rows=["10/minute"]), {"rows": 1}
+        who = Principal(ISSUER, "alice")
+        drive(ask.quota.admit(who, Demand("iris", amounts)))
+        amounts["rows"] = 9
+
+        found = drive(ask.quota.admit(who, Demand("iris", amounts)))
+
+        assert isinstance(found, Charged)
+        assert found.amounts == {"rows": 9}
+
+
+class TestCharged:
+    def test_nothing_to_do(self) -> None:
+        """What costs what was reserved, and holds nothing, tells the ledger nothing."""
+        told: list[Change] = []
+
+        class Listening(MemoryLedger):
+            def settle(self, changes: Sequence[Change], holder: str = "") -> None:
+                told.extend(changes)
+
+        quota = Quota(Quotas.model_validate({"rows": ["10/minute"]}), Listening())
+        charged = drive(quota.admit(Principal(ISSUER, "alice"), Demand("iris", {"rows": 3})))
+        assert isinstance(charged, Charged)
+
+        charged.settle({"rows": 3})
+        charged.settle({})
+        charged.land()
+        assert told == []
+        charged.settle({"rows": 1})
+        charged.settle({"rows": 1})
+
+        assert [change.extra for change in told] == [-2]
+        assert charged.amounts == {"rows": 1}
 
 
 class TestThrottle:

@@ -20,6 +20,7 @@ from mlguard.messages import Deny, FetchKeys, Principal
 from mlguard.revocations import Revocations
 from mlguard.settings import Auth, Issuer
 
+_USUAL = "Bearer "
 _TOKEN68 = re.compile(r"[A-Za-z0-9._~+/-]+=*\Z")  # RFC 6750 section 2.1
 
 _REFUSALS: Mapping[str, Callable[[], Deny]] = {
@@ -39,10 +40,12 @@ class Credential(NamedTuple):
     Attributes:
         token: The token.
         digest: What it is remembered by.
+        known: What was remembered of it, None where nothing was.
     """
 
     token: str
     digest: bytes
+    known: Known | None = None
 
 
 class Authenticator:
@@ -88,13 +91,21 @@ class Authenticator:
         Args:
             authorization: Each Authorization header.
         """
+        if len(authorization) == 1:
+            header = authorization[0]
+            digest = _digest(header)
+            known = self._memory.get(digest)
+            if known is not None:  # nothing but this spelling has this digest
+                return Credential(header[len(_USUAL) :], digest, known)
         try:
             token = bearer_token(authorization)
         except InvalidToken as error:
             return self._refusal(error)
         if token is None:
             return refusals.token_missing()
-        return Credential(token, hashlib.blake2b(token.encode(), digest_size=16).digest())
+        # However it was spelt, it is remembered once: as clients usually spell it.
+        digest = _digest(_USUAL + token)
+        return Credential(token, digest, self._memory.get(digest))
 
     def known(self, credential: Credential, now: float) -> Principal | Deny | None:
         """Decide about a token that was verified before; None where it takes `verify` to decide.
@@ -103,10 +114,11 @@ class Authenticator:
             credential: The token.
             now: Seconds since 1970.
         """
-        known = self._memory.get(credential.digest)
+        known = credential.known
         if known is None or not known.holds(now):
             return None
-        return self._revoked(known.principal) or known.principal
+        principal = known.principal
+        return self._revoked(principal) or principal
 
     def verify(self, credential: Credential, now: float) -> Verification:
         """Decide about a token that `known` did not know, and remember it.
@@ -174,6 +186,10 @@ class Authenticator:
     def _refusal(self, error: InvalidToken) -> Deny:
         self._log.warning(error.reason, "a token was refused: %s", error.reason)
         return _REFUSALS[error.code]()
+
+
+def _digest(header: str) -> bytes:
+    return hashlib.blake2b(header.encode("utf-8", "replace"), digest_size=16).digest()
 
 
 def _frozen(value: Any) -> Any:

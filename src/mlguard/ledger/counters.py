@@ -21,7 +21,7 @@ Held: TypeAlias = dict[str, dict[str, dict[str, int]]]
 
 STRIDE = 5
 _BUCKET, _CURRENT, _PREVIOUS, _AMOUNT = range(1, STRIDE)
-_MOST = 2**53
+MOST = 2**53
 _MOMENT = 1.0  # seconds after which it is worth trying again where something is held
 
 
@@ -59,7 +59,7 @@ class Slot(Protocol):
         """Charge."""
 
     def settle(self, extra: int, since: float) -> None:
-        """Correct what was charged at `since`: debt is at most the limit once more."""
+        """Correct what was charged at `since`: see `corrected` for how far."""
 
     def grant(self, units: int) -> None:
         """Give units beyond the limit."""
@@ -108,7 +108,7 @@ class Window:
     def add(self, cost: int) -> None:
         """Charge."""
         place = self._at + _CURRENT
-        self._cells[place] = min(self._cells[place] + cost, _MOST)
+        self._cells[place] = min(self._cells[place] + cost, MOST)
         self.used += cost
 
     def settle(self, extra: int, since: float) -> None:
@@ -121,12 +121,13 @@ class Window:
 
     def _correct(self, which: int, extra: int) -> None:
         place = self._at + which
-        self._cells[place] = corrected(self._cells[place], extra, self._limit.amount)
+        most = 2 * self._limit.amount
+        self._cells[place] = corrected(self._cells[place], extra, most)
 
     def grant(self, units: int) -> None:
         """Give units beyond the limit."""
         place = self._at + _CURRENT
-        self._cells[place] = max(self._cells[place] - units, -_MOST)
+        self._cells[place] = max(self._cells[place] - units, -MOST)
 
     def read(self, wanted: int) -> Reading:
         """Tell what is left, and when the units wanted would be admitted."""
@@ -158,7 +159,7 @@ class Lifetime:
         self.ended = 0.0
 
     def _set(self, units: int) -> None:
-        within = max(-_MOST, min(units, _MOST))
+        within = max(-MOST, min(units, MOST))
         self._spent.setdefault(self._key, {})[self._limit.field] = (within, self._limit.amount)
         self.used = within
 
@@ -167,8 +168,8 @@ class Lifetime:
         self._set(int(self.used) + cost)
 
     def settle(self, extra: int, since: float) -> None:
-        """Correct what was charged at `since`."""
-        self._set(corrected(int(self.used), extra, self._limit.amount))
+        """Correct what was charged at `since`, in full: it forgives nothing."""
+        self._set(corrected(int(self.used), extra, MOST))
 
     def grant(self, units: int) -> None:
         """Give units beyond the limit."""
@@ -237,10 +238,16 @@ def hold(held: Held, key: str, field: str, holder: str, units: int) -> None:
         del held[key]
 
 
-def corrected(units: int, extra: int, amount: int) -> int:
-    """Add debt up to twice the limit, or give back down to zero, or to where a grant has led."""
+def corrected(units: int, extra: int, most: int) -> int:
+    """Add debt up to a bound, or give back down to zero, or to where a grant has led.
+
+    Args:
+        units: What is used.
+        extra: Units more, or fewer.
+        most: What debt leads to at most: twice the limit of a window, which the caller works off.
+    """
     if extra > 0:
-        return max(units, min(units + extra, 2 * amount))
+        return max(units, min(units + extra, most))
     return max(min(0, units), units + extra)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 
 from mlguard.ledger.counters import (
+    MOST,
     STRIDE,
     Cells,
     Flight,
@@ -23,9 +24,21 @@ from mlguard.ledger.counters import (
     hold,
     holds,
 )
-from mlguard.ledger.orders import FLIGHT, LIFETIME, WINDOW, Change, Entry, Limit, Order, Receipt
+from mlguard.ledger.orders import (
+    FLIGHT,
+    LIFETIME,
+    WINDOW,
+    Change,
+    Entry,
+    Limit,
+    Line,
+    Order,
+    Reading,
+    Receipt,
+)
 
 MOST_ACCOUNTS = 1_000_000
+_new = tuple.__new__  # what a named tuple's own constructor calls, without that call
 _PARTS = 1000  # of the accounts, of which the oldest leaves at once
 
 
@@ -68,31 +81,75 @@ class MemoryLedger:
         """
         with self._lock:
             now = self._timer()
-            slots: list[tuple[Slot, int]] = []
-            ended: list[tuple[int, float]] = []
-            fits = True
-            for account, limit, cost in order.lines:
-                slot = self._slot(order.tag, account, limit, holder, now)
-                if slot.ended:
-                    ended.append((len(slots), slot.ended))
-                if slot.used + cost > limit.amount:
-                    fits = False
-                slots.append((slot, cost))
-            if fits:
-                for slot, cost in slots:
-                    slot.add(cost)
-            readings = [slot.read(0 if fits else cost) for slot, cost in slots]
-            return Receipt(tuple(readings), now, tuple(ended))
+            return self._usual(order, now) or self._any(order, holder, now)
+
+    def _usual(self, order: Order, now: float) -> Receipt | None:
+        """Do in one pass what `_any` does, where all lines are windows under way that have room.
+
+        Nearly every order is such a one. None for the others: nothing was done then.
+        """
+        if now > self._ages_at:
+            return None
+        numbers, longest = self._numbers, self._longest
+        tag, lines = order
+        whose: str | None = None
+        cells: Cells | None = None
+        readings: list[Reading] = []
+        places: list[tuple[Cells, int, int]] = []
+        for account, limit, cost in lines:
+            if account != whose:
+                whose, cells = account, self._young.get(tag + account)
+            seconds = limit.seconds
+            if cells is None or not 0 < seconds <= longest:
+                return None
+            number, at, end = numbers.get((limit.field, seconds)), 0, len(cells)
+            while at < end and cells[at] != number:
+                at += STRIDE
+            if at == end:
+                return None
+            current = cells[at + 2]
+            passed = now - cells[at + 1] * seconds
+            # In the order in which `Window` computes it, as the last bit may decide.
+            used = cells[at + 3] * (1 - passed / seconds) + current + cost
+            amount = limit.amount
+            if not 0 <= passed < seconds or used > amount or current + cost > MOST:
+                return None
+            readings.append(_new(Reading, (int(amount - used), seconds - passed, 0.0)))
+            places.append((cells, at + 2, cost))
+        for cells, at, cost in places:
+            cells[at] += cost
+        return _new(Receipt, (tuple(readings), now, ()))
+
+    def _any(self, order: Order, holder: str, now: float) -> Receipt:
+        slots: list[tuple[Slot, int]] = []
+        ended: list[tuple[int, float]] = []
+        fits = True
+        for account, limit, cost in order.lines:
+            slot = self._slot(order.tag, account, limit, holder, now)
+            if slot.ended:
+                ended.append((len(slots), slot.ended))
+            if slot.used + cost > limit.amount:
+                fits = False
+            slots.append((slot, cost))
+        if fits:
+            for slot, cost in slots:
+                slot.add(cost)
+        readings = [slot.read(0 if fits else cost) for slot, cost in slots]
+        return Receipt(tuple(readings), now, tuple(ended))
 
     def peek(self, order: Order) -> Receipt:
-        """Tell what `debit` would, and charge nothing."""
+        """Tell what `debit` would; charges nothing, and ends no window."""
         with self._lock:
             now = self._timer()
-            slots = [
-                (self._slot(order.tag, account, limit, "", now), cost)
-                for account, limit, cost in order.lines
-            ]
-            return Receipt(tuple(slot.read(cost) for slot, cost in slots), now)
+            return Receipt(tuple(self._looked(order.tag, line, now) for line in order.lines), now)
+
+    def _looked(self, tag: str, line: Line, now: float) -> Reading:
+        account, limit, cost = line
+        if limit.kind != WINDOW:
+            return self._slot(tag, account, limit, "", now).read(cost)
+        key = tag + account
+        cells = array("q", self._young.get(key) or self._old.get(key) or ())
+        return Window(cells, self._place(cells, limit), limit, now).read(cost)
 
     async def adebit(self, order: Order) -> Receipt:
         """Do what `debit` does."""

@@ -106,7 +106,11 @@ class Receipt(NamedTuple):
     @property
     def is_admitted(self) -> bool:
         """Whether it was charged."""
-        return all(reading.wait == 0 for reading in self.readings)
+        # A loop, as every request asks: a generator costs five times as much.
+        for reading in self.readings:  # noqa: SIM110
+            if reading[2] != 0:
+                return False
+        return True
 
 
 class Change(NamedTuple):

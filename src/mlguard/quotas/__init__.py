@@ -1,9 +1,10 @@
 """How much may they still ask? Decides."""
 
-from mlguard.quotas.charged import Charged
+from mlguard.quotas.charged import Charged, headers_of
 from mlguard.quotas.demand import Demand, RouteLimit
-from mlguard.quotas.quota import Admission, Quota, headers
+from mlguard.quotas.quota import Admission, Quota
 from mlguard.quotas.rules import Rules, Terms
+from mlguard.quotas.shapes import headers
 from mlguard.quotas.throttle import Throttle
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "Terms",
     "Throttle",
     "headers",
+    "headers_of",
 ]

@@ -2,67 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 
-from mlguard.ledger import FLIGHT, Change, Ledger, Limit, Line, Order
-
-Left = Mapping[str, tuple[str, str]]
-"""Of each window by its name: the policy, and what is left of it, as headers say it."""
+from mlguard.ledger import FLIGHT, Change, Ledger, Line, Order, Receipt
+from mlguard.messages import Headers
+from mlguard.quotas.shapes import Left, Shape, headers
 
 
 class Charged:
     """What an admitted call was charged, until the answer tells what it costs.
 
-    Attributes:
-        left: What is left of each window.
-
     Args:
         ledger: Where it was charged.
         order: What was.
-        at: When, by the ledger's clock.
+        shape: What such calls touch.
+        receipt: What became of it.
     """
 
-    __slots__ = ("_at", "_ledger", "_lines", "_tag", "left")
+    __slots__ = ("_flies", "_ledger", "_lines", "_receipt", "_shape", "_tag")
 
-    def __init__(self, ledger: Ledger, order: Order, at: float, left: Left) -> None:
+    def __init__(self, ledger: Ledger, order: Order, shape: Shape, receipt: Receipt) -> None:
         self._ledger = ledger
-        self._tag = order.tag
-        self._lines: tuple[Line, ...] = order.lines
-        self._at = at
-        self.left = left
+        self._tag, self._lines = order
+        self._shape = shape
+        self._receipt = receipt
+        self._flies = shape.flies
 
     @property
     def amounts(self) -> Mapping[str, int]:
         """Units of the model that it was charged, by what they count."""
         return {
-            line.limit.unit: line.cost
-            for line in self._lines
-            if line.limit.kind != FLIGHT and line.limit.unit != "requests"
+            limit.unit: cost
+            for _, limit, cost in self._lines
+            if limit.unit != "requests" and limit.kind != FLIGHT
         }
+
+    @property
+    def left(self) -> Left:
+        """What was left of each window."""
+        return self._shape.left(self._receipt.readings)
+
+    @property
+    def headers(self) -> Headers:
+        """What an answer says of that."""
+        return self._shape.headers(self._receipt.readings)
 
     def settle(self, amounts: Mapping[str, int]) -> None:
         """Make units cost what they turned out to be; 0 refunds them."""
-        self._change(lambda line: amounts.get(line.limit.unit, line.cost) - line.cost)
-        self._lines = tuple(
-            line._replace(cost=amounts.get(line.limit.unit, line.cost)) for line in self._lines
-        )
-
-    def land(self) -> None:
-        """Give back what is held while a request is in flight."""
-        self._change(lambda line: -line.cost if line.limit.kind == FLIGHT else 0)
-        self._lines = tuple(line for line in self._lines if line.limit.kind != FLIGHT)
-
-    def _change(self, extra: Callable[[Line], int]) -> None:
-        changes = [
-            Change(self._tag, line.account, line.limit, units, self._at)
-            for line in self._lines
-            if (units := extra(line))
-        ]
+        changes: list[Change] = []
+        lines: list[Line] = []
+        for line in self._lines:
+            account, limit, cost = line
+            units = amounts.get(limit.unit, cost)
+            if units != cost:
+                change = Change(self._tag, account, limit, units - cost, self._receipt.at)
+                changes.append(change)
+                line = Line(account, limit, units)
+            lines.append(line)
         if changes:
+            self._lines = tuple(lines)
             self._ledger.settle(changes)
 
+    def land(self) -> None:
+        """Give back what is held while a request is in flight; once."""
+        if not self._flies:
+            return
+        self._flies = False
+        held = [line for line in self._lines if line.limit.kind == FLIGHT]
+        self._lines = tuple(line for line in self._lines if line.limit.kind != FLIGHT)
+        at = self._receipt.at
+        self._ledger.settle([Change(self._tag, a, limit, -n, at) for a, limit, n in held if n])
 
-def policy(limit: Limit) -> str:
-    """Write a limit as draft-ietf-httpapi-ratelimit-headers does."""
-    window = f";w={limit.seconds}" if limit.seconds else ""
-    return f'"{limit.name}";q={limit.amount}{window}'
+
+def headers_of(charges: Sequence[Charged]) -> Headers:
+    """Write what is left after several charges of one request: what the last one read counts."""
+    if len(charges) == 1:
+        return charges[0].headers
+    left: dict[str, tuple[str, str]] = {}
+    for charged in charges:
+        left.update(charged.left)
+    return headers(left)

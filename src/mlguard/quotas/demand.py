@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 from mlguard.settings import Rate
@@ -27,8 +27,7 @@ class RouteLimit(NamedTuple):
     message: str | Callable[[], str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
+class Demand(NamedTuple):
     """What a call asks for.
 
     Attributes:
@@ -40,7 +39,7 @@ class Demand:
     """
 
     model: str | None = None
-    amounts: Mapping[str, int] = field(default_factory=dict)
+    amounts: Mapping[str, int] = MappingProxyType({})
     is_request: bool = True
     flies: bool = True
     limits: Sequence[RouteLimit] = ()

@@ -2,47 +2,40 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from base64 import urlsafe_b64encode
-from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
-from dataclasses import replace
+import time
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 from mlguard import refusals
-from mlguard.ledger import FLIGHT, LIFETIME, Ledger, Limit, Line, Order, Reading, Receipt
+from mlguard.ledger import FLIGHT, Change, Ledger, Limit, Line, MemoryLedger, Order, Receipt
 from mlguard.messages import Debit, Deny, Headers, Principal
-from mlguard.quotas.charged import Charged, Left, policy
+from mlguard.quotas.callers import Accounts, Asked, Caller, Callers, accounts
+from mlguard.quotas.charged import Charged
 from mlguard.quotas.demand import Demand, RouteLimit
+from mlguard.quotas.refusing import in_its_words, refusal, too_large, withheld, worst
 from mlguard.quotas.rules import Rules, Terms
+from mlguard.quotas.shapes import Part, Shape, headers, policy
+from mlguard.quotas.spent import Delays, Spent
 from mlguard.settings import Quotas
+
+__all__ = ["Accounts", "Admission", "Quota", "accounts", "headers"]
 
 Admission = Generator[Debit, Receipt | None, Charged | Deny]
 """Yields the debit, is sent what became of it, returns what was charged or the refusal."""
 
-OWN = "p"
-TENANT = "t"
-_REMEMBERED = 10_000  # callers
-
-
-class Accounts(NamedTuple):
-    """Where a caller's use is counted.
-
-    Attributes:
-        tag: What the accounts have in common: the tenant where there is one, else the caller.
-        own: The caller's account.
-        tenant: The tenant's account, "" where there is none.
-    """
-
-    tag: str
-    own: str
-    tenant: str
+_ROWS = ("rows",)
+_SHAPES = 4096
+_NOTHING = Shape(())
 
 
 class Quota:
     """Decide whether a principal may go on, and say in headers what is left.
+
+    Attributes:
+        rules: Which limits hold for whom.
+        ledger: Where counts are kept.
+        is_here: Whether that is in this process, so that nobody ever waits for it.
 
     Args:
         settings: What the operator decided.
@@ -50,6 +43,7 @@ class Quota:
         is_shared: Whether several processes count in the ledger, so that it must know what is in
             flight too.
         on_ended: Told of each window that ended how much of it was used.
+        timer: A clock in seconds that runs forward.
     """
 
     def __init__(
@@ -59,18 +53,31 @@ class Quota:
         *,
         is_shared: bool = False,
         on_ended: Callable[[Limit, float], None] = lambda *_: None,
+        timer: Callable[[], float] = time.monotonic,
     ) -> None:
         self.rules = Rules(settings)
-        self.ledger = ledger
         self._is_shared = is_shared
+        self._timer = timer
         self._on_ended = on_ended
-        self._accounts = lru_cache(_REMEMBERED)(accounts)
+        self._callers = Callers(self.rules)
+        self._delays = Delays(timer)
+        self._shape = lru_cache(_SHAPES)(self._make_shape)
+        self._declaring = lru_cache(_SHAPES)(_declaring)
+        self._flights = lru_cache(_SHAPES)(self._find_flights)
+        self._policies = lru_cache(_SHAPES)(self._make_policies)
+        self.count_in(ledger)
+
+    def count_in(self, ledger: Ledger) -> None:
+        """Keep the counts elsewhere: for tests, before the first call."""
+        self.ledger = ledger
+        self.is_here = isinstance(ledger, MemoryLedger)
+        self._spent = Spent(ledger, self._timer)
+        self._nothing = Charged(ledger, Order("", ()), _NOTHING, Receipt((), 0.0))
 
     def terms(self, principal: Principal, model: str | None) -> Terms | None:
         """Find what holds for a caller who asks a model; None where the caller is not counted."""
-        if self.rules.exempts(principal):
-            return None
-        return self.rules.terms(self.rules.plan(principal), model)
+        caller = self._callers.of(principal)
+        return None if caller.is_exempt else self.rules.terms(caller.plan, model)
 
     def admit(self, principal: Principal, demand: Demand) -> Admission:
         """Charge everything that a call touches, or refuse it and charge nothing.
@@ -82,145 +89,239 @@ class Quota:
         Raises:
             ValueError: An amount below zero.
         """
-        terms = self.terms(principal, demand.model)
-        if terms is None:
-            return self.nothing()
-        place = self._accounts(principal.key)
-        lines = tuple(self._lines(terms, place, demand))
-        for number, (_, limit, cost) in enumerate(lines):
-            if limit.seconds and cost > limit.amount:
-                deny = _too_large(limit, terms)
-                return _in_its_words(deny, demand.limits, number - len(lines))
-        if not lines:
-            return self.nothing()
-        order = Order(place.tag, lines)
+        asked = self._asked(principal, demand)
+        if not isinstance(asked, Asked):
+            return asked
+        receipt = yield asked.debit
+        return self._answer(asked, receipt, demand.limits)
+
+    def admit_here(self, principal: Principal, demand: Demand) -> Charged | Deny:
+        """Do what `admit` does, at once: where the ledger is in this process, nobody waits."""
+        asked = self._asked(principal, demand)
+        if not isinstance(asked, Asked):
+            return asked
+        return self._answer(asked, self.ledger.debit(asked.debit.order), demand.limits)
+
+    def extend(
+        self, principal: Principal, model: str | None, amounts: Mapping[str, int]
+    ) -> Admission:
+        """Charge what an answer holds beyond what was reserved, all of it, or have it withheld.
+
+        Args:
+            principal: Who pays.
+            model: The model that answered.
+            amounts: Units beyond what was charged before; those that are not above zero count
+                as none.
+        """
+        more = {unit: units for unit, units in amounts.items() if units > 0}
+        caller = self._callers.of(principal)
+        if caller.is_exempt or not more:
+            return self._nothing
+        shape = self._shape(caller.plan, model, bool(caller.tenant), tuple(more), False, False)
+        order = _order(caller, shape, more, ())
+        if not order.lines:
+            return self._nothing
         receipt = yield Debit(self.ledger, order)
-        if receipt is None:
-            return refusals.store_unavailable()
-        for number, share in receipt.ended:
-            self._on_ended(lines[number].limit, share)
-        left = _left(lines, receipt.readings)
-        if receipt.is_admitted:
-            return Charged(self.ledger, order, receipt.at, left)
-        deny, worst = _refusal(lines, receipt.readings, headers(left))
-        return _in_its_words(deny, demand.limits, worst - len(lines))
+        found = self._charged(shape, order, receipt)
+        if not isinstance(found, Receipt):
+            return found
+        self._spent.learn(order.tag, order.lines, found.readings)
+        return withheld(order.lines, found.readings, shape.headers(found.readings))
+
+    def count_request(self, principal: Principal, model: str | None) -> None:
+        """Count a request whose body was read and refused; waits for nobody."""
+        caller = self._callers.of(principal)
+        if caller.is_exempt:
+            return
+        shape = self._shape(caller.plan, model, bool(caller.tenant), (), True, False)
+        tag, lines = _order(caller, shape, {}, ())
+        if lines:
+            self.ledger.settle([Change(tag, a, limit, cost, 0.0) for a, limit, cost in lines])
+
+    def spent(self, principal: Principal, model: str | None) -> Deny | None:
+        """Refuse a call of which it is known beforehand that one row of it would be refused.
+
+        Looks into this process only: what another ledger said is believed for a second at most. Of
+        what functions of the app count, and of what a route declares, nothing is known beforehand.
+
+        Args:
+            principal: Who would pay.
+            model: The model; None where no body is to be read.
+        """
+        caller = self._callers.of(principal)
+        if caller.is_exempt:
+            return None
+        if self._spent.has(caller):
+            units = () if model is None else _ROWS
+            shape = self._shape(caller.plan, model, bool(caller.tenant), units, True, False)
+            found = self._spent.find(caller, shape.parts)
+            if found is not None:
+                return refusal(*found, self._policies(caller.plan, model, bool(caller.tenant)))
+        wait = 0.0 if model is None else self._delays.left(caller.own)
+        if not wait:
+            return None
+        policies = self._policies(caller.plan, model, bool(caller.tenant))
+        return refusals.rate_exceeded(math.ceil(wait), policies)
+
+    def refused_after(
+        self, principal: Principal, model: str | None, deny: Deny, seconds: float
+    ) -> None:
+        """Take note that a body was read and then refused, so that `spent` refuses the next ones.
+
+        They wait 20 times as long as it took, a minute at most: refusing a caller takes a
+        twentieth of a core. Who cannot be told apart from others never waits, nor who is exempt,
+        nor who was refused for what is not the caller's fault.
+
+        Args:
+            principal: Who sent it.
+            model: The model that was asked.
+            deny: The refusal.
+            seconds: What it took to read and parse the body; below 5 ms nothing is noted.
+        """
+        caller = self._callers.of(principal)
+        is_somebody = bool(principal.issuer or principal.subject)
+        if model is not None and is_somebody and not caller.is_exempt and deny.status < 500:
+            self._delays.add(caller.own, seconds)
 
     def berths(self, principal: Principal, model: str | None) -> Iterator[tuple[Hashable, Limit]]:
         """List the limits of requests in flight that a call meets, each with whose it is."""
-        terms = self.terms(principal, model)
-        issuer, tenant, _ = principal.key
-        for limit in terms.own if terms else ():
-            if limit.kind == FLIGHT:
-                yield (*principal.key, limit.field), limit
-        for limit in terms.tenant if terms and tenant else ():
-            if limit.kind == FLIGHT:
-                yield (issuer, tenant, limit.field), limit
+        caller = self._callers.of(principal)
+        if caller.is_exempt:
+            return
+        own, shared = self._flights(caller.plan, model)
+        for limit in own:
+            yield (*principal.key, limit.field), limit
+        for limit in shared if caller.tenant else ():
+            yield (principal.issuer, principal.tenant, limit.field), limit
 
     def policies(self, principal: Principal, model: str | None) -> Headers:
         """Say which windows hold for a caller, without asking what is left of them."""
-        terms = self.terms(principal, model)
-        limits = (*terms.own, *(terms.tenant if principal.tenant else ())) if terms else ()
-        return headers({x.name: (policy(x), "") for x in limits if x.kind != FLIGHT})
+        caller = self._callers.of(principal)
+        if caller.is_exempt:
+            return ()
+        return self._policies(caller.plan, model, bool(caller.tenant))
 
     def nothing(self) -> Charged:
         """Charge nothing."""
-        return Charged(self.ledger, Order("", ()), 0.0, {})
+        return self._nothing
 
-    def _lines(self, terms: Terms, place: Accounts, demand: Demand) -> Iterator[Line]:
-        for limit in terms.own:
-            if (cost := self._cost(limit, demand)) is not None:
-                yield Line(place.own, limit, cost)
-        if place.tenant:
-            for limit in terms.tenant:
-                if (cost := self._cost(limit, demand)) is not None:
-                    yield Line(place.tenant, limit, cost)
-        for declared in demand.limits:
-            limit = self.rules.declared(declared.rate, declared.bucket)
-            yield Line(place.own, limit, declared.cost)
+    def _asked(self, principal: Principal, demand: Demand) -> Asked | Charged | Deny:
+        """Tell what a call asks of the ledger; where it asks nothing, how that ends."""
+        caller = self._callers.of(principal)
+        if caller.is_exempt:
+            return self._nothing
+        asked = caller.asked
+        if asked is None or demand.limits or asked.demand != demand[:4]:
+            found = self._ask(caller, demand)
+            if isinstance(found, Deny):
+                return found
+            asked = found
+        return asked if asked.shape.parts else self._nothing
 
-    def _cost(self, limit: Limit, demand: Demand) -> int | None:
-        """Tell what a call costs, None where the limit is not about it."""
-        if limit.kind == FLIGHT:
-            return 1 if demand.is_request and demand.flies and self._is_shared else None
-        if limit.unit == "requests":
-            return 1 if demand.is_request else None
-        amount = demand.amounts.get(limit.unit)
-        if amount is not None and amount < 0:
-            raise ValueError(f"{amount} {limit.unit}: must not be below zero")
-        return amount
+    def _answer(
+        self, asked: Asked, receipt: Receipt | None, limits: Sequence[RouteLimit]
+    ) -> Charged | Deny:
+        """Tell what became of a call."""
+        _, shape, debit = asked
+        order = debit.order
+        found = self._charged(shape, order, receipt)
+        if not isinstance(found, Receipt):
+            return found
+        readings, own = found.readings, len(order.lines) - len(limits)
+        self._spent.learn(order.tag, order.lines[:own], readings[:own])
+        number = worst(readings)
+        deny = refusal(shape.limits[number], readings[number], shape.headers(readings))
+        return in_its_words(deny, limits, number - len(order.lines))
+
+    def _charged(
+        self, shape: Shape, order: Order, receipt: Receipt | None
+    ) -> Charged | Deny | Receipt:
+        """Tell what was charged; the receipt itself, where that refuses."""
+        if receipt is None:
+            return refusals.store_unavailable()
+        for number, share in receipt.ended:
+            self._on_ended(shape.limits[number], share)
+        return Charged(self.ledger, order, shape, receipt) if receipt.is_admitted else receipt
+
+    def _ask(self, caller: Caller, demand: Demand) -> Asked | Deny:
+        """Write down what a call asks of the ledger, or refuse what no window would admit."""
+        model, amounts, is_request, flies, limits = demand
+        asked = (model, dict(amounts), is_request, flies)
+        shape = self._shape(
+            caller.plan, model, bool(caller.tenant), tuple(amounts), is_request, flies
+        )
+        declared = [self.rules.declared(limit.rate, limit.bucket) for limit in limits]
+        if declared:
+            shape = self._declaring(shape, tuple(declared))
+        order = _order(caller, shape, amounts, limits)
+        for number, (_, limit, cost) in enumerate(order.lines):
+            if limit.seconds and cost > limit.amount:
+                deny = too_large(limit, self.rules.terms(caller.plan, model))
+                return in_its_words(deny, limits, number - len(order.lines))
+        found = Asked(asked, shape, Debit(self.ledger, order))
+        if not limits:
+            caller.asked = found
+        return found
+
+    def _make_shape(
+        self,
+        plan: str | None,
+        model: str | None,
+        has_tenant: bool,
+        units: tuple[str, ...],
+        is_request: bool,
+        flies: bool,
+    ) -> Shape:
+        def part(limit: Limit, is_shared: bool) -> Part | None:
+            """Tell how a limit is about such calls, None where it is not."""
+            if limit.kind == FLIGHT:
+                is_met = is_request and flies and self._is_shared
+                return Part(limit, is_shared, "") if is_met else None
+            if limit.unit == "requests":
+                return Part(limit, is_shared, "") if is_request else None
+            return Part(limit, is_shared, limit.unit) if limit.unit in units else None
+
+        terms = self.rules.terms(plan, model)
+        own = [part(limit, False) for limit in terms.own]
+        shared = [part(limit, True) for limit in terms.tenant] if has_tenant else []
+        return Shape(found for found in (*own, *shared) if found)
+
+    def _find_flights(
+        self, plan: str | None, model: str | None
+    ) -> tuple[tuple[Limit, ...], tuple[Limit, ...]]:
+        terms = self.rules.terms(plan, model)
+        own, shared = (
+            tuple(x for x in limits if x.kind == FLIGHT) for limits in (terms.own, terms.tenant)
+        )
+        return own, shared
+
+    def _make_policies(self, plan: str | None, model: str | None, has_tenant: bool) -> Headers:
+        terms = self.rules.terms(plan, model)
+        limits = (*terms.own, *(terms.tenant if has_tenant else ()))
+        return headers({x.name: (policy(x), "") for x in limits if x.kind != FLIGHT})
 
 
-@lru_cache(_REMEMBERED)
-def _digest(*key: str) -> str:
-    """Name somebody in 22 characters of base64url, however long and odd the real name is."""
-    digest = hashlib.blake2b(json.dumps(key).encode(), digest_size=16).digest()
-    return urlsafe_b64encode(digest)[:22].decode()
+def _declaring(shape: Shape, limits: tuple[Limit, ...]) -> Shape:
+    """Add what a route declares, for which a call says itself what it costs."""
+    return Shape((*shape.parts, *(Part(limit, False, "") for limit in limits)))
 
 
-def accounts(key: tuple[str, str, str]) -> Accounts:
-    """Tell where a principal is counted.
+def _order(
+    caller: Caller, shape: Shape, amounts: Mapping[str, int], limits: Sequence[RouteLimit]
+) -> Order:
+    """Write down what a call costs; what its route declares is last.
 
-    Args:
-        key: The principal's: issuer, tenant or "", and subject.
+    Raises:
+        ValueError: An amount below zero.
     """
-    issuer, tenant, _ = key
-    if not tenant:
-        return Accounts(_digest(*key), OWN, "")
-    return Accounts(_digest(issuer, tenant), OWN + _digest(*key), TENANT)
-
-
-def headers(left: Left) -> Headers:
-    """Write draft-ietf-httpapi-ratelimit-headers: what the policy is and what is left of it."""
-    if not left:
-        return ()
-    policies = ", ".join(written for written, _ in left.values())
-    rests = ", ".join(f'"{name}";{rest}' for name, (_, rest) in left.items() if rest)
-    found = (("RateLimit-Policy", policies),)
-    return (*found, ("RateLimit", rests)) if rests else found
-
-
-def _left(lines: tuple[Line, ...], readings: tuple[Reading, ...]) -> Left:
-    left: dict[str, tuple[str, str]] = {}
-    for (_, limit, _), reading in zip(lines, readings, strict=True):
-        if limit.kind == LIFETIME:
-            left[limit.name] = policy(limit), f"r={reading.remaining}"
-        elif limit.kind != FLIGHT:
-            rest = f"r={reading.remaining};t={math.ceil(reading.reset)}"
-            left[limit.name] = policy(limit), rest
-    return left
-
-
-def _too_large(limit: Limit, terms: Terms) -> Deny:
-    largest = min(limit.amount, terms.largest.get(limit.unit, limit.amount))
-    policies = {limit.name: (policy(limit), "")}
-    return refusals.batch_exceeds_quota(limit.unit, largest, headers(policies))
-
-
-def _refusal(
-    lines: tuple[Line, ...], readings: tuple[Reading, ...], headers: Headers
-) -> tuple[Deny, int]:
-    """Say what does not fit, and which line: what never will first, else what takes longest."""
-    worst = max(range(len(lines)), key=lambda n: readings[n].wait)
-    limit, wait = lines[worst].limit, readings[worst].wait
-    if math.isinf(wait):
-        return refusals.quota_lifetime_spent(readings[worst].remaining, headers), worst
-    retry_after = max(1, math.ceil(wait))
-    if limit.kind == FLIGHT:
-        return refusals.too_many_in_flight(retry_after, headers), worst
-    if limit.unit == "requests":
-        return refusals.rate_exceeded(retry_after, headers), worst
-    return refusals.quota_exceeded(limit.unit, retry_after, headers), worst
-
-
-def _in_its_words(deny: Deny, limits: Sequence[RouteLimit], number: int) -> Deny:
-    """Say it as the route that declares the limit wants it said.
-
-    Args:
-        deny: The refusal.
-        limits: What the route declares; their lines are the last.
-        number: The line that did not fit, counted from the end, below zero.
-    """
-    message = limits[number].message if -number <= len(limits) else None
-    if message is None:
-        return deny
-    return replace(deny, title=str(message() if callable(message) else message))
+    place = caller.accounts
+    lines = [
+        Line(place.tenant if is_shared else place.own, limit, amounts[unit] if unit else 1)
+        for limit, is_shared, unit in shape.parts
+    ]
+    for number, declared in enumerate(limits, len(lines) - len(limits)):
+        lines[number] = lines[number]._replace(cost=declared.cost)
+    for _, limit, cost in lines:
+        if cost < 0:
+            raise ValueError(f"{cost} {limit.unit}: must not be below zero")
+    return Order(place.tag, tuple(lines))

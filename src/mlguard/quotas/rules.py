@@ -38,6 +38,8 @@ class Rules:
     Attributes:
         terms: Finds the terms of a plan, or None, and a model, or None.
         declared: Makes a route's limit one of the ledger.
+        looks_at_claims: Whether a token's claims change anything.
+        looks_at_scopes: Whether a token's scopes do.
 
     Args:
         settings: What the operator decided.
@@ -46,6 +48,8 @@ class Rules:
     def __init__(self, settings: Quotas) -> None:
         self._settings = settings
         self._exempt = settings.exempt
+        self.looks_at_claims = bool(settings.plans)
+        self.looks_at_scopes = bool(settings.exempt.scopes)
         self.terms = lru_cache(_REMEMBERED)(self._terms)
         self.declared = lru_cache(_REMEMBERED)(self._declared)
         self._is_exempt_address = lru_cache(_REMEMBERED)(self._exempts_address)
@@ -53,7 +57,9 @@ class Rules:
     def plan(self, principal: Principal) -> str | None:
         """Tell which plan a caller's token names; None where it names none that there is."""
         plans = self._settings.plans
-        named = claim(principal.claims, self._settings.plan_claim) if plans else None
+        if not plans:
+            return None
+        named = claim(principal.claims, self._settings.plan_claim)
         names = named if isinstance(named, list | tuple) else (named,)
         return next((n for n in names if isinstance(n, str) and n in plans), None)
 

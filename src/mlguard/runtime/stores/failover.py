@@ -243,11 +243,12 @@ class Failover:
                 if line.cost > limit.amount:
                     return None
                 local.append(line._replace(limit=limit))
+        owed = order._replace(lines=tuple(x for x in order.lines if x.limit.on_failure == "local"))
+        if not self._owed.takes(owed):
+            return None
         receipt = self._local.debit(Order(order.tag, tuple(local)))
         if receipt.is_admitted:
-            self._owed.add(
-                order._replace(lines=tuple(x for x in order.lines if x.limit.on_failure == "local"))
-            )
+            self._owed.add(owed)
             if not self._is_away:  # it failed now and then, or has come back just now
                 self._wake.set()
         readings = iter(receipt.readings)

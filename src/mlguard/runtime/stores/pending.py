@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from threading import Lock
 
-from mlguard.ledger import FLIGHT, Change, Limit, Order
+from mlguard.ledger import FLIGHT, LIFETIME, Change, Limit, Order
 from mlguard.logs import Seldom
 
 MOST = 100_000
@@ -23,21 +23,25 @@ class Pending:
         self._lock = Lock()
         self._of: dict[str, list[Change]] = {}
         self._number = 0
+        self._sums: dict[tuple[Place, bool], int] = {}
         self._log = Seldom()
 
     def __len__(self) -> int:
-        return self._number
+        return self._number + len(self._sums)
 
     def put(self, changes: Iterable[Change]) -> None:
-        """Keep changes; where there are too many, the newest are lost."""
+        """Keep changes; where there are too many, the newest are lost, but what lifetimes owe."""
         lost = 0
         with self._lock:
             for change in changes:
-                if self._number >= MOST:
+                if self._number < MOST:
+                    self._of.setdefault(change.tag, []).append(change)
+                    self._number += 1
+                elif change.limit.kind == LIFETIME and change.extra > 0:
+                    place = (change[:3], change.is_grant)
+                    self._sums[place] = self._sums.get(place, 0) + change.extra
+                else:
                     lost += 1
-                    continue
-                self._of.setdefault(change.tag, []).append(change)
-                self._number += 1
         if lost:
             self._log.warning("full", "%d settlements of quotas are lost: too many wait", lost)
 
@@ -54,6 +58,9 @@ class Pending:
             taken: list[Change] = []
             while self._of and len(taken) < _TOGETHER:
                 taken += self._cut(next(iter(self._of)), _TOGETHER - len(taken))
+            while self._sums and len(taken) < _TOGETHER:
+                (place, is_grant), units = self._sums.popitem()
+                taken.append(Change(*place, units, NOW, is_grant))
             return taken
 
     def _cut(self, tag: str, most: int) -> list[Change]:
@@ -71,12 +78,23 @@ class Owed:
         self._lock = Lock()
         self._units: dict[Place, int] = {}
 
+    def takes(self, order: Order) -> bool:
+        """Say whether there is room for an order; without it, no lifetime may be charged anew."""
+        if len(self._units) < MOST:
+            return True
+        return all(
+            limit.kind != LIFETIME or (order.tag, account, limit) in self._units
+            for account, limit, _ in order.lines
+        )
+
     def add(self, order: Order) -> None:
-        """Owe an order; where too much is owed already, it is forgiven."""
+        """Owe an order; where too much is owed already, a window's is forgiven."""
         with self._lock:
+            has_room = len(self._units) < MOST
             for account, limit, cost in order.lines:
                 place = (order.tag, account, limit)
-                if limit.kind != FLIGHT and (place in self._units or len(self._units) < MOST):
+                is_kept = has_room or limit.kind == LIFETIME or place in self._units
+                if limit.kind != FLIGHT and is_kept:
                     self._units[place] = self._units.get(place, 0) + cost
 
     def correct(self, change: Change) -> bool:

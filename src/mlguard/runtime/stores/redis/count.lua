@@ -49,9 +49,10 @@ local function bucket_of(at, seconds)
     return bucket
 end
 
-local function corrected(units, extra, amount)
+-- Debt leads to `most` at most: twice the limit of a window, while a sum forgives nothing.
+local function corrected(units, extra, most)
     if extra > 0 then
-        return max(units, min(units + extra, 2 * amount))
+        return max(units, min(units + extra, most))
     end
     return max(min(0, units), units + extra)
 end
@@ -106,9 +107,9 @@ function window.settle(counter, extra, amount, since)
     counter.limit = counter.limit or amount
     local age = counter.bucket - bucket_of(since, counter.seconds)
     if extra > 0 or age <= 0 then
-        counter.current = corrected(counter.current, extra, amount)
+        counter.current = corrected(counter.current, extra, 2 * amount)
     elseif age == 1 then
-        counter.previous = corrected(counter.previous, extra, amount)
+        counter.previous = corrected(counter.previous, extra, 2 * amount)
     end
 end
 
@@ -142,7 +143,7 @@ function lifetime.add(counter, cost, amount)
 end
 
 function lifetime.settle(counter, extra, amount)
-    counter.sum, counter.limit = within(corrected(counter.sum, extra, amount)), amount
+    counter.sum, counter.limit = within(corrected(counter.sum, extra, MOST)), amount
 end
 
 function lifetime.grant(counter, units, amount)
