@@ -1,0 +1,67 @@
+"""Which span is the current one?"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+from opentelemetry import context as runtime
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import NonRecordingSpan, Span, SpanKind, TraceFlags
+
+
+def attach(context: Context) -> Any:
+    """Make a context the current one; returns what `detach` takes."""
+    return runtime._RUNTIME_CONTEXT.attach(context)
+
+
+def detach(token: Any) -> None:
+    """Undo `attach`, unless another context did it.
+
+    A streamed answer may be closed in another context than it was begun in, for which OpenTelemetry
+    would log an error with its stack; and each kind of runtime raises what it likes.
+    """
+    with suppress(Exception):
+        runtime._RUNTIME_CONTEXT.detach(token)
+
+
+class attached:  # noqa: N801 - a `with` reads it as a word
+    """Surround what runs in a context; None is the one that is current already."""
+
+    __slots__ = ("_context", "_token")
+
+    def __init__(self, context: Context | None) -> None:
+        self._context = context
+
+    def __enter__(self) -> None:
+        self._token = None if self._context is None else attach(self._context)
+
+    def __exit__(self, *_: object) -> None:
+        if self._token is not None:
+            detach(self._token)
+
+
+def is_in_server_span() -> bool:
+    """Tell whether the current span is a server's that somebody around has opened."""
+    if not runtime.get_current():
+        return False
+    span = trace.get_current_span()
+    context = span.get_span_context()
+    if not context.is_valid or context.is_remote:
+        return False
+    if isinstance(span, NonRecordingSpan):
+        return True  # of a trace that is not kept
+    return span.is_recording() and getattr(span, "kind", None) is SpanKind.SERVER
+
+
+def trace_id(span: Span) -> str | None:
+    """Write the trace's id as 32 hex digits; None where there is no trace."""
+    number, _, _, _, _, is_valid = span.get_span_context()
+    return f"{number:032x}" if is_valid else None
+
+
+def sampled_trace(span: Span) -> str | None:
+    """Write the id of a trace that is kept, for exemplars; None where there is none to lead to."""
+    number, _, _, flags, _, is_valid = span.get_span_context()
+    return f"{number:032x}" if flags & TraceFlags.SAMPLED and is_valid else None
