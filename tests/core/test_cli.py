@@ -6,6 +6,7 @@ import io
 import json
 import os
 import stat
+import subprocess
 import sys
 import tempfile
 import time
@@ -161,6 +162,7 @@ scopes = ["admin"]
 networks = ["10.0.0.0/8"]
 routes = ["/health"]
 """
+COMMAND = (sys.executable, "-c", "import sys; from mlguard.cli import main; sys.exit(main())")
 FRAMEWORKS = {
     "fastapi": ("FastAPI", "mlguard_fastapi", "", '@app.post("/predict")'),
     "flask": ("Flask", "mlguard_flask", "__name__", '@app.post("/predict")'),
@@ -248,10 +250,10 @@ class TestCheck:
             "           each worker: 300/minute requests of a client that match no route",
             "  counts   in memory://, where each worker counts alone",
             "  drift    off",
-            "  tracing  25% to http://127.0.0.1:4318",
+            "  tracing  25% to http://127.0.0.1:4318/v1/traces",
             "  metrics  /metrics",
             "  model    iris 3 /predict",
-            "  model    own 1 in a handler",
+            "  model    own 1 asked by handlers only",
         ]
 
     def test_mistakes(self, told: Any) -> None:
@@ -410,7 +412,9 @@ app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {"/old": bare})
         self, told: Any, public: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """With --strict, open routes are a failure, told after the list."""
-        name = whole_app("flask", monkeypatch, 'app.get("/")(predict)', public=public)
+        name = whole_app(
+            "flask", monkeypatch, 'app.get("/", endpoint="root")(lambda: {})', public=public
+        )
 
         code, out, err = told("check", "--strict", f"{name}:app")
 
@@ -425,6 +429,142 @@ app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {"/old": bare})
 
         assert (code, err) == (0, "")
         assert "Nothing covers" not in out
+
+    @pytest.mark.parametrize("framework", FRAMEWORKS)
+    def test_several_routes(
+        self, told: Any, framework: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A model's routes are told, and one with the same handler that is none of them."""
+        more = 'app.post("/v1/predict")(predict)\napp.post("/v2/predict", **named)(predict)'
+        named = "named = {'endpoint': 'v2'} if hasattr(app, 'wsgi_app') else {}\n"
+        name = whole_app(framework, monkeypatch, named + more)
+        both = '["/predict", "/v2/predict"]'
+        text = Path("mlguard.toml").read_text().replace('route = "/predict"', f"routes = {both}")
+        written("mlguard.toml", text)
+
+        code, out, _ = told("check", f"{name}:app")
+        strict, _, err = told("check", "--strict", f"{name}:app")
+
+        assert "  model    iris 1 /predict /v2/predict" in out
+        assert "These ways lead around the guard:" in out
+        twin = "/v1/predict has the handler of /predict, but no model, so nobody reads its rows:"
+        assert twin in out
+        assert "/v2/predict has the handler" not in out
+        assert (code, strict) == (0, 1)
+        assert err.endswith("nothing covers 1 route, and 1 way around the guard\n")
+
+    def test_hosts_on_fastapi(self, told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A route is told with its host, and a name that several hosts answer stops the start."""
+        more = """\
+inner = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+inner.get("/health")(predict)
+app.host("admin.example.org", inner)
+"""
+        name = whole_app("fastapi", monkeypatch, more)
+
+        assert told("check", f"{name}:app") == (
+            1,
+            "",
+            (
+                "mlguard: mlguard.toml: auth.public = '/health': the app has it on several hosts; "
+                "write '*/health' or 'admin.example.org/health', where * asks for no host\n"
+            ),
+        )
+        name = whole_app("fastapi", monkeypatch, more, public=["*/health"])
+        rows = [line.split()[:3] for line in told("check", f"{name}:app")[1].splitlines()]
+
+        assert ["GET", "/health", "public"] in rows
+        assert ["GET", "admin.example.org/health", "token"] in rows
+
+    @pytest.mark.parametrize("framework", FRAMEWORKS)
+    def test_a_layer_around_the_app(
+        self, told: Any, framework: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The guard is found below what was put around the app, which is told."""
+        more = """\
+class Around:
+    def __init__(self, app):
+        self.wrapped = app
+    def __call__(self, *arguments):
+        return self.wrapped(*arguments)
+outermost = Around(app)
+"""
+        name = whole_app(framework, monkeypatch, more, public=[])
+
+        code, out, _ = told("check", f"{name}:outermost")
+        strict, _, err = told("check", "--strict", f"{name}:outermost")
+
+        said = f"{name}.Around stands around the guard, and what it answers by itself is not"
+        assert said in out
+        assert (code, strict) == (0, 1)
+        assert err == f"mlguard: {name}:outermost: 1 way around the guard\n"
+
+    def test_another_page_of_metrics(self, told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What shows metrics too is told; a guarded page is no way around."""
+        more = """\
+from prometheus_client import make_asgi_app
+app.mount("/prom", make_asgi_app())
+"""
+        name = whole_app("fastapi", monkeypatch, more, public=[])
+
+        code, out, err = told("check", "--strict", f"{name}:app")
+
+        assert (code, err) == (0, "")
+        said = "/prom shows the metrics of prometheus_client; those of mlguard are at /metrics"
+        assert said in out
+
+    @pytest.mark.parametrize("columns", [60, 80, 100])
+    def test_a_narrow_terminal(
+        self, told: Any, columns: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """No line is longer than the terminal."""
+        name = whole_app("flask", monkeypatch)
+        monkeypatch.setenv("COLUMNS", str(columns))
+
+        _, out, _ = told("check", f"{name}:app")
+
+        assert max(map(len, out.splitlines())) <= columns
+        assert "90000/hour rows of iris" in " ".join(out.split())
+
+    def test_who_reads_one_line(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Who reads no further, as `head -1` does, ends nothing with a traceback."""
+        name = whole_app("flask", monkeypatch)
+        command = [*COMMAND, "check", "--strict", f"{name}:app"]
+        reader, writer = os.pipe()
+        os.close(reader)
+
+        with os.fdopen(writer, "wb") as out:
+            done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True)
+
+        said = f"mlguard: {name}:app: nothing covers 1 route\n"
+        assert (done.returncode, done.stderr) == (1, said)
+
+    def test_a_closed_pipe(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Nor is that a mistake of the settings."""
+        written("mlguard.toml", FILE)
+        reader, writer = os.pipe()
+        os.close(reader)
+
+        with os.fdopen(writer, "w") as out:
+            monkeypatch.setattr(sys, "stdout", out)
+            assert main(["check", "mlguard.toml"]) == 0
+
+        assert capsys.readouterr().err == ""
+
+    def test_a_full_device(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """What cannot be written is told once."""
+        written("mlguard.toml", FILE)
+
+        with Path("/dev/full").open("w") as out:
+            monkeypatch.setattr(sys, "stdout", out)
+            assert main(["check", "mlguard.toml"]) == 1
+
+        said = "mlguard: what was found cannot be written: No space left on device\n"
+        assert capsys.readouterr().err == said
 
     def test_strict_without_an_app(self, told: Any) -> None:
         """A settings file has no routes."""
@@ -696,7 +836,7 @@ class TestCheckOfAuth:
             "  auth     five: RS256, ES256 by jwks_url https://k.example.com/jwks",
             "  scopes   predict",
         ]
-        assert lines[-1] == "  model    iris 1 in a handler, scopes iris admin"
+        assert lines[-1] == "  model    iris 1 asked by handlers only, scopes iris admin"
 
     def test_no_network(self, told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """Neither a key server nor a store is asked, and none need be there."""

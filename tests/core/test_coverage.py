@@ -9,9 +9,10 @@ import pytest
 
 from mlguard.guard.coverage import Covered, coverage, describe, rate
 from mlguard.guard.routes import Route
-from mlguard.ledger import FLIGHT, Order
-from mlguard.messages import Body, Call, Debit, ReadBody
+from mlguard.ledger import FLIGHT, MemoryLedger, Order, Receipt
+from mlguard.messages import Call
 from mlguard.quotas import RouteLimit
+from mlguard.runtime.drivers import drive
 from mlguard.runtime.service import Service
 from mlguard.settings import Rate, Settings, load
 
@@ -276,25 +277,27 @@ class TestTheGuardAgrees:
             assert charged is None
 
 
+class Noting(MemoryLedger):
+    """A ledger that keeps what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.orders: list[Order] = []
+
+    def debit(self, order: Order, holder: str = "") -> Receipt:
+        self.orders.append(order)
+        return super().debit(order, holder)
+
+
 def _charged(told: Settings, template: str, *, is_limited: bool) -> list[str] | None:
     """Tell what the guard charges for a request without a token, None where it refuses it."""
-    service = Service(told)
-    exchange = service.guard.open(Call("POST", "192.0.2.7"))
+    guard = Service(told).guard
+    ledger = guard.quota.ledger = Noting()
+    exchange = guard.open(Call("POST", peer="192.0.2.7", has_body=True))
     limit = RouteLimit(Rate(text="5/minute", limit=5, seconds=60), 1, f"{template} f", None)
-    steps = exchange.decide(template, frozenset(), (limit,) if is_limited else ())
-    orders: list[Order] = []
-    answer: Any = None
-    while True:
-        try:
-            asked = steps.send(answer)
-        except StopIteration as decided:
-            return None if decided.value else _said(orders)
-        if isinstance(asked, ReadBody):
-            answer = Body(value={"instances": [[1]]})
-        else:
-            assert isinstance(asked, Debit)
-            orders.append(asked.order)
-            answer = asked.ledger.debit(asked.order)
+    steps = exchange.matched(guard.bind("", template), (limit,) if is_limited else ())
+    refused = drive(steps, lambda *_: b'{"instances": [[1]]}')
+    return None if refused else _said(ledger.orders)
 
 
 def _said(orders: list[Order]) -> list[str]:

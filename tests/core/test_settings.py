@@ -75,6 +75,12 @@ class TestDefaults:
         """A model route reads 8 MiB at most unless the operator says otherwise."""
         assert loaded({}).service.max_body == 8 * 1024 * 1024
 
+    def test_heads_have_a_limit(self) -> None:
+        """A URI has 8 KiB, a header 16 KiB, and a body comes in 30 seconds, unless told."""
+        found = loaded({}).service
+
+        assert (found.max_uri, found.max_header, found.body_timeout) == (8192, 16384, 30)
+
     def test_settings_are_frozen(self) -> None:
         """Nobody changes the settings after the start."""
         settings = loaded({})
@@ -133,6 +139,62 @@ MISTAKES = [
         {"models": [{"name": "a", "route": "predict", "inputs": "x"}]},
         "models[a].route = 'predict': must be a path that begins with \"/\"",
         id="relative route",
+    ),
+    pytest.param(
+        {"models": [{"name": "a", "routes": ["/x", "y z/x"], "inputs": "x"}]},
+        "models[a].routes[1] = 'y z/x': must be a path that begins with \"/\", or a host before it",
+        id="host with a blank",
+    ),
+    pytest.param(
+        {"models": [{"name": "a", "routes": "/x", "inputs": "x"}]},
+        "models[a].routes = '/x': must be a list",
+        id="text for routes",
+    ),
+    pytest.param(
+        {"models": [{"name": "a", "route": "/x", "routes": ["/y"], "inputs": "x"}]},
+        "models[a]: has `route` and `routes`: name them all in `routes`",
+        id="route and routes",
+    ),
+    pytest.param(
+        {"models": [{"name": "a", "routes": ["/predict"]}]},
+        "models[a]: has `routes`: say where its rows are",
+        id="routes without rows",
+    ),
+    pytest.param(
+        {"models": [{"name": "a", "routes": ["/x", "/y", "/x"], "inputs": "x"}]},
+        "models: 'a' names twice the route '/x'",
+        id="a route twice",
+    ),
+    pytest.param(
+        {
+            "models": [
+                {"name": "a", "routes": ["/x", "/y"], "inputs": "x"},
+                {"name": "b", "route": "/y", "inputs": "x"},
+            ]
+        },
+        "models: two models have the route '/y'",
+        id="a route of two models",
+    ),
+    pytest.param(
+        {"auth": {**AUTH, "public": ["status"]}},
+        "auth.public[0] = 'status': must be a path that begins",
+        id="public without a path",
+    ),
+    pytest.param(
+        {"service": {"max_uri": "8 XiB"}}, 'must be a size like "8 MiB"', id="unit of a URI"
+    ),
+    pytest.param(
+        {"service": {"max_uri": 100}},
+        "service.max_uri = 100: must be greater than or equal to 1024",
+        id="no room for a URI",
+    ),
+    pytest.param(
+        {"service": {"max_header": "2 MiB"}},
+        "service.max_header = '2 MiB': must be less than or equal to 1048576",
+        id="room for too much",
+    ),
+    pytest.param(
+        {"service": {"body_timeout": 0}}, "service.body_timeout = 0: must be", id="no time"
     ),
     pytest.param(
         {"models": [{"name": "a", "route": "/predict"}]},
@@ -306,6 +368,9 @@ MISTAKES = [
     pytest.param({"tracing": {"sample": 1.1}}, "tracing.sample = 1.1", id="more than all"),
     pytest.param({"tracing": {"sample": -0.1}}, "tracing.sample = -0.1", id="less than none"),
     pytest.param({"tracing": {"endpoint": "127.0.0.1:4318"}}, "tracing.endpoint", id="no scheme"),
+    pytest.param(
+        {"tracing": {"server_spans": "theirs"}}, "tracing.server_spans = 'theirs'", id="who else"
+    ),
     pytest.param({"metrics": {"path": "metrics"}}, 'begins with "/"', id="relative metrics"),
 ]
 
@@ -529,7 +594,19 @@ OVERRIDES = [
     ),
     pytest.param("AUTH__AUDIENCE", "a", "auth.issuers.0.audience", ("a",), id="union, a text"),
     pytest.param("TRACING__SAMPLE", "0.25", "tracing.sample", 0.25, id="float of a new table"),
+    pytest.param("TRACING__ENDPOINT", "console", "tracing.endpoint", "console", id="no URL"),
+    pytest.param(
+        "TRACING__SERVER_SPANS", "packages", "tracing.server_spans", "packages", id="one of two"
+    ),
     pytest.param("METRICS__PATH", "/internal", "metrics.path", "/internal", id="route"),
+    pytest.param("SERVICE__MAX_URI", "2 KiB", "service.max_uri", 2048, id="size"),
+    pytest.param(
+        "AUTH__PUBLIC",
+        "/health, admin.example.org/status",
+        "auth.public",
+        ("/health", "admin.example.org/status"),
+        id="routes with hosts",
+    ),
 ]
 
 
@@ -566,6 +643,24 @@ class TestEnvironment:
         )
 
         assert [(m.name, m.version) for m in settings.models] == [("other", "1"), (name, "7")]
+
+    @pytest.mark.parametrize(
+        ("raw", "expected"),
+        [
+            ("/predict", ("/predict",)),
+            ("/predict, eu.example.org/predict", ("/predict", "eu.example.org/predict")),
+            ('["/predict", "/v1/predict"]', ("/predict", "/v1/predict")),
+        ],
+        ids=["one", "commas", "TOML"],
+    )
+    def test_routes_of_an_entry(self, raw: str, expected: tuple[str, ...]) -> None:
+        """A model's routes are a list in the environment as well."""
+        (model,) = loaded(
+            {"models": [{"name": "iris", "inputs": "instances", "routes": ["/old"]}]},
+            MLGUARD_MODELS__IRIS__ROUTES=raw,
+        ).models
+
+        assert model.all_routes == expected
 
     def test_a_table_that_only_the_environment_names(self) -> None:
         """A part is switched on by its variables alone."""

@@ -5,20 +5,26 @@ from __future__ import annotations
 import argparse
 import importlib
 import inspect
+import os
+import shutil
 import sys
+import textwrap
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from mlguard.errors import InvalidSettings, MLGuardError
-from mlguard.guard.coverage import Covered, coverage
+from mlguard.guard.coverage import Covered, coverage, other_pages, ways_around
+from mlguard.guard.surroundings import Around, answering, guard_in, has_guard, layers_to
 from mlguard.runtime.front import Front
 from mlguard.runtime.service import Service
 from mlguard.settings import DEFAULT, Auth, Limits, Model, Quotas, Settings
+from mlguard.tracing import Tracing
 from mlguard.urls import shown
 
+_LEAST = 24  # columns for the quotas of a route; with fewer, each stands below its route
 _ADAPTERS = "mlguard.adapters"  # the group of entry points, each of which names an MLGuard
 
 
@@ -34,7 +40,9 @@ def add(commands: Any) -> None:
         "target", help="a settings file, or a guarded app: module:app, module:create_app()"
     )
     check.add_argument(
-        "--strict", action="store_true", help="fail where nothing covers a route of the app"
+        "--strict",
+        action="store_true",
+        help="fail where nothing covers a route of the app, or something goes around the guard",
     )
     check.set_defaults(run=_check)
 
@@ -43,28 +51,76 @@ def _check(options: argparse.Namespace) -> None:
     if Path(options.target).suffix == ".toml" or ":" not in options.target:
         if options.strict:
             raise MLGuardError("--strict is about the routes of an app: give module:app")
-        _tell(options.target, Service(options.target).settings)  # which starts nothing
+        _print(_told(options.target, Service(options.target)))  # which starts nothing
         return
-    guard = _guard_of(options.target)
+    guard, outside = _guard_of(options.target)
     guard.check()
-    settings = guard.service.settings
-    covered = coverage(settings, guard.routes())
-    _tell(options.target, settings)
-    for line in _routes(covered):
-        print(line)
-    if options.strict and (count := sum(found.gap is not None for found in covered)):
-        routes = "1 route" if count == 1 else f"{count} routes"
-        raise MLGuardError(f"{options.target}: nothing covers {routes}")
+    settings, routes = guard.service.settings, list(guard.routes())
+    covered = coverage(settings, routes)
+    ways = ways_around(settings, routes, [*outside, *guard.around()])
+    notes = other_pages(settings, routes)
+    _print([*_told(options.target, guard.service), *_routes(covered), *_ways(ways), *_noted(notes)])
+    gaps = sum(found.gap is not None for found in covered)
+    failures = [f"nothing covers {_count(gaps, 'route')}"] if gaps else []
+    failures += [f"{_count(len(ways), 'way')} around the guard"] if ways else []
+    if options.strict and failures:
+        raise MLGuardError(f"{options.target}: {', and '.join(failures)}")
 
 
-def _tell(target: str, settings: Settings) -> None:
-    print(f"{target}: ok")
-    for line in _summary(settings):
-        print(f"  {line}")
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
-def _guard_of(target: str) -> Front[Any]:
-    """Import an app and find its guard: in `app.extensions` or `app.state`."""
+def _print(lines: Iterable[str]) -> None:
+    """Write lines out; who reads no further, as `head` does, is told no more.
+
+    Raises:
+        MLGuardError: They cannot be written.
+    """
+    try:
+        print("\n".join(lines), flush=True)
+    except BrokenPipeError:
+        _silence()
+    except OSError as error:
+        _silence()
+        raise MLGuardError(f"what was found cannot be written: {error.strerror}") from None
+
+
+def _silence() -> None:
+    """Let what is still to be written go nowhere: the interpreter tries again as it ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def _width() -> int:
+    """Tell how long a line may be: a terminal's lines end there, a file's nowhere."""
+    is_wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return sys.maxsize if is_wide else shutil.get_terminal_size().columns
+
+
+def _wrapped(line: str, indent: int) -> Iterator[str]:
+    """Break a line; what follows stands so many columns in."""
+    yield from textwrap.wrap(
+        line,
+        max(_width(), 2 * indent),
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _told(target: str, service: Service) -> Iterator[str]:
+    yield f"{target}: ok"
+    for line in _summary(service.settings, service.tracing):
+        yield from _wrapped(f"  {line}", 11)
+
+
+def _guard_of(target: str) -> tuple[Front[Any], list[Around]]:
+    """Import an app and find its guard, and what was put around the app.
+
+    The guard is in `app.extensions` or `app.state`.
+    """
     module_name, _, attribute = target.partition(":")
     sys.path.insert(0, str(Path.cwd()))
     try:
@@ -72,15 +128,11 @@ def _guard_of(target: str) -> Front[Any]:
         app = app() if attribute.endswith("()") else app
     except (ImportError, AttributeError, ValueError) as error:
         raise InvalidSettings(f"cannot be imported: {error}", source=target) from error
-    extensions = getattr(app, "extensions", None)
-    guard = (
-        extensions.get("mlguard")
-        if isinstance(extensions, Mapping)
-        else getattr(getattr(app, "state", None), "mlguard", None)
-    )
+    layers = layers_to(app, has_guard)
+    guard = guard_in(layers[-1]) if layers else None
     if not isinstance(guard, Front):
         raise InvalidSettings(f"is not guarded: {_advice(app, target)}", source=target)
-    return guard
+    return guard, list(answering(layers[:-1]))
 
 
 def _advice(app: object, target: str) -> str:
@@ -111,36 +163,77 @@ def _adapters() -> Iterator[tuple[str, type]]:
 
 def _routes(covered: Sequence[Covered]) -> Iterator[str]:
     """Lay the routes out, those that nothing covers once more at the end."""
-    head = ("", "route", "who may ask", "model", "quotas")
-    rows = [head, *(row for found in covered for row in _rows(found))]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    head = ("", "route", "who may ask", "model")
+    rows = [(_cells(found), found.sentences or ["none"]) for found in covered]
+    columns = zip(head, *(cells for cells, _ in rows), strict=True)
+    widths = [max(map(len, column)) for column in columns]
+    room = _width() - sum(widths) - 2 * (len(head) + 1)
     yield ""
-    for row in rows:
-        cells = (f"{cell:{width}}" for cell, width in zip(row, widths, strict=True))
-        yield f"  {'  '.join(cells)}".rstrip()
+    if room >= _LEAST:
+        yield from _row(head, ["quotas"], widths, room)
+    for cells, quotas in rows:
+        yield from _row(cells, quotas, widths, room)
     gaps = [found for found in covered if found.gap]
     if gaps:
         yield "\nNothing covers these, which may be meant:"
     for found in gaps:
-        yield f"  {found.asked} {found.route.template} {found.gap}"
+        yield from _wrapped(f"  {found.asked} {found.route.shown} {found.gap}", 4)
 
 
-def _rows(found: Covered) -> Iterator[tuple[str, ...]]:
-    """Write a route down, each of its quotas in a row."""
-    first, *others = found.sentences or ["none"]
-    yield found.asked, found.route.template, found.access, found.model or "", first
-    for other in others:
-        yield "", "", "", "", other
+def _cells(found: Covered) -> tuple[str, ...]:
+    return found.asked, found.route.shown, found.access, found.asks
 
 
-def _summary(settings: Settings) -> Iterator[str]:
-    drift, tracing = settings.drift, settings.tracing
+def _row(
+    cells: Sequence[str], quotas: Sequence[str], widths: Sequence[int], room: int
+) -> Iterator[str]:
+    """Write a route down: each of its quotas beside it, or below where there is no room."""
+    padded = (f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True))
+    first = f"  {'  '.join(padded)}"
+    if room < _LEAST:
+        yield from _wrapped(f"  {'  '.join(cell for cell in cells if cell)}", 8)
+        for text in quotas:
+            yield from _wrapped(f"      {text}", 8)
+        return
+    for text in quotas:
+        for part in textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False):
+            yield f"{first}  {part}".rstrip()
+            first = " " * len(first)
+
+
+def _ways(ways: Sequence[str]) -> Iterator[str]:
+    """Tell what goes around the guard."""
+    if ways:
+        yield "\nThese ways lead around the guard:"
+    for way in ways:
+        yield from _wrapped(f"  {way}", 4)
+
+
+def _noted(notes: Sequence[str]) -> Iterator[str]:
+    """Tell what is worth knowing."""
+    if notes:
+        yield ""
+    for note in notes:
+        yield from _wrapped(f"  {note}", 4)
+
+
+def _summary(settings: Settings, tracing: Tracing) -> Iterator[str]:
+    drift = settings.drift
     yield from _auth(settings.auth)
     yield from _quotas(settings.quotas)
     yield f"drift    {f'windows of {drift.window} rows' if drift else 'off'}"
-    yield f"tracing  {f'{tracing.sample:.0%} to {tracing.endpoint}' if tracing else 'off'}"
+    yield f"tracing  {_tracing(tracing)}"
     yield f"metrics  {settings.metrics.path}"
     yield from map(_model, settings.models)
+
+
+def _tracing(tracing: Tracing) -> str:
+    """Tell how many traces go where, by the settings and OpenTelemetry's variables."""
+    if tracing.provider is None:
+        return "off"
+    if tracing.joined:
+        return "by the provider that the app is configured with"
+    return f"{tracing.share:.0%} to {tracing.endpoint}"
 
 
 def _auth(auth: Auth | None) -> Iterator[str]:
@@ -156,7 +249,8 @@ def _auth(auth: Auth | None) -> Iterator[str]:
 
 def _model(model: Model) -> str:
     scopes = f", scopes {' '.join(model.scopes)}" if model.scopes else ""
-    return f"model    {model.name} {model.version} {model.route or 'in a handler'}{scopes}"
+    where = " ".join(model.all_routes) or "asked by handlers only"
+    return f"model    {model.name} {model.version} {where}{scopes}"
 
 
 def _quotas(quotas: Quotas | None) -> Iterator[str]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from mlguard.guard.placement import Places
 from mlguard.guard.routes import Route
+from mlguard.guard.surroundings import Around, exporter
 from mlguard.ledger import FLIGHT, LIFETIME, Limit
 from mlguard.quotas import Rules
 from mlguard.settings import Quotas, Settings
@@ -56,6 +58,14 @@ class Covered:
         return ",".join(methods) or "any"
 
     @property
+    def asks(self) -> str:
+        """Which model it asks, "" for none: a GET without a body is no inference."""
+        if self.model is None:
+            return ""
+        only_bodies = {"GET", "HEAD"} & {*self.route.methods}
+        return f"{self.model}, with a body" if only_bodies else self.model
+
+    @property
     def access(self) -> str:
         """Who may ask it."""
         if not self.route.is_guarded:
@@ -77,8 +87,8 @@ def coverage(settings: Settings, routes: Iterable[Route]) -> list[Covered]:
         settings: What the operator decided.
         routes: Those of the app.
     """
-    rules = Rules(settings.quotas or Quotas.model_construct())
-    return [_covered(settings, rules, route) for route in routes]
+    rules, places = Rules(settings.quotas or Quotas.model_construct()), Places(settings)
+    return [_covered(settings, rules, places, route) for route in routes]
 
 
 def describe(settings: Settings, routes: Iterable[Route]) -> list[str]:
@@ -89,6 +99,81 @@ def describe(settings: Settings, routes: Iterable[Route]) -> list[str]:
         routes: Those of the app.
     """
     return [_line(covered) for covered in coverage(settings, routes)]
+
+
+def ways_around(
+    settings: Settings, routes: Iterable[Route], around: Iterable[Around] = ()
+) -> list[str]:
+    """Tell what leads around the guard, or around a model's quotas.
+
+    Args:
+        settings: What the operator decided.
+        routes: Those of the app; what is unguarded among them is not told again.
+        around: What stands around the guard.
+    """
+    routes = list(routes)
+    unguarded = {route.template for route in routes if not route.is_guarded}
+    others = [x for x in dict.fromkeys(around) if not x.is_inside and x.prefix not in unguarded]
+    return [*map(str, others), *unmodelled_twins(settings, routes)]
+
+
+def unmodelled_twins(settings: Settings, routes: Iterable[Route]) -> list[str]:
+    """Tell the routes without a model whose handler answers one with a model as well.
+
+    Args:
+        settings: What the operator decided.
+        routes: Those of the app.
+    """
+    places = Places(settings)
+    twins: dict[int, list[Route]] = {}
+    for route in routes:
+        if route.is_guarded and route.handler is not None:
+            twins.setdefault(id(route.function), []).append(route)
+    return list(dict.fromkeys(said for alike in twins.values() for said in _unlike(places, alike)))
+
+
+def _unlike(places: Places, alike: Iterable[Route]) -> Iterator[str]:
+    placed = [(route, places.of(route.host, route.template).model) for route in alike]
+    known = next(((route, model) for route, model in placed if model), None)
+    if known is None:
+        return
+    other, name = known
+    for route, model in placed:
+        if model is None:
+            yield (
+                f"{route.shown} has the handler of {other.shown}, but no model, so nobody reads "
+                f"its rows: name it in `models[{name}].routes` too"
+            )
+
+
+def remarks(
+    settings: Settings, routes: Iterable[Route], around: Iterable[Around] = ()
+) -> list[str]:
+    """Tell what the start should warn of: ways around the guard, and what else shows metrics.
+
+    Args:
+        settings: What the operator decided.
+        routes: Those of the app.
+        around: What stands around the guard.
+    """
+    routes = list(routes)
+    unguarded = [f"what is mounted at {r.shown} {_UNGUARDED}" for r in routes if not r.is_guarded]
+    return [*unguarded, *ways_around(settings, routes, around), *other_pages(settings, routes)]
+
+
+def other_pages(settings: Settings, routes: Iterable[Route]) -> list[str]:
+    """Tell the routes where something else is read as metrics are.
+
+    Args:
+        settings: What the operator decided.
+        routes: Those of the app.
+    """
+    return [
+        f"{route.shown} shows the metrics of {maker}; those of mlguard are at "
+        f"{settings.metrics.path}: scrape both"
+        for route in routes
+        if (maker := exporter(route.handler)) and route.template != settings.metrics.path
+    ]
 
 
 def rate(amount: int, seconds: int) -> str:
@@ -109,34 +194,31 @@ def said(limit: Limit) -> str:
 
 
 def _line(covered: Covered) -> str:
-    model = [f"model {covered.model}"] if covered.model else []
+    model = [f"model {covered.asks}"] if covered.model else []
     gap = [f"nothing covers it: it {covered.gap}"] if covered.gap else []
     told = "; ".join([covered.access, *covered.sentences, *model, *gap])
-    return f"{covered.asked} {covered.route.template}: {told}"
+    return f"{covered.asked} {covered.route.shown}: {told}"
 
 
-def _covered(settings: Settings, rules: Rules, route: Route) -> Covered:
-    auth = settings.auth
-    model = next((m for m in settings.models if m.route == route.template), None)
-    scopes = route.scopes | frozenset(model.scopes if model else ())
-    is_public = not scopes and (auth is None or route.template in auth.public)
+def _covered(settings: Settings, rules: Rules, places: Places, route: Route) -> Covered:
     if not route.is_guarded:
         return Covered(route, None, frozenset(), is_public=True, quotas=(), gap=_UNGUARDED)
+    auth, place = settings.auth, places.of(route.host, route.template)
+    scopes = route.scopes.union(*(m.scopes for m in settings.models if m.name == place.model))
+    is_public = not scopes and (auth is None or place.is_public)
     if auth and not is_public:
         scopes |= frozenset(auth.scopes)
-    name = model.name if model else None
-    quotas = tuple(_quotas(settings, rules, route, name, is_public=is_public))
-    gap = _gap(settings, route) if is_public and not quotas else None
-    return Covered(route, name, scopes, is_public, quotas, gap)
+    counted = _quotas(settings, rules, route, place.model, is_public=is_public)
+    quotas = () if place.is_exempt else tuple(counted)
+    gap = _gap(settings, is_exempt=place.is_exempt) if is_public and not quotas else None
+    return Covered(route, place.model, scopes, is_public, quotas, gap)
 
 
 def _quotas(
     settings: Settings, rules: Rules, route: Route, model: str | None, *, is_public: bool
 ) -> Iterator[Quoted]:
-    """Say what is charged for a request of a route."""
+    """Say what is charged for a request of a route that is not exempt."""
     quotas = settings.quotas or Quotas.model_construct()
-    if route.template in quotas.exempt.routes:
-        return
     terms = rules.terms(None, model)
     declared = tuple(f"{text} declared" for text in route.limits)
     own = terms.own
@@ -154,8 +236,8 @@ def _quotas(
         yield "tenant", tuple(map(said, terms.tenant))
 
 
-def _gap(settings: Settings, route: Route) -> str:
-    if settings.quotas and route.template in settings.quotas.exempt.routes:
+def _gap(settings: Settings, *, is_exempt: bool) -> str:
+    if is_exempt:
         return "needs no token, and `quotas.exempt.routes` names it"
     if settings.auth is None and settings.quotas is None:
         return "needs no token and has no quota: add the table [auth] or [quotas]"

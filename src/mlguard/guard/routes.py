@@ -1,11 +1,16 @@
-"""Which routes does an app have, and what covers each?"""
+"""Which routes does an app have?"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import inspect
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlguard.settings import ANY_HOST
 
 
-class Route(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Route:
     """One route of an app, or what is mounted there as a whole.
 
     Attributes:
@@ -16,6 +21,9 @@ class Route(NamedTuple):
         is_guarded: Whether the guard stands before it.
         is_websocket: Whether it takes WebSockets.
         missed: Limits that stand above the framework's decorator, and so do not hold here.
+        host: The host or subdomain that it answers on, as the framework spells it; "" where it
+            asks for none.
+        handler: What answers, told apart by identity alone.
     """
 
     methods: tuple[str, ...]
@@ -25,3 +33,20 @@ class Route(NamedTuple):
     is_guarded: bool = True
     is_websocket: bool = False
     missed: tuple[str, ...] = ()
+    host: str = ANY_HOST
+    handler: Any = field(default=None, compare=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        """How it is named where its host must be told."""
+        return f"{self.host or '*'}{self.template}"
+
+    @property
+    def shown(self) -> str:
+        """How it is shown: with the host that it asks for, if it asks for one."""
+        return f"{self.host}{self.template}"
+
+    @property
+    def function(self) -> Any:
+        """What answers, below its decorators."""
+        return inspect.unwrap(self.handler) if callable(self.handler) else self.handler

@@ -7,6 +7,7 @@ from mlguard.settings.mistakes import nearest
 from mlguard.settings.quotas import DEFAULT, Limits, Plan, Quotas
 from mlguard.settings.tables import Drift, Metrics, Model, Service, Settings, Tracing
 from mlguard.settings.values import (
+    ANY_HOST,
     HMAC,
     NO_TYPE,
     PUBLIC_KEY,
@@ -14,9 +15,11 @@ from mlguard.settings.values import (
     Rate,
     media_type,
     secret_bytes,
+    split_route,
 )
 
 __all__ = [
+    "ANY_HOST",
     "DEFAULT",
     "HMAC",
     "NAMED",
@@ -40,4 +43,5 @@ __all__ = [
     "media_type",
     "nearest",
     "secret_bytes",
+    "split_route",
 ]

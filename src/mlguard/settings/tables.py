@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import ByteSize, Field, PrivateAttr, StrictBool, StrictInt, model_validator
@@ -13,8 +14,10 @@ from mlguard.settings.issuers import Auth, Issuer
 from mlguard.settings.quotas import Quotas, misnamed
 from mlguard.settings.values import (
     FilePath,
+    HeadSize,
     Name,
     Network,
+    PathText,
     RouteText,
     Scopes,
     Size,
@@ -22,6 +25,10 @@ from mlguard.settings.values import (
     Text,
     Variable,
 )
+
+
+def _twice(values: Sequence[str]) -> str | None:
+    return next((value for value in values if values.count(value) > 1), None)
 
 
 class Service(Table):
@@ -32,7 +39,10 @@ class Service(Table):
         environment: OpenTelemetry's deployment.environment.name.
         trusted_proxies: Networks whose X-Forwarded-For and sampled flag are believed; "unix" is
             whoever connects through a Unix socket, and so has no address.
+        max_uri: Bytes that path and query may have together; more is a 414.
+        max_header: Bytes that any one header that is read may have; more is a 431.
         max_body: Bytes of a model route's request body that are read at most.
+        body_timeout: Seconds in which a body that is read must have come; later is a 408.
         pseudonym_key_env: Names the variable with the key that turns principals into pseudonyms;
             without it, a random key lives as long as the service on this host.
         companion: Whether a companion process stands beside the workers.
@@ -41,7 +51,10 @@ class Service(Table):
     name: Name = "ml-service"
     environment: Text = "development"
     trusted_proxies: tuple[Network | Literal["unix"], ...] = ()
+    max_uri: HeadSize = ByteSize(8 * 1024)
+    max_header: HeadSize = ByteSize(16 * 1024)
     max_body: Size = ByteSize(8 * 1024 * 1024)
+    body_timeout: Annotated[StrictInt, Field(ge=1, le=3600)] = 30
     pseudonym_key_env: Variable | None = None
     companion: StrictBool = True
 
@@ -53,6 +66,7 @@ class Model(Table):
         name: The model's name in settings, metrics and spans.
         version: The version served unless the handler names another.
         route: The route, as the framework spells it, whose bodies are read without code.
+        routes: The same, where there are several.
         inputs: Where the rows are in the JSON request: keys joined by dots.
         outputs: Where the predictions are in the JSON answer.
         protocol: Fills `inputs` and `outputs`: v1 is KServe and TF-Serving, v2 Open Inference.
@@ -64,6 +78,7 @@ class Model(Table):
     name: Name
     version: Text = "1"
     route: RouteText | None = None
+    routes: tuple[RouteText, ...] = ()
     inputs: Text | None = None
     outputs: Text | None = None
     protocol: Literal["v1", "v2"] | None = None
@@ -78,15 +93,25 @@ class Model(Table):
                 "contradiction",
                 "has `protocol`, which says where the rows are: remove `inputs` and `outputs`",
             )
-        if self.route and not (self.inputs or self.protocol):
+        if self.route and self.routes:
+            raise PydanticCustomError(
+                "contradiction", "has `route` and `routes`: name them all in `routes`"
+            )
+        if self.all_routes and not (self.inputs or self.protocol):
+            has = "`routes`" if self.routes else "a `route`"
             raise PydanticCustomError(
                 "contradiction",
-                "has a `route`: say where its rows are, "
+                f"has {has}: say where its rows are, "
                 'with `inputs = "instances"` or `protocol = "v1"`',
             )
         if len(set(self.features)) != len(self.features):
             raise PydanticCustomError("contradiction", "names a feature twice")
         return self
+
+    @property
+    def all_routes(self) -> tuple[str, ...]:
+        """Every route whose bodies are read without code."""
+        return (self.route,) if self.route else self.routes
 
 
 class Drift(Table):
@@ -109,14 +134,18 @@ class Tracing(Table):
     """Where spans go.
 
     Attributes:
-        endpoint: The OTLP/HTTP receiver, or "console", which prints each trace as a tree.
-        sample: Share of traces that are kept, in [0, 1].
+        endpoint: The OTLP/HTTP receiver, with or without /v1/traces, or "console", which prints
+            each trace as a tree; default: what OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or
+            OTEL_EXPORTER_OTLP_ENDPOINT says, else http://127.0.0.1:4318.
+        sample: Share of traces begun here that are kept, in [0, 1]; where it is not set,
+            OTEL_TRACES_SAMPLER may say it.
+        server_spans: Who makes a request's span: "ours", or the "packages" of OpenTelemetry's
+            instrumentation.
     """
 
-    endpoint: Annotated[str, Field(pattern=r"^(https?://[^\s@]+|console)$")] = (
-        "http://127.0.0.1:4318"
-    )
+    endpoint: Annotated[str, Field(pattern=r"^(https?://[^\s@]+|console)$")] | None = None
     sample: Annotated[float, Field(ge=0, le=1, strict=True)] = 1.0
+    server_spans: Literal["ours", "packages"] = "ours"
 
 
 class Metrics(Table):
@@ -126,7 +155,7 @@ class Metrics(Table):
         path: The path that answers Prometheus, below the app's root.
     """
 
-    path: RouteText = "/metrics"
+    path: PathText = "/metrics"
 
 
 class Settings(Table):
@@ -146,13 +175,14 @@ class Settings(Table):
 
     @model_validator(mode="after")
     def _agree(self) -> Settings:
-        for key in ("name", "route"):
-            seen = [getattr(m, key) for m in self.models if getattr(m, key)]
-            twice = next((v for v in seen if seen.count(v) > 1), None)
-            if twice:
-                raise PydanticCustomError(
-                    "contradiction", f"models: two models have the {key} {twice!r}"
-                )
+        if twice := _twice([m.name for m in self.models]):
+            raise PydanticCustomError(
+                "contradiction", f"models: two models have the name {twice!r}"
+            )
+        if twice := _twice([route for m in self.models for route in m.all_routes]):
+            owners = {m.name for m in self.models if twice in m.all_routes}
+            named = "two models have" if len(owners) > 1 else f"{min(owners)!r} names twice"
+            raise PydanticCustomError("contradiction", f"models: {named} the route {twice!r}")
         if self.drift and not any(m.reference for m in self.models):
             raise PydanticCustomError(
                 "contradiction",

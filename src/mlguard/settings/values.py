@@ -28,10 +28,13 @@ RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 PUBLIC_KEY = (*RSA, "ES256", "ES384", "ES512", "EdDSA")
 NO_TYPE = "none"
 """Stands among media types for a token without one."""
+ANY_HOST = ""
+"""The host of a route that asks for none; where a route is named, it is written "*"."""
 
 _RATE = re.compile(
     r"\s*[1-9]\d*\s*(/|\s+per\s+)\s*([1-9]\d*\s*)?(second|minute|hour|day|month|year)s?\s*"
 )
+_ROUTE = re.compile(r"[^/\s]*/.*", re.DOTALL)
 _STORE = re.compile(r"rediss?://[^\s\x00-\x1f\x7f]+")
 _QUOTA_STORE = re.compile(
     r"memory://|host://(/[^\x00-\x1f\x7f?#]+)?|rediss?(\+cluster)?://[^\s\x00-\x1f\x7f]+"
@@ -155,6 +158,20 @@ def _path(value: object) -> str:
     return value
 
 
+def _route(value: object) -> str:
+    if not isinstance(value, str) or not _ROUTE.fullmatch(value):
+        raise PydanticCustomError(
+            "route", 'must be a path that begins with "/", or a host before it: "example.org/x"'
+        )
+    return value
+
+
+def split_route(name: str) -> tuple[str | None, str]:
+    """Tell the host that a route's name holds, None where it holds none, and the template."""
+    host, _, path = name.partition("/")
+    return (ANY_HOST if host == "*" else host) if host else None, f"/{path}"
+
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(_listed), Field(min_length=1)]
@@ -162,7 +179,9 @@ Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$")]
 Variables = Annotated[tuple[Variable, ...], BeforeValidator(_listed)]
 Size = Annotated[ByteSize, BeforeValidator(_size)]
 Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
-RouteText = Annotated[str, BeforeValidator(_path)]
+PathText = Annotated[str, BeforeValidator(_path)]
+RouteText = Annotated[str, BeforeValidator(_route)]
+HeadSize = Annotated[Size, Field(ge=1024, le=1024 * 1024)]
 FilePath = Annotated[Path, BeforeValidator(_existing)]
 FilePaths = Annotated[tuple[FilePath, ...], BeforeValidator(_listed)]
 RateText = Annotated[Rate, BeforeValidator(_rate)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
+from fastapi import FastAPI
 from fastapi import routing as fastapi_routing
 from starlette.routing import BaseRoute, Host, Mount, Router, WebSocketRoute
 from starlette.types import ASGIApp, Scope
@@ -12,35 +14,70 @@ from starlette.types import ASGIApp, Scope
 from mlguard.guard import demanded
 from mlguard.guard.limits import Declared, limited, method_of, missed, written
 from mlguard.guard.routes import Route
-from mlguard.runtime.front import Front
+from mlguard.guard.surroundings import Around, around_of, will_export
+from mlguard.runtime.front import front_of
 
 
-def routes_of(router: Router, prefix: str = "") -> Iterator[Route]:
-    """List the routes of an app as the framework spells them, mounted apps included."""
+def routes_of(router: Router, prefix: str = "", host: str = "") -> Iterator[Route]:
+    """List the routes of an app as the framework spells them, mounted apps included.
+
+    What is mounted at the root of an app or a host is spelt "/".
+
+    Args:
+        router: The app's.
+        prefix: Where it is mounted.
+        host: The host that it answers on; "" for any.
+    """
     contexts = getattr(fastapi_routing, "iter_route_contexts", iter)
     for found in contexts(router.routes):
         path = getattr(found, "path", None)
         original = getattr(found, "original_route", found)
-        inner, front = router_of(original), front_of(original)
+        inner, front = (
+            router_of(original),
+            front_of(original.app) if isinstance(original, Mount) else None,
+        )
+        here = original.host if isinstance(original, Host) else host
+        below = prefix + (path or "")
         if inner is not None:
-            yield from routes_of(inner, prefix + (path or ""))
+            yield from routes_of(inner, below, here)
         elif front is not None:
-            yield from (r._replace(template=f"{prefix}{path}{r.template}") for r in front.routes())
-        elif path is not None:
-            yield _listed(found, prefix + path, is_websocket=_is_websocket(original))
+            yield from (_mounted(r, below, here) for r in front.routes())
+        elif path is not None or isinstance(original, Host):
+            yield _listed(found, original, below or "/", here)
 
 
-def _listed(found: Any, template: str, *, is_websocket: bool) -> Route:
+def _mounted(route: Route, prefix: str, host: str) -> Route:
+    return replace(route, template=prefix + route.template, host=route.host or host)
+
+
+def _listed(found: Any, original: Any, template: str, host: str) -> Route:
     methods = tuple(sorted(getattr(found, "methods", None) or ()))
     demands = Demands.of(found)
+    is_mount = isinstance(original, Mount | Host)
     return Route(
         methods,
         template,
         demands.scopes,
         written(demands.endpoint, methods, demands.limits),
-        is_websocket=is_websocket,
+        is_websocket=_is_websocket(original),
         missed=missed(demands.endpoint),
+        host=host,
+        handler=getattr(original, "_base_app", original.app) if is_mount else demands.endpoint,
     )
+
+
+def around(app: FastAPI, ours: type) -> Iterator[Around]:
+    """List what answers by itself around the guard, or measures for itself inside it.
+
+    Args:
+        app: The app; what was put around it is known once its middleware is built.
+        ours: The class of the guard's outermost layer.
+    """
+    outermost = app.middleware_stack
+    if outermost is not None:
+        yield from around_of(outermost, lambda layer: isinstance(layer, ours))
+    for added in app.user_middleware:
+        yield from will_export(added.cls, added.kwargs)
 
 
 def leaves(routes: list[BaseRoute]) -> Iterator[BaseRoute]:
@@ -98,21 +135,6 @@ def router_of(route: Any) -> Router | None:
     app: ASGIApp | None = getattr(route, "_base_app", route.app)
     inner = getattr(app, "router", app)
     return inner if isinstance(inner, Router) else None
-
-
-def front_of(route: Any) -> Front[Any] | None:
-    """Find the guard of a WSGI app that is mounted, under its middleware; None where none is.
-
-    What dispatches beside the app is not passed: it would run before anybody decides.
-    """
-    layer: Any = route.app if isinstance(route, Mount) else None
-    while layer is not None and not hasattr(layer, "mounts"):
-        extensions = getattr(layer, "extensions", None)
-        front = extensions.get("mlguard") if isinstance(extensions, Mapping) else None
-        if isinstance(front, Front):
-            return front
-        layer = getattr(layer, "app", None)
-    return None
 
 
 def _is_websocket(route: Any) -> bool:

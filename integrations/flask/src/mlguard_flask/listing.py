@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from types import MethodType
 from typing import Any
 
 from flask import Flask
@@ -12,8 +14,9 @@ from werkzeug.routing import Rule
 from mlguard.guard import demanded
 from mlguard.guard.limits import limited, missed, written
 from mlguard.guard.routes import Route
-from mlguard.runtime.front import Front
-from mlguard_flask.translate import WSGI
+from mlguard.guard.surroundings import Around, around_of, exporting, layers_to
+from mlguard.runtime.front import front_of
+from mlguard.runtime.wsgi import WSGI
 
 
 def routes_of(app: Flask, inner: WSGI, around: Iterable[Any]) -> Iterator[Route]:
@@ -25,14 +28,19 @@ def routes_of(app: Flask, inner: WSGI, around: Iterable[Any]) -> Iterator[Route]
         around: What stands around the guard, which sees of it only what has a guard itself.
     """
     for rule in app.url_map.iter_rules():
-        yield _listed(rule, app.view_functions.get(rule.endpoint))
+        yield _listed(rule, app.view_functions.get(rule.endpoint), host_of(rule))
     for dispatcher, prefix in mounts(inner):
         yield from _mounted(dispatcher.mounts[prefix], prefix, is_guarded=True)
     for prefix, mounted in mounted_by(around):
         yield from _mounted(mounted, prefix, is_guarded=False)
 
 
-def _listed(rule: Rule, view: Any) -> Route:
+def host_of(rule: Rule) -> str:
+    """Tell the host or the subdomain that a rule asks for, "" where it asks for none."""
+    return (rule.host if rule.map.host_matching else rule.subdomain) or ""
+
+
+def _listed(rule: Rule, view: Any, host: str) -> Route:
     methods = set(rule.methods or ())
     if getattr(rule, "provide_automatic_options", False):
         methods.discard("OPTIONS")  # which reaches no view
@@ -42,30 +50,34 @@ def _listed(rule: Rule, view: Any) -> Route:
         demanded(view),
         written(getattr(view, "view_class", None), methods, limited(view)),
         missed=missed(view),
+        host=host,
+        handler=view,
     )
 
 
 def _mounted(mounted: Any, prefix: str, *, is_guarded: bool) -> Iterator[Route]:
     front = front_of(mounted)
     if front is None:
-        yield Route((), prefix, is_guarded=is_guarded)
+        *_, innermost = layers(mounted)
+        yield Route((), prefix or "/", is_guarded=is_guarded, handler=innermost)
     else:
-        yield from (r._replace(template=prefix + r.template) for r in front.routes())
+        yield from (replace(r, template=prefix + r.template) for r in front.routes())
 
 
-def front_of(mounted: Any) -> Front[Any] | None:
-    """Find the guard of a Flask app that is mounted, under its middleware; None where none is.
+def around(app: Flask, ours: Any) -> Iterator[Around]:
+    """List what answers by itself around the guard, or measures for itself inside it.
 
-    What dispatches beside the app is not passed: it would run before anybody decides.
+    Args:
+        app: The app.
+        ours: The guard's outermost layer.
     """
-    for layer in layers(mounted):
-        if hasattr(layer, "mounts"):
-            return None
-        extensions = getattr(getattr(layer, "__self__", layer), "extensions", None)
-        front = extensions.get("mlguard") if isinstance(extensions, Mapping) else None
-        if isinstance(front, Front):
-            return front
-    return None
+    yield from around_of(app.wsgi_app, lambda layer: layer is ours)
+    yield from exporting(layers_to(ours, lambda layer: _is_served(layer, app)))
+
+
+def _is_served(layer: Any, app: Flask) -> bool:
+    """Tell the app's own method, inside of all its middleware."""
+    return isinstance(layer, MethodType) and layer.__self__ is app
 
 
 def layers(app: Any) -> Iterator[Any]:

@@ -1,0 +1,167 @@
+"""What do the settings say of a route?
+
+Wherever they name one, its template alone will do as long as one route has it; the host stands
+before it where several have: `admin.example.org/status`, `*/status` for the one that asks for none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from mlguard.errors import InvalidSettings
+from mlguard.guard.routes import Route
+from mlguard.guard.surroundings import Around, exporter
+from mlguard.settings import ANY_HOST, Settings, nearest, split_route
+
+_REMEMBERED = 4096
+
+
+class Placement(NamedTuple):
+    """What the settings say of one route.
+
+    Attributes:
+        model: The model whose rows its bodies hold; None where no model is placed there.
+        is_public: Whether it needs no token.
+        is_exempt: Whether no quota counts it.
+    """
+
+    model: str | None
+    is_public: bool
+    is_exempt: bool
+
+
+_NOWHERE = Placement(None, is_public=False, is_exempt=False)
+
+
+class Places:
+    """Say what the settings say of each route; `check_routes` finds what is ambiguous in them.
+
+    Args:
+        settings: What the operator decided.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        auth, quotas = settings.auth, settings.quotas
+        self._models = {name: m.name for m in settings.models for name in m.all_routes}
+        self._public = frozenset(auth.public if auth else ())
+        self._exempt = frozenset(quotas.exempt.routes if quotas else ())
+        self._known: dict[tuple[str, str], Placement] = {}
+
+    def of(self, host: str, template: str) -> Placement:
+        """Say it of one route; of what matched none, nothing.
+
+        Args:
+            host: The host that the route asks for, as the framework spells it; "" for none.
+            template: Its template, with the prefixes of routers and mounts.
+        """
+        key = host, template
+        found = self._known.get(key)
+        if found is None:
+            found = self._place(host, template)
+            if len(self._known) < _REMEMBERED:
+                self._known[key] = found
+        return found
+
+    def _place(self, host: str, template: str) -> Placement:
+        if not template:
+            return _NOWHERE
+        names = f"{host or '*'}{template}", template
+        return Placement(
+            next((self._models[name] for name in names if name in self._models), None),
+            is_public=not self._public.isdisjoint(names),
+            is_exempt=not self._exempt.isdisjoint(names),
+        )
+
+
+def check_routes(
+    settings: Settings,
+    routes: Iterable[Route],
+    counting: Collection[str] = (),
+    around: Iterable[Around] = (),
+) -> None:
+    """Hold the settings against the app.
+
+    Args:
+        settings: What the operator decided.
+        routes: Those of the app.
+        counting: The units that functions of the app count.
+        around: What stands around the guard, or measures inside it.
+
+    Raises:
+        InvalidSettings: A route that they name is not there, or on several hosts; two models have
+            one route; the metrics' path is taken; nothing counts a unit.
+    """
+    routes = list(routes)
+    quotas = settings.quotas
+    problems = [
+        *_misplaced(settings, {r.name: r for r in routes if r.is_guarded}),
+        *_taken(settings.metrics.path, routes, around),
+        *(
+            f"quotas.units.{unit}: no function counts it; name one with `@guard.counts({unit!r})`"
+            for unit in sorted(quotas.all_units if quotas else ())
+            if unit not in counting
+        ),
+    ]
+    if problems:
+        raise InvalidSettings(*problems, source=settings.source)
+
+
+def _misplaced(settings: Settings, there: Mapping[str, Route]) -> Iterator[str]:
+    """Find the names that no route answers, or several do, or one that has a model already."""
+    models: dict[str, str] = {}
+    for where, name, model in _named(settings):
+        found = [route for route in there.values() if _means(name, route)]
+        if not found:
+            yield f"{where}: the app has no such route; {_nearest(name, there.values())}"
+        elif len(found) > 1:
+            ways = " or ".join(repr(route.name) for route in found)
+            yield f"{where}: the app has it on several hosts; write {ways}{_star(found)}"
+        elif model and (other := models.setdefault(found[0].name, model)) != model:
+            yield f"{where}: is the route of models[{other}] too, which names it otherwise"
+
+
+def _nearest(name: str, routes: Collection[Route]) -> str:
+    """Say which name was probably meant: that of its template on another host, if there is one."""
+    alike = {r.name for r in routes if r.template == split_route(name)[1]}
+    return nearest(name, alike or _names(routes))
+
+
+def _star(found: Iterable[Route]) -> str:
+    return ", where * asks for no host" if any(r.host == ANY_HOST for r in found) else ""
+
+
+def _named(settings: Settings) -> Iterator[tuple[str, str, str | None]]:
+    """List where the settings name routes, the names, and the models that they are named for."""
+    for model in settings.models:
+        key = "route" if model.route else "routes"
+        for name in model.all_routes:
+            yield f"models[{model.name}].{key} = {name!r}", name, model.name
+    for name in settings.auth.public if settings.auth else ():
+        yield f"auth.public = {name!r}", name, None
+    for name in settings.quotas.exempt.routes if settings.quotas else ():
+        yield f"quotas.exempt.routes = {name!r}", name, None
+
+
+def _means(name: str, route: Route) -> bool:
+    host, template = split_route(name)
+    return template == route.template and host in (None, route.host)
+
+
+def _names(routes: Collection[Route]) -> set[str]:
+    """Spell routes as they may be named: without a host where one route alone has a template."""
+    templates = [route.template for route in routes]
+    return {r.shown if templates.count(r.template) == 1 else r.name for r in routes}
+
+
+def _taken(path: str, routes: Iterable[Route], around: Iterable[Around]) -> Iterator[str]:
+    """Find what else answers where metrics are read: one of the two would never be seen."""
+    where = f"metrics.path = {path!r}"
+    taken = [route for route in routes if route.is_guarded and route.template == path]
+    if taken:
+        by = f", made by {maker}" if (maker := exporter(taken[0].handler)) else ""
+        yield f"{where}: is already a route of the app{by}; choose another"
+        return
+    for layer in around:
+        if layer.answers(path):
+            yield f"{where}: {layer.name} answers there too; choose another"
