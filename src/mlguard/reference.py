@@ -373,21 +373,64 @@ def _ranked(counts: Counter[str]) -> list[tuple[str, int]]:
 
 def _read(path: str | os.PathLike[str], *, with_rows: bool) -> tuple[dict[str, Any], Any]:
     """Return what the metadata says, and the table of rows where wanted."""
-    pa, pq = _require("pyarrow"), _require("pyarrow.parquet")
     try:
-        with pq.ParquetFile(os.fspath(path)) as file:
-            metadata = file.metadata.metadata or {}
-            table = file.read() if with_rows and METADATA_KEY in metadata else None
+        text = _metadata(Path(path))
     except FileNotFoundError as error:
         raise InvalidReference(f"{path} does not exist: make it with `{BUILD_COMMAND}`") from error
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError) as error:
         raise InvalidReference(_damaged(path, error)) from error
-    if METADATA_KEY not in metadata:
+    if text is None:
         target = "reference.parquet" if Path(path).name != "reference.parquet" else "built.parquet"
         command = f"mlguard reference build {path} -o {target}"
         message = "is a parquet file but not a reference: make one from it with"
         raise InvalidReference(f"{path} {message} `{command}`")
-    return _about(path, metadata[METADATA_KEY]), table
+    return _about(path, text), _rows(path) if with_rows else None
+
+
+def _rows(path: str | os.PathLike[str]) -> Any:
+    pa, pq = _require("pyarrow"), _require("pyarrow.parquet")
+    try:
+        with pq.ParquetFile(os.fspath(path)) as file:
+            return file.read()
+    except (OSError, pa.ArrowException) as error:
+        raise InvalidReference(_damaged(path, error)) from error
+
+
+def _metadata(path: Path) -> bytes | None:
+    """Read our entry of a parquet file's footer; None where it has none.
+
+    Its length and the magic number are the file's end; in it, keys and values are binary fields of
+    Thrift's compact protocol, each behind its length. So no worker needs pyarrow for a few names.
+
+    Raises:
+        OSError: There is no such file.
+        ValueError: It is no parquet file.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 8))
+        end = file.read()
+        length = int.from_bytes(end[:4], "little")
+        if end[4:] != b"PAR1" or length + 12 > size:
+            raise ValueError("it does not end as a parquet file does")
+        file.seek(size - 8 - length)
+        footer = file.read(length)
+    key = b"\x18%c%s\x18" % (len(METADATA_KEY), METADATA_KEY)
+    _, found, rest = footer.partition(key)
+    return _binary(rest) if found else None
+
+
+def _binary(rest: bytes) -> bytes:
+    length = shift = at = 0
+    while True:
+        byte = rest[at] if at < len(rest) else 0
+        length |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            break
+    if at + length > len(rest):
+        raise ValueError("its metadata is cut off")
+    return rest[at : at + length]
 
 
 def _about(path: str | os.PathLike[str], text: bytes) -> dict[str, Any]:
