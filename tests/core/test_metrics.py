@@ -10,6 +10,7 @@ from prometheus_client import Counter, Gauge, Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_classic
 
+from mlguard.messages import Outcome
 from mlguard.metrics import Family, Metrics, expose, merge
 from mlguard.metrics.worker import MAX_ERROR_TYPES
 
@@ -44,8 +45,9 @@ def labels(families: list[Family], name: str, label: str) -> set[str]:
 def test_a_request_is_in_flight_until_it_ended() -> None:
     """A request counts as active between its start and its end, then by method, route, status."""
     metrics = Metrics()
-    metrics.request_started()
-    metrics.request_started()
+    metrics.active.add(1)
+    metrics.active.add(1)
+    metrics.active.add(-1)
     metrics.request_ended("POST", "/predict", 200, 0.02)
 
     families = metrics.snapshot()
@@ -70,7 +72,7 @@ def test_a_request_is_in_flight_until_it_ended() -> None:
 def test_buckets_are_opentelemetrys(seconds: float, first: str) -> None:
     """A duration falls into the first bucket that it does not exceed, and into all after it."""
     metrics = Metrics([("iris", "3")])
-    metrics.inference_ended("iris", "3", seconds, 1)
+    metrics.inference_ended(Outcome("iris", "3", seconds, 1))
 
     (family,) = (f for f in metrics.snapshot() if f["name"] == "mlguard_inference_duration_seconds")
     buckets = {s["labels"]["le"]: s["value"] for s in family["samples"] if "le" in s["labels"]}
@@ -90,14 +92,74 @@ def test_configured_models_begin_at_zero() -> None:
 def test_an_error_counts_no_rows() -> None:
     """A failed inference counts its error's class, and none of its rows."""
     metrics = Metrics([("iris", "3")])
-    metrics.inference_ended("iris", "3", 0.1, 5)
-    metrics.inference_ended("iris", "3", 0.1, 7, "ValueError")
+    metrics.inference_ended(Outcome("iris", "3", 0.1, 5))
+    metrics.inference_ended(Outcome("iris", "3", 0.1, 7, "ValueError"))
 
     families = metrics.snapshot()
 
     assert value(families, "mlguard_inference_rows_total") == 5
     assert value(families, "mlguard_inference_errors_total", error_type="ValueError") == 1
     assert value(families, "mlguard_inference_duration_seconds_count") == 2
+
+
+def test_first_bytes_have_their_own_times() -> None:
+    """The time to the first byte is told apart from the time to the last, where there was one."""
+    metrics = Metrics()
+    metrics.request_ended("GET", "/stream", 200, 9.0, 0.5)
+    metrics.request_ended("GET", "/stream", 499, 1.0, None)
+
+    families = metrics.snapshot()
+
+    seen = {"http_request_method": "GET", "http_route": "/stream"}
+    assert value(families, "mlguard_first_byte_seconds_count", **seen) == 1
+    assert value(families, "mlguard_first_byte_seconds_sum", **seen) == 0.5
+    assert value(families, "http_server_request_duration_seconds_sum", **seen) == 10.0
+
+
+def test_waiting_is_no_inference() -> None:
+    """The time before a model's handler begins is told apart from the model's own."""
+    metrics = Metrics([("iris", "3")])
+    metrics.inference_ended(Outcome("iris", "3", 0.1, 1, waited=2.0))
+    metrics.inference_ended(Outcome("iris", "3", 0.1, 1))
+
+    families = metrics.snapshot()
+
+    assert value(families, "mlguard_inference_wait_seconds_sum", model="iris") == 2.0
+    assert value(families, "mlguard_inference_wait_seconds_count", model="iris") == 1
+    assert value(families, "mlguard_inference_duration_seconds_count", model="iris") == 2
+
+
+def test_what_was_lost_is_counted() -> None:
+    """Records and spans that were dropped are counted."""
+    metrics = Metrics()
+    metrics.records_dropped(2)
+    metrics.spans_dropped(3)
+
+    families = metrics.snapshot()
+
+    assert value(families, "mlguard_records_dropped_total") == 2
+    assert value(families, "mlguard_spans_dropped_total") == 3
+
+
+def test_messages_of_websockets_are_counted_by_direction() -> None:
+    """Messages are counted by their route and by who sent them."""
+    metrics = Metrics()
+    metrics.messages("/chat", "received", 2)
+    metrics.messages("/chat", "sent", 3)
+
+    families = metrics.snapshot()
+
+    name = "mlguard_websocket_messages_total"
+    assert value(families, name, http_route="/chat", direction="received") == 2
+    assert value(families, name, http_route="/chat", direction="sent") == 3
+
+
+def test_a_snapshot_is_up_to_date() -> None:
+    """Whoever reads the numbers has them brought up to date first."""
+    metrics = Metrics([("iris", "3")])
+    metrics.before_snapshot = lambda: metrics.inference_ended(Outcome("iris", "3", 0.1, 7))
+
+    assert value(metrics.snapshot(), "mlguard_inference_rows_total") == 7
 
 
 def test_parts_are_counted() -> None:
@@ -128,10 +190,10 @@ def test_every_label_is_bounded() -> None:
     """However many methods, models, versions and error types come, the series stay few."""
     metrics = Metrics([("iris", "3")], max_versions=5)
     for i in range(200):
-        metrics.request_started()
+        metrics.active.add(1)
         metrics.request_ended(f"BREW{i}", "", 404, 0.1)
-        metrics.inference_ended("iris", str(i), 0.1, 1, f"Error{i}")
-        metrics.inference_ended(f"model{i}", str(i), 0.1, 1)
+        metrics.inference_ended(Outcome("iris", str(i), 0.1, 1, f"Error{i}"))
+        metrics.inference_ended(Outcome(f"model{i}", str(i), 0.1, 1))
         metrics.refused(f"model{i}", "quota_exceeded")
 
     families = metrics.snapshot()
@@ -153,7 +215,7 @@ def test_a_snapshot_survives_json_and_has_no_created_samples() -> None:
     """A snapshot is plain JSON, a user's own metrics are in it, creation times are not."""
     metrics = Metrics([("iris", "3")])
     Counter("own_total", "A user's.", registry=metrics.registry).inc()
-    metrics.inference_ended("iris", "3", 0.1, 1, None, TRACE)
+    metrics.inference_ended(Outcome("iris", "3", 0.1, 1), TRACE)
 
     families = metrics.snapshot()
 
@@ -166,7 +228,7 @@ def test_a_multiprocess_folder_changes_nothing(monkeypatch: pytest.MonkeyPatch) 
     """Two services in one process share nothing, whatever prometheus-client was told."""
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "/nowhere")
     one, other = Metrics([("iris", "3")]), Metrics([("iris", "3")])
-    one.inference_ended("iris", "3", 0.1, 1)
+    one.inference_ended(Outcome("iris", "3", 0.1, 1))
 
     assert value(one.snapshot(), "mlguard_inference_rows_total") == 1
     assert value(other.snapshot(), "mlguard_inference_rows_total") == 0
@@ -176,8 +238,8 @@ def test_merge_adds_counts_and_takes_the_worst_state() -> None:
     """Counts, histograms and requests in flight add up; a degraded part anywhere is degraded."""
     workers = [Metrics([("iris", "3")]) for _ in range(3)]
     for i, metrics in enumerate(workers):
-        metrics.request_started()
-        metrics.inference_ended("iris", "3", 0.1, 10**i)
+        metrics.active.add(1)
+        metrics.inference_ended(Outcome("iris", "3", 0.1, 10**i))
         metrics.set_degraded("companion", i == 1)
         metrics.set_drift_worker_up(False)
         Gauge("own", "A user's.", registry=metrics.registry).set(2)
@@ -197,7 +259,7 @@ def test_merge_adds_counts_and_takes_the_worst_state() -> None:
 def test_merge_leaves_what_it_was_given_alone() -> None:
     """Merging twice gives the same twice."""
     metrics = Metrics([("iris", "3")])
-    metrics.inference_ended("iris", "3", 0.1, 1, None, TRACE)
+    metrics.inference_ended(Outcome("iris", "3", 0.1, 1), TRACE)
     snapshot = metrics.snapshot()
 
     assert merge([snapshot, snapshot]) == merge([snapshot, snapshot])
@@ -210,7 +272,7 @@ def test_of_exemplars_the_newest_stays(newest_first: bool) -> None:
     snapshots = []
     for moment, trace in ((2.0, "newest"), (1.0, "older")):
         metrics = Metrics([("iris", "3")], clock=repeat(moment).__next__)
-        metrics.inference_ended("iris", "3", 0.1, 1, None, trace)
+        metrics.inference_ended(Outcome("iris", "3", 0.1, 1), trace)
         snapshots.append(metrics.snapshot())
 
     _, page = expose(merge(snapshots if newest_first else snapshots[::-1]), OPENMETRICS)
@@ -227,8 +289,8 @@ def test_of_exemplars_the_newest_stays(newest_first: bool) -> None:
 def test_openmetrics_where_it_is_asked_for() -> None:
     """Prometheus' own Accept header gets OpenMetrics, with exemplars and an end."""
     metrics = Metrics([("iris", "3")])
-    metrics.request_started()
-    metrics.request_ended("GET", "/", 200, 0.1, TRACE)
+    metrics.active.add(1)
+    metrics.request_ended("GET", "/", 200, 0.1, 0.05, TRACE)
 
     content_type, page = expose(metrics.snapshot(), OPENMETRICS)
 
@@ -253,7 +315,7 @@ def test_openmetrics_where_it_is_asked_for() -> None:
 def test_any_other_accept_header_gets_the_classic_text(accept: str) -> None:
     """A malformed Accept header never fails, nor comes back in the content type."""
     metrics = Metrics([("iris", "3")])
-    metrics.inference_ended("iris", "3", 0.1, 1, None, TRACE)
+    metrics.inference_ended(Outcome("iris", "3", 0.1, 1), TRACE)
 
     content_type, page = expose(metrics.snapshot(), accept)
 
@@ -265,7 +327,7 @@ def test_any_other_accept_header_gets_the_classic_text(accept: str) -> None:
 def test_an_exemplar_that_openmetrics_forbids_is_left_out() -> None:
     """An exemplar of more than 128 characters costs only itself."""
     metrics = Metrics([("iris", "3")])
-    metrics.inference_ended("iris", "3", 0.1, 1, None, "a" * 200)
+    metrics.inference_ended(Outcome("iris", "3", 0.1, 1), "a" * 200)
 
     _, page = expose(metrics.snapshot(), OPENMETRICS)
 

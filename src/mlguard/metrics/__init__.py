@@ -1,7 +1,7 @@
 """How long, how many, how bad?"""
 
 from mlguard.metrics.cells import Counters, Gauges, Histograms
-from mlguard.metrics.families import Family, expose, families, merge
+from mlguard.metrics.families import Family, content_type, expose, families, merge
 from mlguard.metrics.worker import METHODS, Metrics
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Gauges",
     "Histograms",
     "Metrics",
+    "content_type",
     "expose",
     "families",
     "merge",

@@ -10,7 +10,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from threading import Lock
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
@@ -19,6 +19,10 @@ from prometheus_client.samples import Exemplar
 # The boundaries that OpenTelemetry advises for HTTP durations, in seconds.
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.5, 2.0)
+
+
+Told: TypeAlias = dict[str, Any]
+"""A metric or a sample of one, ready for JSON, as `mlguard.metrics.Family` says."""
 
 
 class Number:
@@ -39,9 +43,9 @@ class Number:
         """Replace the number."""
         self.value = float(value)
 
-    def write(self, metric: Metric, name: str, labels: dict[str, str]) -> None:
-        """Add the sample to `metric`."""
-        metric.add_sample(name, labels, self.value)
+    def samples(self, name: str, labels: dict[str, str]) -> list[Told]:
+        """Tell the number."""
+        return [{"name": name, "labels": labels, "value": self.value}]
 
 
 class Reading:
@@ -52,20 +56,20 @@ class Reading:
     def __init__(self) -> None:
         self.read: Callable[[], float | None] = lambda: None
 
-    def write(self, metric: Metric, name: str, labels: dict[str, str]) -> None:
-        """Add the sample to `metric`, where there is something to read."""
+    def samples(self, name: str, labels: dict[str, str]) -> list[Told]:
+        """Tell the number, where there is something to read."""
         value = self.read()
-        if value is not None:
-            metric.add_sample(name, labels, value)
+        return [] if value is None else [{"name": name, "labels": labels, "value": value}]
 
 
 class Histogram:
     """Values counted by bucket, the last trace of each bucket beside it."""
 
-    __slots__ = ("_bounds", "_clock", "_counts", "_exemplars", "_lock", "_sum")
+    __slots__ = ("_bounds", "_clock", "_counts", "_exemplars", "_lock", "_names", "_sum")
 
     def __init__(self, bounds: Sequence[float], clock: Callable[[], float]) -> None:
         self._bounds = bounds
+        self._names = (*map(str, bounds), "+Inf")
         self._clock = clock
         self._lock = Lock()
         self._counts = [0] * (len(bounds) + 1)
@@ -81,25 +85,33 @@ class Histogram:
             if trace_id:
                 self._exemplars[bucket] = (trace_id, value, self._clock())
 
-    def write(self, metric: Metric, name: str, labels: dict[str, str]) -> None:
-        """Add the samples to `metric`: each bucket counts what the ones before it do."""
+    def samples(self, name: str, labels: dict[str, str]) -> list[Told]:
+        """Tell the numbers: each bucket counts what the ones before it do."""
         with self._lock:
             counts, exemplars, total = self._counts.copy(), self._exemplars.copy(), self._sum
-        seen = 0
-        bounds = (*map(str, self._bounds), "+Inf")
-        for le, count, kept in zip(bounds, counts, exemplars, strict=True):
+        seen, bucket = 0, f"{name}_bucket"
+        found: list[Told] = []
+        for le, count, kept in zip(self._names, counts, exemplars, strict=True):
             seen += count
-            exemplar = kept and Exemplar({"trace_id": kept[0]}, kept[1], kept[2])
-            metric.add_sample(f"{name}_bucket", {**labels, "le": le}, seen, None, exemplar)
-        metric.add_sample(f"{name}_count", labels, seen)
-        metric.add_sample(f"{name}_sum", labels, total)
+            told: Told = {"name": bucket, "labels": {**labels, "le": le}, "value": seen}
+            if kept is not None:
+                trace_id, value, moment = kept
+                told["exemplar"] = {
+                    "labels": {"trace_id": trace_id},
+                    "value": value,
+                    "timestamp": moment,
+                }
+            found.append(told)
+        found.append({"name": f"{name}_count", "labels": labels, "value": seen})
+        found.append({"name": f"{name}_sum", "labels": labels, "value": total})
+        return found
 
 
 class Cell(Protocol):
     """What holds the number of one label set."""
 
-    def write(self, metric: Metric, name: str, labels: dict[str, str]) -> None:
-        """Add the samples to `metric`."""
+    def samples(self, name: str, labels: dict[str, str]) -> list[Told]:
+        """Tell the numbers of one label set."""
 
 
 C = TypeVar("C", bound=Cell)
@@ -130,14 +142,28 @@ class _Labelled(Collector, Generic[C]):
         # prometheus-client keeps a counter's name without the suffix of its samples.
         return [Metric(self._name.removesuffix("_total"), self._text, self._kind)]
 
-    def collect(self) -> Iterator[Metric]:
-        (metric,) = self.describe()
+    def told(self) -> Told | None:
+        """Tell all that it counts, ready for JSON; None where that is nothing."""
         with self._lock:
             cells = list(self._cells.items())
+        samples: list[Told] = []
         for values, cell in cells:
-            cell.write(metric, self._name, dict(zip(self._labels, values, strict=True)))
-        if metric.samples:
-            yield metric
+            samples += cell.samples(self._name, dict(zip(self._labels, values, strict=True)))
+        if not samples:
+            return None
+        name = self._name.removesuffix("_total")
+        return {"name": name, "type": self._kind, "help": self._text, "samples": samples}
+
+    def collect(self) -> Iterator[Metric]:
+        told = self.told()
+        if told is None:
+            return
+        (metric,) = self.describe()
+        for s in told["samples"]:
+            kept = s.get("exemplar")
+            exemplar = kept and Exemplar(kept["labels"], kept["value"], kept["timestamp"])
+            metric.add_sample(s["name"], s["labels"], s["value"], None, exemplar)
+        yield metric
 
 
 class Counters(_Labelled[Number]):

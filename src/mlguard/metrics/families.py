@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
 from prometheus_client import Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar, Sample
+
+from mlguard.metrics.page import write
 
 Family: TypeAlias = dict[str, Any]
 """One metric, ready for JSON: `name`, `type`, `help` and `samples`, each with `name`, `labels`,
@@ -20,6 +22,7 @@ _Key: TypeAlias = tuple[str, tuple[tuple[str, str], ...]]
 # A state is as bad as in the worst worker, or as good as in the only one that knows.
 _LARGEST = {"mlguard_degraded", "mlguard_drift_worker_up", "mlguard_keys_age_seconds"}
 _LARGEST_TYPES = {"info", "stateset"}
+_LONGEST_ACCEPT = 512  # characters
 _MAX_EXEMPLAR = 128  # characters, by OpenMetrics
 _TIDY = re.compile(r"[a-z/-]+; version=\d+\.\d+\.\d+; charset=utf-8(; escaping=[a-z0-9-]+)?")
 
@@ -83,21 +86,47 @@ def _moment(sample: dict[str, Any]) -> float:
     return (sample.get("exemplar") or {}).get("timestamp") or 0.0
 
 
+def content_type(accept: str) -> str:
+    """Choose the format that an Accept header asks for."""
+    return _encoder(accept)[1]
+
+
 def expose(families: Iterable[Family], accept: str = "") -> tuple[str, bytes]:
     """Return content type and body, in the format that the Accept header asks for.
 
     OpenMetrics, which alone carries exemplars, where it is asked for; else the classic text.
     """
-    encode, content_type = choose_encoder("")
+    encode, kind = _encoder(accept)
+
+    def library(some: Iterable[Family]) -> bytes:
+        return encode(_Written(some))
+
+    if "escaping=allow-utf-8" in kind:
+        return kind, library(families)
+    known = [_with_short_exemplars(family) for family in families]
+    return kind, write(known, library, has_exemplars=kind.startswith("application/openmetrics"))
+
+
+def _encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:
     try:
-        asked, asked_type = choose_encoder(accept)
+        encode, kind = choose_encoder(accept[:_LONGEST_ACCEPT])
     except (TypeError, ValueError):  # a version that is none
-        pass
-    else:
-        # The version is echoed from the header: only one that looks like a version.
-        if _TIDY.fullmatch(asked_type):
-            encode, content_type = asked, asked_type
-    return content_type, encode(_Written(families))
+        return choose_encoder("")
+    # The version is echoed from the header: only one that looks like a version.
+    return (encode, kind) if _TIDY.fullmatch(kind) else choose_encoder("")
+
+
+def _with_short_exemplars(family: Family) -> Family:
+    """Leave out the exemplars that are too long to be told."""
+    if not any("exemplar" in s and _exemplar(s["exemplar"]) is None for s in family["samples"]):
+        return family
+    return {
+        **family,
+        "samples": [
+            {k: v for k, v in s.items() if k != "exemplar" or _exemplar(v)}
+            for s in family["samples"]
+        ],
+    }
 
 
 class _Written(Collector):

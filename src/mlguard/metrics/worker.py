@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry
+from prometheus_client.registry import Collector
 
+from mlguard.messages import Outcome
 from mlguard.metrics.cells import SHARES, Counters, Gauges, Histogram, Histograms, Number, Readings
 from mlguard.metrics.families import Family, families
 
@@ -23,6 +25,7 @@ _VERSIONED = ("model", "version")
 
 class _Inference(NamedTuple):
     seconds: Histogram
+    wait: Histogram
     rows: Number
 
 
@@ -31,10 +34,28 @@ def degraded() -> Gauges:
     return Gauges("mlguard_degraded", "1 while a part works less well than configured.", ("part",))
 
 
+class _Registry(CollectorRegistry):
+    """Knows what else was registered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.others: list[Collector] = []
+
+    def register(self, collector: Collector) -> None:
+        super().register(collector)
+        self.others.append(collector)
+
+    def unregister(self, collector: Collector) -> None:
+        super().unregister(collector)
+        self.others.remove(collector)
+
+
 class Metrics:
     """Count what a worker does; every label is bounded, whatever clients send.
 
     Attributes:
+        active: Counts the requests in flight.
+        before_snapshot: Brings the numbers up to date.
         registry: Holds this service's metrics and no one else's; what a user registers here is
             added up over the workers and exposed with the rest.
     """
@@ -47,13 +68,17 @@ class Metrics:
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Begin at zero for the `models`, pairs of name and version."""
-        self.registry = CollectorRegistry()
+        self.registry = _Registry()
+        self.before_snapshot: Callable[[], None] = lambda: None
         self._max_versions = max_versions
         self._versions: dict[str, set[str]] = {}
         self._error_types: set[str] = set()
         self._declare(clock)
-        self._active = self._active_requests.cell()
+        self.active = self._active_requests.cell()
         self._requests: dict[tuple[str, str, int], Histogram] = {}
+        self._first_bytes: dict[tuple[str, str], Histogram] = {}
+        self._outcomes: dict[str, Number] = {}
+        self._versioned: dict[tuple[Counters, str, str], Number] = {}
         self._inferences: dict[tuple[str, str], _Inference] = {}
         pairs = tuple(models)
         for name, _ in pairs:
@@ -66,6 +91,30 @@ class Metrics:
             "http_server_request_duration_seconds",
             "Time from the first byte of a request to the last of its response, in seconds.",
             ("http_request_method", "http_route", "http_response_status_code"),
+            clock=clock,
+        )
+        self._first_byte = Histograms(
+            "mlguard_first_byte_seconds",
+            "Time from the first byte of a request to the first of its response, in seconds.",
+            ("http_request_method", "http_route"),
+            clock=clock,
+        )
+        self._messages = Counters(
+            "mlguard_websocket_messages_total",
+            "Messages of WebSockets, by who sent them.",
+            ("http_route", "direction"),
+        )
+        self._records_dropped = Counters(
+            "mlguard_records_dropped_total",
+            "Ended requests whose metrics and spans were dropped, as too many waited.",
+        )
+        self._spans_dropped = Counters(
+            "mlguard_spans_dropped_total", "Spans that never reached the receiver."
+        )
+        self._wait = Histograms(
+            "mlguard_inference_wait_seconds",
+            "Time between the decision and the model's handler: for a thread, for dependencies.",
+            _VERSIONED,
             clock=clock,
         )
         self._active_requests = Gauges("http_server_active_requests", "Requests in flight.")
@@ -131,8 +180,10 @@ class Metrics:
         self._worker_up = Gauges(
             "mlguard_drift_worker_up", "1 while drift checks are ready to run."
         )
-        for collector in (
+        self._own = (
             *(self._http, self._active_requests, self._seconds, self._rows, self._errors),
+            *(self._first_byte, self._messages, self._wait),
+            *(self._records_dropped, self._spans_dropped),
             *(
                 self._auth,
                 self._keys_age,
@@ -145,20 +196,23 @@ class Metrics:
                 self._unread,
             ),
             *(self._observed, self._sampled, self._dropped, self._worker_up),
-        ):
-            self.registry.register(collector)
+        )
+        for labelled in self._own:
+            self.registry.register(labelled)
+        self.registry.others.clear()
 
     # ---- what happened
 
-    def request_started(self) -> None:
-        """Count a request that is in flight."""
-        self._active.add(1)
-
     def request_ended(
-        self, method: str, route: str, status: int, seconds: float, trace_id: str | None = None
+        self,
+        method: str,
+        route: str,
+        status: int,
+        seconds: float,
+        first: float | None = None,
+        trace_id: str | None = None,
     ) -> None:
-        """Count a request that was in flight; `route` is the template, "" where none matched."""
-        self._active.add(-1)
+        """Count a request; `route` is the template, "" where none matched."""
         if method not in METHODS:
             method = OTHER
         latency = self._requests.get((method, route, status))
@@ -166,27 +220,42 @@ class Metrics:
             latency = self._http.cell(method, route, str(status))
             self._requests[method, route, status] = latency
         latency.observe(seconds, trace_id)
+        if first is not None:
+            byte = self._first_bytes.get((method, route))
+            if byte is None:
+                byte = self._first_bytes[method, route] = self._first_byte.cell(method, route)
+            byte.observe(first, trace_id)
 
-    def inference_ended(
-        self,
-        model: str,
-        version: str,
-        seconds: float,
-        rows: int,
-        error_type: str | None = None,
-        trace_id: str | None = None,
-    ) -> None:
+    def messages(self, route: str, direction: str, number: int) -> None:
+        """Count messages of a WebSocket, "sent" or "received"."""
+        self._messages.cell(route, direction).add(number)
+
+    def records_dropped(self, number: int) -> None:
+        """Count ended requests that were not observed."""
+        self._records_dropped.cell().add(number)
+
+    def spans_dropped(self, number: int) -> None:
+        """Count spans that were not exported."""
+        self._spans_dropped.cell().add(number)
+
+    def inference_ended(self, outcome: Outcome, trace_id: str | None = None) -> None:
         """Count an inference: its rows where it answered, else the class name of its error."""
+        model, version = outcome.model, outcome.version
         inference = self._inferences.get((model, version)) or self._begin(model, version)
-        inference.seconds.observe(seconds, trace_id)
-        if error_type is None:
-            inference.rows.add(rows)
+        inference.seconds.observe(outcome.seconds, trace_id)
+        if outcome.waited is not None:
+            inference.wait.observe(outcome.waited, trace_id)
+        if outcome.error_type is None:
+            inference.rows.add(outcome.rows)
         else:
-            self._errors.cell(*self._known(model, version), self._error(error_type)).add()
+            self._errors.cell(*self._known(model, version), self._error(outcome.error_type)).add()
 
     def authenticated(self, outcome: str) -> None:
         """Count an authentication by its outcome: a code of ours, never a client's word."""
-        self._auth.cell(outcome).add()
+        cell = self._outcomes.get(outcome)
+        if cell is None:
+            cell = self._outcomes[outcome] = self._auth.cell(outcome)
+        cell.add()
 
     def keys_fetched(self, result: str) -> None:
         """Count a fetch of an issuer's keys by its result: "ok", or why there was none."""
@@ -222,11 +291,11 @@ class Metrics:
 
     def rows_observed(self, model: str, version: str, rows: int) -> None:
         """Count rows that the model was asked."""
-        self._observed.cell(*self._known(model, version)).add(rows)
+        self._cell(self._observed, model, version).add(rows)
 
     def rows_sampled(self, model: str, version: str, rows: int) -> None:
         """Count rows that were handed to the drift check."""
-        self._sampled.cell(*self._known(model, version)).add(rows)
+        self._cell(self._sampled, model, version).add(rows)
 
     def rows_dropped(self, model: str, version: str, reason: str, rows: int = 1) -> None:
         """Count sampled rows that never reached a drift check."""
@@ -238,14 +307,28 @@ class Metrics:
 
     def snapshot(self) -> list[Family]:
         """Write down all numbers, ready for JSON, `merge` and `expose`."""
-        return families(self.registry)
+        self.before_snapshot()
+        own = [told for labelled in self._own if (told := labelled.told()) is not None]
+        return own + [f for other in self.registry.others for f in families(other)]
 
     # ---- the bounds of labels
 
     def _begin(self, model: str, version: str) -> _Inference:
         known = self._known(model, version)
-        inference = _Inference(self._seconds.cell(*known), self._rows.cell(*known))
+        inference = _Inference(
+            self._seconds.cell(*known), self._wait.cell(*known), self._rows.cell(*known)
+        )
         return self._inferences.setdefault(known, inference)
+
+    def _cell(self, family: Counters, model: str, version: str) -> Number:
+        """Find a cell without a lock; those of versions beyond the bound are found with one."""
+        cell = self._versioned.get((family, model, version))
+        if cell is None:
+            known = self._known(model, version)
+            cell = family.cell(*known)
+            if known == (model, version):
+                self._versioned[family, model, version] = cell
+        return cell
 
     def _model(self, name: str) -> str:
         return name if name in self._versions or not name else OTHER
