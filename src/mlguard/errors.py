@@ -6,6 +6,7 @@ MLGuardError
  ├─ MissingExtra         a part that is switched on needs packages that are not installed
  ├─ UnknownModel         a handler names a model that the settings do not have
  ├─ BlockingCall         the blocking form of a call was used where an event loop runs
+ ├─ ProtocolError        an adapter reported what cannot follow
  └─ Refused              the caller may not go on: carries the Deny, which becomes the answer
 """
 
@@ -52,6 +53,10 @@ class UnknownModel(MLGuardError):
 
 class BlockingCall(MLGuardError):
     """A blocking form was used on an event loop; the message names the form to use."""
+
+
+class ProtocolError(MLGuardError):
+    """An adapter reported an event that cannot follow what it reported before."""
 
 
 class Refused(MLGuardError):

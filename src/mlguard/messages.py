@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from enum import Enum
 from threading import Semaphore
 from typing import Any
 
@@ -13,27 +14,51 @@ from mlguard.ledger.orders import Ledger, Order
 Headers = tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
     """A request as the core sees it, whichever framework received it.
 
+    `Exchange.opened` refuses what is too long, before anybody else looks at it.
+
     Attributes:
         method: The method as sent.
+        path: The decoded path, that of mounts included.
+        query: The raw query string.
+        scheme: As the server says: "http", "https", "ws" or "wss".
+        host: The Host header, "" without one.
+        server: The address and port where the server says it listens.
+        protocol: The version of HTTP, as "1.1".
         peer: The address that opened the connection, "" where the server does not say.
+        peer_port: Its port.
         forwarded: Each X-Forwarded-For header, in order.
         authorization: Each Authorization header, in order.
         user_agent: The User-Agent header, "" without one.
         content_length: The announced bytes of the body, None without or with a nonsensical one.
-        query: The raw query string.
+        has_body: Whether a body is announced, of whatever length.
+        uri: Characters of path and query; of the query itself, only the beginning is kept.
+        longest: Bytes of the longest header among those that are read.
+        carrier: The headers that continue a trace, by their names in lower case; None without any.
+        is_websocket: Whether it is a handshake.
     """
 
     method: str
+    path: str = "/"
+    query: str = field(default="", repr=False)
+    scheme: str = "http"
+    host: str = ""
+    server: tuple[str, int | None] | None = None
+    protocol: str = ""
     peer: str = ""
+    peer_port: int | None = None
     forwarded: tuple[str, ...] = ()
     authorization: tuple[str, ...] = field(default=(), repr=False)
     user_agent: str = ""
     content_length: int | None = None
-    query: str = field(default="", repr=False)
+    has_body: bool = False
+    uri: int = 0
+    longest: int = 0
+    carrier: Mapping[str, str] | None = None
+    is_websocket: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,21 +137,29 @@ class Inference:
     seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outcome:
     """How an inference ended, for the observers.
 
     Attributes:
-        inference: What ran.
+        model: The model's name.
+        version: The version that answered.
         seconds: How long it ran.
+        rows: How many rows it answered, 0 where it failed.
         error_type: The class of the exception or the 5xx status, None where it answered.
-        trace_id: The sampled trace, 32 hex digits, None where there is none.
+        waited: Seconds between the decision and the handler, None where nothing was between.
+        sampled: The rows that the drift check gets, as they came.
+        is_observed: Whether its rows are among those that the drift check samples from.
     """
 
-    inference: Inference
+    model: str
+    version: str
     seconds: float
+    rows: int = 0
     error_type: str | None = None
-    trace_id: str | None = None
+    waited: float | None = None
+    sampled: tuple[Any, ...] = ()
+    is_observed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,25 +196,35 @@ class Debit:
 
 @dataclass(frozen=True, slots=True)
 class ReadBody:
-    """Asks a driver for the request's body, parsed as JSON.
+    """Asks a driver for the bytes of the request's body; the handler still gets every one.
 
-    The driver sends back a `Body`. The handler still gets every byte.
+    The driver sends back the bytes, or a `Cut`.
 
     Attributes:
         limit: Bytes read at most.
+        seconds: How long that may take.
     """
 
     limit: int
+    seconds: float
+
+
+class Cut(Enum):
+    """Why a body was not read to its end."""
+
+    TOO_LARGE = "larger than the limit"
+    TOO_SLOW = "not there in time"
+    LEFT = "its client left"
 
 
 @dataclass(frozen=True, slots=True)
-class Body:
-    """A request's body as far as it could be read.
+class Compute:
+    """Asks a driver to run what would hold up an event loop.
+
+    The driver sends back what the function returns.
 
     Attributes:
-        too_large: Whether it is larger than the limit.
-        value: The parsed JSON, None where it is none.
+        function: Takes nothing.
     """
 
-    too_large: bool = False
-    value: Any = None
+    function: Callable[[], Any]

@@ -83,11 +83,13 @@ class Rehearsal:
     @property
     def spans(self) -> list[ReadableSpan]:
         """The spans that have ended, oldest first."""
+        self._service.flush()
         return list(self._exporter.get_finished_spans())
 
     @property
     def sampled(self) -> list[tuple[str, str, list[Any]]]:
         """The rows sampled for the drift check: model, version, values."""
+        self._service.flush()
         return list(self._rows)
 
     def metric(self, name: str, **labels: str) -> float:

@@ -284,9 +284,7 @@ def test_an_instrumented_app_is_joined(*, late: bool) -> None:
     theirs = [s.name for s in exporter.get_finished_spans() if s.kind.name == "SERVER"]
     ours = [s.name for s in rehearsal.spans]
 
-    assert (theirs, ours) == (
-        ([], ["inference sum", "POST /predict"]) if late else (["POST /predict"], ["inference sum"])
-    )
+    assert (theirs, ours) == (["POST /predict"], ["inference sum"])
 
 
 def test_proxy_fix_outside_is_welcome() -> None:

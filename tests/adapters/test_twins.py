@@ -23,7 +23,6 @@ from jose import jwk, jwt
 
 import mlguard_fastapi as fastapi_adapter
 import mlguard_flask as flask_adapter
-from mlguard.messages import Inference
 from mlguard.testing import Rehearsal
 from tests.adapters import common, test_fastapi, test_flask
 from tests.adapters.common import ROWS
@@ -224,10 +223,10 @@ def test_a_failing_observer_fails_no_request(module: Any) -> None:
     client, rehearsal = module.guarded(app)
     service = (app.state.mlguard if module is test_fastapi else app.extensions["mlguard"]).service
 
-    def fail(inference: Inference) -> None:
+    def fail(*_: object) -> None:
         raise MemoryError
 
-    service.guard.models["sum"].observe = fail
+    service.metrics.inference_ended = fail
     answer = client.post("/predict", json=module.ROWS, headers=rehearsal.headers())
 
     assert answer.status_code == 200

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import pytest
 
 from mlguard import revocations
+from mlguard.messages import Outcome
 from mlguard.metrics import Family, Metrics
 from mlguard.revocations import Revocation, Revocations, RevocationsFull
 from mlguard.runtime.companion import Companion, CompanionConfig, DriftModel, outbox
@@ -99,7 +100,7 @@ class Alone:
         )
 
     def predict(self, rows: int) -> None:
-        self.metrics.inference_ended("iris", "3", 0.1, rows)
+        self.metrics.inference_ended(Outcome("iris", "3", 0.1, rows))
 
     def revoke(self, *names: str) -> None:
         self.companion.revoke([of_token(name) for name in names])
@@ -544,6 +545,7 @@ class TestRevocations:
         assert [r.jti for r in alone.companion.known_revocations()] == rest
 
         alone.companion.start()
+        eventually(lambda: alone.states[-1:] == [True])  # else who waits writes it down itself
         alone.revoke("new")
         eventually(alone.has_handed_over)
         alone.companion.close()
@@ -807,8 +809,8 @@ class TestOperators:
 def test_requests_in_flight_of_the_dead_are_forgotten() -> None:
     """Only counts outlive a process, and they outlive the companion."""
     metrics = Metrics([("iris", "3")])
-    metrics.request_started()
-    metrics.inference_ended("iris", "3", 0.1, 2)
+    metrics.active.add(1)
+    metrics.inference_ended(Outcome("iris", "3", 0.1, 2))
     totals = Totals()
     totals.put(Process(2**30, "1"), "dead", metrics.snapshot())
     assert value(totals.families(), "http_server_active_requests") == 1

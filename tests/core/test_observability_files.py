@@ -16,7 +16,12 @@ TESTS = ROOT / "tests" / "data" / "alerts_test.yml"
 METRICS = {
     "http_server_request_duration_seconds",
     "http_server_active_requests",
+    "mlguard_first_byte_seconds",
+    "mlguard_websocket_messages_total",
+    "mlguard_records_dropped_total",
+    "mlguard_spans_dropped_total",
     "mlguard_inference_duration_seconds",
+    "mlguard_inference_wait_seconds",
     "mlguard_inference_rows_total",
     "mlguard_inference_errors_total",
     "mlguard_auth_total",

@@ -1,20 +1,27 @@
 """In which order? The only package that knows all parts."""
 
+from mlguard.guard.answer import HeldAnswer
+from mlguard.guard.bound import BoundRoute
+from mlguard.guard.deadlines import Deadlines
 from mlguard.guard.exchange import Exchange, Steps, watched
-from mlguard.guard.guard import Guard
-from mlguard.guard.plan import Offer
-from mlguard.guard.run import Run
+from mlguard.guard.guard import Guard, reset
+from mlguard.guard.inference import InferenceContext
+from mlguard.guard.models import Offer
 from mlguard.guard.scopes import checked_scopes, demanded, demanding, mark
 
 __all__ = [
+    "BoundRoute",
+    "Deadlines",
     "Exchange",
     "Guard",
+    "HeldAnswer",
+    "InferenceContext",
     "Offer",
-    "Run",
     "Steps",
     "checked_scopes",
     "demanded",
     "demanding",
     "mark",
+    "reset",
     "watched",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
+from typing import Protocol
 
 from mlguard import refusals
 from mlguard.auth import Authenticator
@@ -11,17 +12,34 @@ from mlguard.guard.parts import Parts
 from mlguard.messages import Call, Deny, FetchKeys, Principal
 
 
-def identify(parts: Parts, call: Call) -> Generator[FetchKeys, None, Principal | Deny]:
-    """Find out who calls, or why that cannot be told."""
+class Asker(Protocol):
+    """Whose request it is, as far as the network tells."""
+
+    @property
+    def client(self) -> str:
+        """The client's network."""
+
+
+def recall(parts: Parts, call: Call, asker: Asker) -> Principal | Deny | None:
+    """Say who calls where nobody has to wait for that; None where `identify` must find out."""
     if parts.authenticator is None:
-        return anonymous(parts, call)
+        return anonymous(parts, asker.client)
     credential = parts.authenticator.credential(call.authorization)
     if isinstance(credential, Deny):
         return credential
-    known = parts.authenticator.known(credential, parts.clock())
-    if known is not None:
-        return known
-    client = parts.proxies.client(call.peer, call.forwarded)
+    return parts.authenticator.known(credential, parts.clock())
+
+
+def identify(
+    parts: Parts, call: Call, asker: Asker
+) -> Generator[FetchKeys, None, Principal | Deny]:
+    """Find out who calls, or why that cannot be told, where `recall` cannot."""
+    if parts.authenticator is None:
+        return anonymous(parts, asker.client)
+    credential = parts.authenticator.credential(call.authorization)
+    if isinstance(credential, Deny):
+        return credential
+    client = asker.client
     wait = parts.failures.wait(client)
     if wait:  # who is known has passed, whatever others at the same address do
         parts.throttled(client)
@@ -32,9 +50,8 @@ def identify(parts: Parts, call: Call) -> Generator[FetchKeys, None, Principal |
     return who
 
 
-def anonymous(parts: Parts, call: Call) -> Principal:
+def anonymous(parts: Parts, client: str) -> Principal:
     """Name who pays where nobody is authenticated: the client's network."""
-    client = parts.proxies.client(call.peer, call.forwarded)
     return Principal("", client, pseudonym=parts.pseudonym(("", "", client)))
 
 

@@ -1,32 +1,75 @@
-"""What happens around one request?"""
+"""What happens around one request? Its whole life, from the first byte to the last.
+
+    OPEN ──matched──► DECIDED ──started──► STARTED ──chunk, …──► ENDED
+      └────────────────started───────────────┘           ▲
+                 ended · closed, from anywhere ──────────┘
+
+An adapter reports what happened; what is returned is what it has to do. What cannot follow is a
+`ProtocolError`. A request ends once, whatever its server does or fails to do.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
 from mlguard import refusals
-from mlguard.auth import Verification
-from mlguard.guard.callers import anonymous, identify, lacking, lapsed
-from mlguard.guard.fare import Fare
+from mlguard.bodies import Reading
+from mlguard.errors import ProtocolError, Refused
+from mlguard.guard.answer import HeldAnswer
+from mlguard.guard.bound import BoundRoute
+from mlguard.guard.callers import anonymous, identify, lacking, lapsed, recall
+from mlguard.guard.charges import Charges
+from mlguard.guard.inference import InferenceContext
 from mlguard.guard.parts import Parts
-from mlguard.guard.plan import Plan
-from mlguard.guard.run import Run
-from mlguard.messages import Body, Call, Debit, Deny, FetchKeys, Headers, Principal, ReadBody
-from mlguard.quotas import Admission, Demand, RouteLimit
-from mlguard.tracing import redacted, reset, sampled_trace, trace_id
+from mlguard.guard.record import Record
+from mlguard.messages import (
+    Call,
+    Compute,
+    Cut,
+    Debit,
+    Deny,
+    FetchKeys,
+    Headers,
+    Outcome,
+    Principal,
+    ReadBody,
+)
+from mlguard.quotas import Admission, Charged, Demand, RouteLimit
+from mlguard.tracing import (
+    answer_attributes,
+    class_name,
+    is_in_server_span,
+    redacted,
+    sampled_trace,
+    trace_id,
+)
 
-LONGEST_ATTRIBUTE = 256  # characters of what a client wrote
+LEFT = 499
 SWITCHING = 101
+LARGE = 256 * 1024
+"""Bytes from which parsing would hold up an event loop noticeably."""
 
-Steps = Generator[ReadBody | FetchKeys | Debit, Any, Deny | None]
+Steps = Generator[ReadBody | FetchKeys | Debit | Compute, Any, Deny | None]
 """A decision in the making: yields what it needs of the outside, returns the refusal, if any."""
+
+OPEN, DECIDED, STARTED, ENDED = "open", "decided", "started", "ended"
+
+_FOLLOWS = {
+    OPEN: frozenset(("matched", "skipped", "started", "left", "failed")),
+    DECIDED: frozenset(("matched", "skipped", "started", "left", "failed")),
+    STARTED: frozenset(("started", "chunk", "left", "failed")),
+    ENDED: frozenset(("left", "failed")),
+}
 
 watched: ContextVar[Exchange | None] = ContextVar("mlguard_watched", default=None)
 """The request that some guard watches around an app which is called without its scope."""
@@ -36,100 +79,187 @@ class Exchange:
     """One request and its answer.
 
     Attributes:
+        call: The request.
         principal: Who calls, once decided.
         deny: The refusal, where there is one.
         decided: Whether a decision was made about what is being dispatched.
+        dispatched: Whether a router of a guarded app was asked.
         depth: In how many handlers of decided routes it is: what they dispatch is theirs.
+        is_cut: Whether what has begun to leave must not end as if it were whole.
         run: The inference that the settings place on this route, while it lasts.
-        route: The framework's template, "" where nothing matched.
+        bound: The matched route.
+        finish_joined: Ends the server span that somebody else opened, where that is left to us.
+        request: The request as the framework shows it to its handler, None where there is none.
         span: The server span, an invalid one where there is none.
     """
 
     __slots__ = (
         "_began",
-        "_call",
-        "_closed",
-        "_fare",
+        "_charges",
+        "_client",
+        "_error",
+        "_first",
+        "_has_left",
+        "_has_sent",
+        "_outcomes",
+        "_owns_span",
         "_parts",
+        "_phase",
+        "_raised",  # what a handler is stopped by, whatever catches it there
+        "_replaces",
+        "_spans",
+        "_status",
         "_stranger",
-        "_tokens",
+        "bound",
+        "call",
         "decided",
         "deny",
         "depth",
+        "dispatched",
+        "finish_joined",
+        "is_cut",
         "principal",
-        "route",
+        "request",
         "run",
         "span",
     )
 
     def __init__(self, parts: Parts, call: Call) -> None:
         self._parts = parts
-        self._call = call
+        self.call = call
         self._began = parts.timer()
-        self._closed = False
-        self._tokens: list[Token[Any]] = []
-        self.decided = False
+        self._phase = OPEN
+        self._status = 0
+        self._first: float | None = None
+        self._has_left = self._has_sent = self._replaces = self.is_cut = False
+        self._error: BaseException | None = None
+        self._raised: Deny | None = None
+        self._client: str | None = None
+        self._stranger: Principal | None = None
+        self._charges = Charges(parts)
+        self._outcomes: list[Outcome] = []
+        self._spans: list[Span] = []
+        self._owns_span = False
+        self.decided = self.dispatched = False
         self.depth = 0
         self.deny: Deny | None = None
-        self._stranger: Principal | None = None
-        self._fare = Fare(parts)
         self.principal: Principal | None = None
-        self.route = ""
-        self.run: Run | None = None
+        self.bound = parts.unmatched
+        self.request: Any = None
+        self.finish_joined: Callable[[], None] | None = None
+        self.run: InferenceContext | None = None
         self.span: Span = trace.INVALID_SPAN
-        parts.metrics.request_started()
+        parts.metrics.active.add(1)
 
-    def adopt(self, span: Span) -> None:
-        """Take the server span that the framework's instrumentation opened.
+    # ---- the server span
 
-        What one framework's instrumentation tells and another's does not is told here; the values
-        of the query leave the span, since they may hold secrets.
+    def open_span(self, *, is_last: bool = False) -> Context | None:
+        """Take the server span that somebody has opened around, or open it, once.
+
+        Args:
+            is_last: Whether nobody within opens it any more, if it is not ours to do.
+
+        Returns:
+            The context in which ours is the current one, to be attached around the app.
+        """
+        if self.has_span:
+            return None
+        if is_in_server_span():
+            self._join(trace.get_current_span())
+        elif self._parts.tracing.owns_server_spans or (is_last and self._parts.tracing.provider):
+            return self._open_span()
+        return None
+
+    @property
+    def has_span(self) -> bool:
+        """Whether the server span is known."""
+        return self._owns_span or self.span is not trace.INVALID_SPAN
+
+    def _open_span(self) -> Context:
+        parts, call = self._parts, self.call
+        began = time.time_ns() - int((parts.timer() - self._began) * 1e9)
+        self._owns_span = True
+        self.span, context = parts.tracing.server_span(
+            call, trusted=parts.proxies.trusts(call.peer), client=self.client, start_ns=began
+        )
+        return context
+
+    def _join(self, span: Span) -> None:
+        """Take a server span that somebody else ends.
+
+        The values of the query leave it, since they may hold secrets.
         """
         self.span = span
-        if not span.is_recording():
-            return
-        call = self._call
-        told: dict[str, str] = {}
-        if call.query:
-            told["url.query"] = redacted(call.query)
-        if call.user_agent:
-            told["user_agent.original"] = call.user_agent[:LONGEST_ATTRIBUTE]
-        client = self._parts.proxies.client(call.peer, call.forwarded)
-        if client:
-            told["client.address"] = client
-        span.set_attributes(told)
+        if span.is_recording():
+            told = {"client.address": self.client} if self.client else {}
+            if self.call.query:
+                told["url.query"] = redacted(self.call.query)
+            span.set_attributes(told)
 
-    def decide(
-        self,
-        route: str | None,
-        scopes: frozenset[str] = frozenset(),
-        limits: Sequence[RouteLimit] = (),
-    ) -> Steps:
+    # ---- opened
+
+    def opened(self) -> Deny | None:
+        """Refuse what is too long to be looked at by anybody."""
+        service, call = self._parts.settings.service, self.call
+        if call.uri > service.max_uri:
+            self.deny = refusals.uri_too_long(service.max_uri)
+        elif call.longest > service.max_header:
+            self.deny = refusals.header_too_large(service.max_header)
+        else:
+            return None
+        self.decided = True
+        self._phase = DECIDED
+        return self.deny
+
+    # ---- matched: the decision
+
+    def bind(self, host: str, template: str, scopes: frozenset[str]) -> BoundRoute:
+        """Say what holds for a route, by the settings of whoever watches this request."""
+        return self._parts.bind(host, template, scopes)
+
+    @property
+    def unmatched(self) -> BoundRoute:
+        """What holds where no route matched."""
+        return self._parts.unmatched
+
+    def dispatching(self) -> None:
+        """A router is asked, and nothing is decided yet of what it dispatches."""
+        self.dispatched = True
+        if not self.depth:
+            self.decided = False
+
+    def matched(self, bound: BoundRoute, limits: Sequence[RouteLimit] = ()) -> Steps:
         """Decide, when the framework has matched the route and before its handler runs.
 
         Each dispatch is decided: a middleware may dispatch one request twice, on other paths too.
 
         Args:
-            route: The matched template, None where nothing matched.
-            scopes: What its handler demands beyond the settings.
+            bound: The route; `parts.unmatched` where nothing matched.
             limits: What its handler declares beyond the settings.
         """
-        self.route = route or ""
-        self.principal = self.deny = None
+        self._check("matched")
+        if self._phase is DECIDED:
+            self._forget_dispatch()
+            self.principal = self.deny = None
+        self._phase = DECIDED
+        self.bound = bound
         self.decided = True  # whatever it raises: it is not asked again
-        self.deny = yield from self._decision(route, scopes, limits)
-        self._mark()
-        return self.deny
+        deny = self.deny = yield from self._decision(bound, limits)
+        if not self._owns_span and self.span is not trace.INVALID_SPAN:
+            self._tell_joined()
+        return deny
 
-    @property
-    def is_authenticated(self) -> bool:
-        """Whether this request's guard asks who calls."""
-        return self._parts.authenticator is not None
+    def _forget_dispatch(self) -> None:
+        """End what was dispatched before: what became of it says nothing of the next."""
+        self.end_run(200)
+        self._error = self._raised = None
 
-    def reopen(self) -> None:
-        """Take note that something is dispatched, which is not decided yet."""
-        if not self.depth:
-            self.decided = False
+    def skipped(self, bound: BoundRoute) -> None:
+        """Let pass what the framework answers without the app's code."""
+        self._check("skipped")
+        self._phase = DECIDED
+        self.decided = True
+        self.bound = bound
 
     @contextmanager
     def handing_over(self) -> Iterator[None]:
@@ -140,65 +270,94 @@ class Exchange:
         finally:
             self.depth -= 1
 
-    def _decision(
-        self, route: str | None, scopes: frozenset[str], limits: Sequence[RouteLimit]
-    ) -> Steps:
-        parts = self._parts
-        plan = parts.by_route.get(route) if route else None
-        scopes = scopes | plan.scopes if plan else scopes
-        is_public = not scopes and route in parts.public
-        if refusal := self._shed(route, is_public=is_public):
+    @property
+    def is_authenticated(self) -> bool:
+        """Whether this request's guard asks who calls."""
+        return self._parts.authenticator is not None
+
+    def _decision(self, bound: BoundRoute, limits: Sequence[RouteLimit]) -> Steps:
+        """Ask what is cheap before what is dear."""
+        parts, call, charges = self._parts, self.call, self._charges
+        model = bound.model
+        if model is not None and not call.has_body and call.method in _BODILESS:
+            model = None
+        name = model.name if model else None
+        charges.is_counted = bound.is_counted
+        if refusal := self._shed(bound):
             return refusal
-        if not is_public:
-            who = yield from self._authenticate(parts.needed | scopes)
-            if isinstance(who, Deny):
-                return who
-        elif plan is None and not limits:
+        if not bound.is_public:
+            who = recall(parts, call, self) or (yield from identify(parts, call, self))
+            if refusal := self._welcome(who, bound.scopes):
+                return refusal
+        elif model is None and not limits:
             return None
-        fare = self._fare
-        fare.is_counted = route not in parts.uncounted
-        if refusal := fare.board(self.payer, plan.name if plan else None, is_public=is_public):
+        payer = self.payer
+        if bound.is_counted and (refusal := parts.quota.spent(payer, name)):
+            return charges.refused(name or "", refusal)
+        body = b""
+        if model is not None:
+            found = yield from self._read(payer, model.name)
+            if isinstance(found, Deny):
+                return found
+            body = found
+        if refusal := charges.acquire(payer, name, is_public=bound.is_public):
             return refusal
-        flies = not fare.has_paid
-        demand = Demand(is_request=not is_public, flies=flies, limits=limits)
-        run: Run | None = None
-        if plan is not None:
-            body = yield from self._read()
-            if isinstance(body, Deny):
-                return body
-            run = self._open(plan, body)
-            amounts = parts.amounts(run.inference)
-            demand = Demand(plan.name, amounts, flies=flies, limits=limits)
-        charged = yield from fare.charge(self.payer, demand)
+        flies = not charges.has_paid
+        if model is None:
+            demand = Demand(is_request=not bound.is_public, flies=flies, limits=limits)
+            charged = charges.charge_here(payer, demand) or (
+                yield from charges.charge(payer, demand)
+            )
+            if isinstance(charged, Deny):
+                return charges.refused("", charged)
+            charges.has_paid = True
+            return None
+        seconds = 0.0
+        if len(body) < LARGE:
+            reading = model.layout.read(body)
+        else:
+            reading, seconds = yield Compute(partial(_timed, model.layout.read, body))
+        run = InferenceContext(parts, model, self, reading=reading)
+        demand = Demand(model.name, parts.amounts(run.inference), flies=flies, limits=limits)
+        charged = charges.charge_here(payer, demand) or (yield from charges.charge(payer, demand))
         if isinstance(charged, Deny):
-            return charged
-        fare.keep(charged)
-        if run is not None:
-            self.run = run
-            run.pay(charged)
-            run.begin()
+            if charged.code == "batch_exceeds_quota" and not reading.readable:
+                largest = charged.more["largest_batch"]
+                charged = refusals.rows_unreadable(largest, charged.headers)
+            return self._unpaid(payer, model.name, charged, seconds)
+        charges.has_paid = True
+        self.run = run
+        run.pay(charged)
+        run.open()
         return None
 
-    def _shed(self, route: str | None, *, is_public: bool) -> Deny | None:
-        """Refuse what is not even looked at: too much at once, or too many guesses at routes."""
+    def _unpaid(self, payer: Principal, model: str, deny: Deny, seconds: float) -> Deny:
+        """Refuse a body that was read: a request all the same, and no cheaper than one."""
+        quota = self._parts.quota
+        if self._charges.is_counted:
+            if deny.code not in _UNCOUNTED:
+                quota.count_request(payer, model)
+            quota.refused_after(payer, model, deny, seconds)
+        return self._charges.refused(model, deny)
+
+    def _shed(self, bound: BoundRoute) -> Deny | None:
+        """Refuse what is not even looked at: too much at once, too many guesses at routes."""
         parts = self._parts
-        if parts.flights.are_too_many and not is_public and route not in parts.uncounted:
-            return self._fare.refused("", refusals.overloaded())
-        if route is None and (wait := parts.unmatched.count(self._client)):
-            parts.lost(self._client)
-            return self._fare.refused("", refusals.rate_exceeded(math.ceil(wait)))
+        if bound is parts.unmatched and (wait := parts.guesses.count(self.client)):
+            parts.lost(self.client)
+            return self._charges.refused("", refusals.rate_exceeded(math.ceil(wait)))
+        if parts.in_flight.are_too_many and not bound.is_public and bound.is_counted:
+            return self._charges.refused("", refusals.overloaded())
         return None
-
-    def _open(self, plan: Plan, body: Any) -> Run:
-        """Make the inference that the settings place on a route."""
-        rows = plan.layout.rows(body)
-        asked = 1 if rows is None else len(rows)
-        found = rows is not None
-        return Run(self._parts, plan, self.admit, rows or (), asked=asked, found=found)
 
     @property
-    def _client(self) -> str:
-        return self._parts.proxies.client(self._call.peer, self._call.forwarded)
+    def client(self) -> str:
+        """The address that the request comes from, through proxies that are trusted."""
+        client = self._client
+        if client is None:
+            client = self._parts.proxies.client(self.call.peer, self.call.forwarded)
+            self._client = client
+        return client
 
     @property
     def payer(self) -> Principal:
@@ -206,97 +365,212 @@ class Exchange:
         if self.principal is not None:
             return self.principal
         if self._stranger is None:
-            self._stranger = anonymous(self._parts, self._call)
+            self._stranger = anonymous(self._parts, self.client)
         return self._stranger
 
-    def _read(self) -> Generator[ReadBody, Body, Any]:
-        """Read the request's body: the parsed JSON, None where it is none, or a refusal."""
-        limit = self._parts.settings.service.max_body
-        if (self._call.content_length or 0) > limit:
-            return refusals.body_too_large(limit)
-        body = yield ReadBody(limit)
-        return refusals.body_too_large(limit) if body.too_large else body.value
+    def _read(self, payer: Principal, model: str) -> Generator[ReadBody, bytes | Cut, bytes | Deny]:
+        """Read the request's body, or say why that is refused."""
+        service = self._parts.settings.service
+        if (self.call.content_length or 0) > service.max_body:
+            return refusals.body_too_large(service.max_body)
+        if not self.call.has_body:
+            return b""
+        body = yield ReadBody(service.max_body, service.body_timeout)
+        if isinstance(body, bytes):
+            return body
+        if body is Cut.LEFT:
+            self._has_left = True
+            return refusals.client_left()
+        if self._charges.is_counted:
+            self._parts.quota.count_request(payer, model)
+        if body is Cut.TOO_LARGE:
+            return refusals.body_too_large(service.max_body)
+        return refusals.body_timeout(service.body_timeout)
 
-    def _authenticate(self, needed: frozenset[str]) -> Verification:
-        """Find out who calls, and whether that is enough."""
-        who = yield from identify(self._parts, self._call)
-        if isinstance(who, Principal):
+    def _welcome(self, who: Principal | Deny, needed: frozenset[str]) -> Deny | None:
+        """Take note of who calls, and say whether that is not enough."""
+        if isinstance(who, Deny):
+            refusal: Deny | None = who
+        else:
             self.principal = who
-            who = lacking(who, needed) or who
+            refusal = None if needed <= who.scopes else lacking(who, needed)
         if self._parts.authenticator is not None:
-            self._parts.metrics.authenticated(who.code if isinstance(who, Deny) else "ok")
-        return who
+            self._parts.metrics.authenticated(refusal.code if refusal else "ok")
+        return refusal
+
+    # ---- what a handler asks
 
     def demand(self, scopes: frozenset[str]) -> Deny | None:
         """Refuse a handler's caller who was not granted all of these scopes."""
-        return lacking(self.principal, scopes)
+        self._raised = lacking(self.principal, scopes)
+        return self._raised
 
     def admit(self, model: str, amounts: Mapping[str, int]) -> Admission:
         """Debit what a model costs that a handler asks, where its caller may still ask it."""
         parts, who = self._parts, self.principal
         refusal = lapsed(parts, who) or lacking(who, parts.models[model].scopes)
         if refusal:
+            self._raised = refusal
             return refusal
         demand = Demand(model, amounts, is_request=False)
-        return (yield from self._fare.charge(self.payer, demand))
+        charged = yield from self._charges.charge(self.payer, demand)
+        return self._stopping(model, charged)
+
+    def extend(self, model: str, amounts: dict[str, int]) -> Admission:
+        """Debit what an answer holds that was not reserved; a refusal withholds it."""
+        charged = yield from self._charges.extend(self.payer, model, amounts)
+        return self._stopping(model, charged)
 
     def limit(self, limits: Sequence[RouteLimit]) -> Steps:
         """Debit what a handler declares, where the decision did not know of it."""
-        charged = yield from self._fare.charge(self.payer, Demand(is_request=False, limits=limits))
+        demand = Demand(is_request=False, limits=limits)
+        charged = yield from self._charges.charge(self.payer, demand)
+        self._stopping("", charged)
+        return self._raised
+
+    def _stopping(self, model: str, charged: Charged | Deny) -> Charged | Deny:
+        """Keep in mind, and count, the refusal that a handler is about to be stopped by."""
+        self._raised = None
         if isinstance(charged, Deny):
-            return charged
-        self._fare.keep(charged)
-        return None
+            self._raised = self._charges.refused(model, charged)
+        return charged
 
     @property
     def limited(self) -> set[object]:
         """Which declared limits were charged, or need not be."""
-        return self._fare.limited
+        return self._charges.limited
 
-    @property
-    def headers(self) -> Headers:
-        """What an admitted answer says of the quota."""
-        return self._fare.headers
-
-    def _mark(self) -> None:
-        """Write on the server span who asked and what was decided."""
-        span = self.span
-        if not span.is_recording():
-            return
-        span.set_attribute("mlguard.decision", "deny" if self.deny else "allow")
-        if self.deny:
-            span.set_attribute("mlguard.deny.code", self.deny.code)
-        if self.principal:
-            span.set_attribute("enduser.pseudo.id", self.principal.pseudonym)
-
-    def skip(self, route: str) -> None:
-        """Let pass what the framework answers without the app's code.
-
-        Args:
-            route: The matched template.
-        """
-        self.decided = True
-        self.route = route
-
-    def enter(self) -> None:
-        """Make this the current request, and its inference the current span, for the handler."""
-        self._tokens.append(self._parts.current.set(self))
+    def handler_started(self) -> None:
+        """The model's handler begins: until now it waited for a thread, or for dependencies."""
         if self.run is not None:
-            self._tokens.append(self.run.attach())
+            self.run.restart()
 
-    def leave(self) -> None:
-        """Undo `enter`, in the same context."""
-        while self._tokens:
-            reset(self._tokens.pop())
+    def handler_returned(self) -> None:
+        """The model's handler has returned: what follows is waiting for the event loop, or I/O."""
+        if self.run is not None:
+            self.run.returned()
+
+    # ---- started, chunk, ended, left, failed: the answer
+
+    def held_answer(self, media_type: str, length: int | None) -> HeldAnswer | None:
+        """Hold an answer that is read; None where it can go on as it comes."""
+        run, limit = self.run, self._parts.settings.service.max_body
+        if run is None or not run.model.layout.reads_answers or (length or 0) > limit:
+            return None
+        return HeldAnswer(self, run, limit) if HeldAnswer.reads(media_type) else None
+
+    def refusal_in(self, error: BaseException) -> Deny | None:
+        """Tell the refusal that stopped a handler, whatever has become of it on its way out."""
+        return error.deny if isinstance(error, Refused) else self._raised
 
     def refuse(self, deny: Deny) -> None:
-        """Turn an admitted request into a refused one, out of its handler.
+        """Turn an admitted request into a refused one, before a byte of its answer.
 
         It was a request all the same; the model that was refused was not asked.
         """
         self.deny = deny
-        self.answered(deny.status)
-        self._mark()
+        self._raised = None
+        self.end_run(deny.status)
+        if not self._owns_span:
+            self._tell_joined()
+
+    def started(self, status: int) -> Deny | None:
+        """Begin the answer; return the refusal that is to be sent in its place.
+
+        A refusal that was raised in the handler holds whatever caught it and made an error of it.
+        """
+        self._check("started")
+        self._phase = STARTED
+        raised = self._raised
+        if raised is not None and self.deny is None and status >= 400 and not self._has_sent:
+            self.replace(raised)
+        deny = self.deny if self._replaces and not self._has_sent else None
+        self._status = status if deny is None else deny.status
+        return deny
+
+    def unsent(self) -> None:
+        """The head could not be sent: the answer has not begun."""
+        self._phase = DECIDED
+        self._status = 0
+
+    def replace(self, deny: Deny) -> None:
+        """Refuse what has begun within the app, and of which nothing has left."""
+        self.refuse(deny)
+        self._replaces = True
+
+    def chunk(self) -> None:
+        """Some bytes of the answer leave."""
+        if not self._has_sent:
+            self._check("chunk")
+            self._has_sent = True
+            self._first = self._parts.timer() - self._began
+
+    def ended(self) -> None:
+        """The last byte of the answer leaves: the request is over."""
+        if self._phase is not STARTED:
+            self.closed()  # no answer was begun, or it is over
+            return
+        if self._first is None:
+            self._first = self._parts.timer() - self._began
+        self._end(self._status)
+
+    def left(self) -> None:
+        """The client is gone."""
+        self._has_left = True
+        if not self._owns_span and self._phase is not ENDED and not self.call.is_websocket:
+            self.span.set_attribute("http.response.status_code", LEFT)
+
+    def failed(self, error: BaseException) -> None:
+        """The app raised."""
+        if self._error is None:
+            self._error = error
+
+    def exchanged(self, received: int, sent: int) -> None:
+        """So many messages went through a WebSocket."""
+        metrics, route = self._parts.metrics, self.bound.template
+        metrics.messages(route, "received", received)
+        metrics.messages(route, "sent", sent)
+
+    def closed(self) -> None:
+        """The server is done with it, however that came about."""
+        if self._phase is ENDED:
+            return
+        if self._phase is not STARTED:
+            self._status = 0
+        self._end(self._status or (self.deny.status if self.deny else 500))
+
+    def cut_off(self, deny: Deny) -> None:
+        """Refuse what has begun to leave: the stream ends here."""
+        self.deny = deny
+        self._raised = None
+        self.is_cut = True
+
+    @property
+    def seconds(self) -> float:
+        """How long it has lasted."""
+        return self._parts.timer() - self._began
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the app raised."""
+        return self._error is not None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the answer has begun to leave."""
+        return self._phase in (STARTED, ENDED)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is over."""
+        return self._phase is ENDED
+
+    # ---- what clients are told
+
+    @property
+    def headers(self) -> Headers:
+        """What an admitted answer says of the quota."""
+        return self._charges.headers if self.deny is None else ()
 
     def answer(self) -> tuple[int, Headers, bytes]:
         """Write the refusal: status, headers and body, the same on every framework."""
@@ -314,55 +588,114 @@ class Exchange:
         is_told = any(name == "RateLimit-Policy" for name, _ in deny.headers)
         if is_unknown or is_told:
             return ()
-        plan = parts.by_route.get(self.route)
-        return self._fare.policies(self.payer, plan.name if plan else None)
+        model = self.bound.model
+        return self._charges.policies(self.payer, model.name if model else None)
 
-    @property
-    def reads_answer(self) -> bool:
-        """Whether predictions are looked for in this answer."""
-        return self.run is not None and self.run.plan.layout.reads_answers
+    # ---- the end
 
-    @property
-    def answer_limit(self) -> int:
-        """Bytes of an answer that are kept for that at most."""
-        return self._parts.settings.service.max_body
-
-    def answered(
-        self,
-        status: int,
-        answer: Any = None,
-        error: BaseException | None = None,
-        *,
-        sent: bool = False,
-    ) -> None:
+    def end_run(self, status: int, answered: int | None = None) -> None:
         """End the route's inference, when its handler's answer is complete.
 
         Args:
             status: The handler's HTTP status.
-            answer: The parsed JSON answer, None where it was not read.
-            error: What the handler raised.
-            sent: Whether some of the answer had left before that.
+            answered: How many rows its answer holds, None where that is not known.
         """
         run, self.run = self.run, None
         if run is not None:
-            layout = run.plan.layout
-            answered = layout.predictions(answer)
-            run.end(status, answered, error, sent=sent, outputs=layout.outputs(answer))
+            sent = self._has_sent and status < 400
+            run.end(status, self._error, sent=sent, answered=answered)
 
-    def close(self, status: int) -> None:
-        """End the request, at its last byte; more calls do nothing.
+    def observed(self, outcome: Outcome, span: Span) -> None:
+        """Take what is told of an inference; one that outlives the request is told alone."""
+        if self._phase is ENDED:
+            told = sampled_trace(span)
+            self._parts.recorder.put(Record(trace_id=told, outcomes=[outcome], spans=[span]))
+        else:
+            self._outcomes.append(outcome)
+            self._spans.append(span)
 
-        A WebSocket is told to have begun, and is in flight until it is told to have ended.
-
-        Args:
-            status: The HTTP status sent; 499 where the client left before the end.
-        """
-        if status != SWITCHING:
-            self._fare.land()
-        if self._closed:
-            return
-        self._closed = True
-        parts = self._parts
-        sampled = sampled_trace(self.span)
+    def _end(self, status: int) -> None:
+        parts, call = self._parts, self.call
+        if self._has_left and self.deny is None and status != SWITCHING:
+            # The model has run, though nobody waits for what it said.
+            self._end_left()
+            status = LEFT
+        else:
+            self.end_run(status)
         seconds = parts.timer() - self._began
-        parts.metrics.request_ended(self._call.method, self.route, status, seconds, sampled)
+        self._charges.release()
+        if self.span is trace.INVALID_SPAN and parts.tracing.provider is not None:
+            self._open_span()  # what answered stands outside of whoever opens it
+        if self._owns_span:
+            self._finish_span(status)
+        if self.finish_joined is not None:
+            self.finish_joined()
+        self._phase = ENDED
+        self.request = None  # which may hold this: the garbage collector is spared the circle
+        parts.metrics.active.add(-1)
+        parts.recorder.put(
+            Record(
+                call.method,
+                self.bound.template,
+                status,
+                seconds,
+                self._first,
+                sampled_trace(self.span),
+                self._outcomes,
+                self._spans,
+            )
+        )
+
+    def _end_left(self) -> None:
+        run, self.run = self.run, None
+        if run is None:
+            return
+        if self._status:
+            run.end(self._status, None, sent=self._status < 400)
+        else:
+            run.end(200, self._error or GeneratorExit(), sent=True)
+
+    def _finish_span(self, status: int) -> None:
+        error = self._error
+        failed = None if error is None else class_name(error)
+        told = answer_attributes(self.bound.template, status, failed)
+        if self._phase is not OPEN:
+            self._tell(told)
+        method = "WS" if self.call.is_websocket else self.call.method
+        self._parts.tracing.finish(
+            self.span,
+            name=self.bound.span_name(method),
+            attributes=told,
+            error=error is not None or status >= 500,
+        )
+        self._spans.append(self.span)
+
+    def _tell_joined(self) -> None:
+        if self.span.is_recording():
+            told: dict[str, Any] = {}
+            self._tell(told)
+            self.span.set_attributes(told)
+
+    def _tell(self, told: dict[str, Any]) -> None:
+        """Write down who asked and what was decided."""
+        deny = self.deny
+        told["mlguard.decision"] = "deny" if deny else "allow"
+        if deny:
+            told["mlguard.deny.code"] = deny.code
+        if self.principal:
+            told["enduser.pseudo.id"] = self.principal.pseudonym
+
+    def _check(self, event: str) -> None:
+        if event not in _FOLLOWS[self._phase]:
+            raise ProtocolError(f"{event} cannot follow: the request is {self._phase}")
+
+
+_BODILESS = ("GET", "HEAD", "OPTIONS")
+_UNCOUNTED = ("rate_exceeded", "too_many_in_flight", "store_unavailable")
+"""Refusals of what would be counted: one request more than there may be, or nobody knows."""
+
+
+def _timed(read: Callable[[bytes], Reading], body: bytes) -> tuple[Reading, float]:
+    """Read a large body, and tell how much of a core that took, in seconds."""
+    began = time.thread_time()
+    return read(body), time.thread_time() - began

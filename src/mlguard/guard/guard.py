@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar, Token
 from typing import Any
 
 from mlguard import refusals
 from mlguard.auth import KeySet
 from mlguard.errors import InvalidSettings, Refused, UnknownModel
 from mlguard.guard.exchange import Exchange
+from mlguard.guard.inference import InferenceContext, JoinedInference
+from mlguard.guard.models import Offer
 from mlguard.guard.parts import Parts
-from mlguard.guard.plan import Offer
-from mlguard.guard.run import Joined, Run
 from mlguard.messages import Call, Inference, Principal
 from mlguard.settings import nearest
-from mlguard.tracing import reset
 
 
 class Guard(Parts):
@@ -40,7 +40,7 @@ class Guard(Parts):
         try:
             yield
         finally:
-            reset(token)
+            reset(self.current, token)
 
     def caller(self) -> Principal | None:
         """Say who sent the request that is being handled; None on a public route."""
@@ -58,7 +58,7 @@ class Guard(Parts):
         if deny:
             raise Refused(deny)
 
-    def inference(self, model: str, rows: Any) -> Run:
+    def inference(self, model: str, rows: Any) -> InferenceContext:
         """Spend the quota, open the span and start the clock around one run of a model.
 
         Args:
@@ -75,8 +75,8 @@ class Guard(Parts):
         if exchange is None:
             self.unattributed(model)
         if exchange and exchange.run and exchange.run.inference.model == model:
-            return Joined(exchange.run, rows)
-        return Run(self, self.models[model], exchange.admit if exchange else None, rows)
+            return JoinedInference(exchange.run, rows)
+        return InferenceContext(self, self.models[model], exchange, rows)
 
     def counts(self, unit: str, count: Callable[[Inference], int]) -> None:
         """Have a unit of the quotas counted by a function.
@@ -98,44 +98,14 @@ class Guard(Parts):
         """Verify with other keys and offer rows elsewhere, for tests."""
         if self.authenticator is not None:
             self.authenticator.trust(keys)
-        for plan in self.models.values():
-            plan.offer = offer if plan.checks_drift else None
+        for model in self.models.values():
+            model.offer = offer if model.checks_drift else None
 
-    def check_routes(self, templates: Iterable[str]) -> None:
-        """Hold the settings against the routes that the app has.
 
-        Raises:
-            InvalidSettings: A model's or a public route is not there, or the metrics' path is
-                taken.
-        """
-        known = set(templates)
-        problems = [
-            f"models[{m.name}].route = {m.route!r}: "
-            f"the app has no such route; {nearest(m.route, known)}"
-            for m in self.settings.models
-            if m.route and m.route not in known
-        ]
-        auth = self.settings.auth
-        problems += [
-            f"auth.public = {route!r}: the app has no such route; {nearest(route, known)}"
-            for route in (auth.public if auth else ())
-            if route not in known
-        ]
-        if self.settings.metrics.path in known:
-            path = self.settings.metrics.path
-            problems.append(
-                f"metrics.path = {path!r}: is already a route of the app; choose another"
-            )
-        quotas = self.settings.quotas
-        problems += [
-            f"quotas.exempt.routes = {route!r}: the app has no such route; {nearest(route, known)}"
-            for route in (quotas.exempt.routes if quotas else ())
-            if route not in known
-        ]
-        problems += [
-            f"quotas.units.{unit}: no function counts it; name one with `@guard.counts({unit!r})`"
-            for unit in sorted(quotas.all_units if quotas else ())
-            if unit not in self.counting
-        ]
-        if problems:
-            raise InvalidSettings(*problems, source=self.settings.source)
+def reset(variable: ContextVar[Any], token: Token[Any]) -> None:
+    """Undo the setting of a context variable, unless another context did it.
+
+    A streamed answer may be closed in another context than it was begun in.
+    """
+    with suppress(ValueError):
+        variable.reset(token)

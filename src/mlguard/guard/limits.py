@@ -219,7 +219,7 @@ def owed(
         (declared,),
         request,
         method=method(),
-        template=exchange.route,
+        template=exchange.bound.template,
         handler=handler,
         is_late=True,
     )

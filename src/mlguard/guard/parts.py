@@ -10,17 +10,20 @@ from contextvars import ContextVar
 from random import Random
 from typing import Any
 
-from opentelemetry import trace
-
 from mlguard.auth import Authenticator
 from mlguard.clients import Proxies
-from mlguard.guard.flights import Flights
-from mlguard.guard.plan import Offer, Plan
+from mlguard.guard.bound import BoundRoute
+from mlguard.guard.deadlines import Deadlines
+from mlguard.guard.in_flight import InFlight
+from mlguard.guard.models import Offer, ServedModel
+from mlguard.guard.placement import Places
+from mlguard.guard.record import Recorder
 from mlguard.logs import Seldom
 from mlguard.messages import Inference
 from mlguard.metrics import Metrics
 from mlguard.quotas import Quota, Throttle
 from mlguard.settings import Settings
+from mlguard.tracing import Tracing
 
 
 class Parts:
@@ -31,7 +34,7 @@ class Parts:
         authenticator: Who is calling; None where authentication is off.
         quota: How much they may ask.
         metrics: Observes.
-        tracer: Observes; None where tracing is off.
+        tracing: Observes.
         offer: Takes sampled rows; None where drift checks are off.
         pseudonym: Makes the keyed hash of a principal's key.
         clock: Seconds since 1970.
@@ -46,7 +49,7 @@ class Parts:
         authenticator: Authenticator | None,
         quota: Quota,
         metrics: Metrics,
-        tracer: trace.Tracer | None,
+        tracing: Tracing,
         offer: Offer | None,
         pseudonym: Callable[[tuple[str, str, str]], str],
         clock: Callable[[], float] = time.time,
@@ -60,27 +63,54 @@ class Parts:
         auth = settings.auth
         quotas = settings.quotas
         self.failures = Throttle(auth.failures_per_client if auth else None, timer)
-        self.unmatched = Throttle(quotas.unmatched_per_client if quotas else None, timer)
-        self.flights = Flights(quotas.max_in_flight if quotas else None)
-        self.uncounted = frozenset(quotas.exempt.routes if quotas else ())
+        self.guesses = Throttle(quotas.unmatched_per_client if quotas else None, timer)
+        self.in_flight = InFlight(quotas.max_in_flight if quotas else None)
         self.quota = quota
         self.counting: dict[str, Callable[[Inference], int]] = {}
         # Who leaves while the model runs has had it run; an adapter adds its framework's.
         self.departures: tuple[type[BaseException], ...] = (asyncio.CancelledError, GeneratorExit)
-        self.tracer = tracer or trace.NoOpTracer()
+        self.tracing = tracing
         self.pseudonym = pseudonym
         self._log = Seldom()
-        self._observing = True
         self.clock = clock
         self.timer = timer
         rng = rng or Random()  # noqa: S311 - it picks samples, no secrets
-        self.models = {
-            m.name: Plan(m, settings.drift, metrics, offer, rng) for m in settings.models
-        }
-        self.by_route = {m.route: self.models[m.name] for m in settings.models if m.route}
-        self.public = frozenset(auth.public if auth else ())
-        self.needed = frozenset(auth.scopes if auth else ())
+        self.models = {m.name: ServedModel(m, settings.drift, offer, rng) for m in settings.models}
+        self.deadlines = Deadlines()
+        self.recorder = Recorder(metrics, tracing, self.models, on_tick=self.deadlines.check)
+        self._needed = frozenset(auth.scopes if auth else ())
+        self._places = Places(settings)
+        self._bound: dict[tuple[str, str, frozenset[str]], BoundRoute] = {}
+        self.unmatched = BoundRoute("", "", scopes=self._needed)
         self.current: ContextVar[Any] = ContextVar("mlguard_exchange", default=None)
+
+    def bind(self, host: str, template: str, scopes: frozenset[str] = frozenset()) -> BoundRoute:
+        """Say what holds for a route; the same for each of its requests.
+
+        Args:
+            host: As the framework spells it, "" for any.
+            template: As the framework spells it.
+            scopes: What its handler demands beyond the settings.
+        """
+        key = (host, template, scopes)
+        bound = self._bound.get(key)
+        if bound is None:
+            bound = self._bound[key] = self._bind(host, template, scopes)
+        return bound
+
+    def _bind(self, host: str, template: str, scopes: frozenset[str]) -> BoundRoute:
+        place = self._places.of(host, template)
+        model = self.models[place.model] if place.model else None
+        scopes |= model.scopes if model else frozenset()
+        is_public = not scopes and place.is_public
+        return BoundRoute(
+            host,
+            template,
+            model=model,
+            scopes=scopes if is_public else scopes | self._needed,
+            is_public=is_public,
+            is_counted=not place.is_exempt,
+        )
 
     def throttled(self, client: str) -> None:
         """Say that a client's tokens are not looked at; a proxy would make that everybody's."""
@@ -120,15 +150,3 @@ class Parts:
         self.metrics.rows_unread(model, side)
         text = "an answered call of %s has nothing where `%s` points: its rows were not counted"
         self._log.warning(f"{model} {side}", text, model, side)
-
-    def observer_failed(self, error: Exception) -> None:
-        """Say in a metric and, seldom, in the log that something was not observed."""
-        self._observing = False
-        self.metrics.set_degraded("observers", True)
-        self._log.warning("observers", "an inference was not observed: %r", error)
-
-    def observer_succeeded(self) -> None:
-        """Take back what `observer_failed` said."""
-        if not self._observing:
-            self._observing = True
-            self.metrics.set_degraded("observers", False)

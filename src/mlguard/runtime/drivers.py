@@ -7,25 +7,25 @@ import concurrent.futures
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, TypeAlias, TypeVar
 
-from mlguard import bodies
-from mlguard.messages import Body, Debit, FetchKeys, ReadBody
+from mlguard.messages import Compute, Cut, Debit, FetchKeys, ReadBody
 
 T = TypeVar("T")
-Steps: TypeAlias = Generator[ReadBody | FetchKeys | Debit, Any, T] | Generator[Debit, Any, T]
+Steps: TypeAlias = (
+    Generator[ReadBody | FetchKeys | Debit | Compute, Any, T] | Generator[Debit, Any, T]
+)
+Read: TypeAlias = Callable[[int, float], bytes | Cut]
+AsyncRead: TypeAlias = Callable[[int, float], Awaitable[bytes | Cut]]
 
 BRIEF = 0.25
 """Seconds for which any thread may wait for keys."""
 
-LARGE = 256 * 1024
-"""Bytes from which parsing would hold up an event loop noticeably."""
 
-
-def drive(steps: Steps[T], read: Callable[[int], bytes | None] = lambda _: b"") -> T:
+def drive(steps: Steps[T], read: Read | None = None) -> T:
     """Run a decision to its end, blocking.
 
     Args:
         steps: The decision.
-        read: Reads the request's body of at most so many bytes; None where it is larger.
+        read: Reads the request's body: of at most so many bytes, in so many seconds.
     """
     answer: Any = None
     while True:
@@ -36,12 +36,13 @@ def drive(steps: Steps[T], read: Callable[[int], bytes | None] = lambda _: b"") 
             return result
         if isinstance(request, Debit):
             answer = request.ledger.debit(request.order)
-        elif isinstance(request, FetchKeys):
+        elif isinstance(request, ReadBody):
+            answer = read(request.limit, request.seconds) if read else b""
+        elif isinstance(request, Compute):
+            answer = request.function()
+        else:
             _wait(request)
             answer = None
-        else:
-            raw = read(request.limit)
-            answer = Body(too_large=True) if raw is None else Body(value=bodies.parse(raw))
 
 
 def _wait(request: FetchKeys) -> None:
@@ -54,12 +55,8 @@ def _wait(request: FetchKeys) -> None:
             request.patient.release()
 
 
-async def _nothing(limit: int) -> bytes:
-    return b""
-
-
-async def adrive(steps: Steps[T], read: Callable[[int], Awaitable[bytes | None]] = _nothing) -> T:
-    """Run a decision to its end, never blocking the event loop."""
+async def adrive(steps: Steps[T], read: AsyncRead | None = None) -> T:
+    """Run a decision to its end, never blocking the event loop; takes what `drive` takes."""
     answer: Any = None
     while True:
         try:
@@ -69,17 +66,11 @@ async def adrive(steps: Steps[T], read: Callable[[int], Awaitable[bytes | None]]
             return result
         if isinstance(request, Debit):
             answer = await request.ledger.adebit(request.order)
-        elif isinstance(request, FetchKeys):
+        elif isinstance(request, ReadBody):
+            answer = await read(request.limit, request.seconds) if read else b""
+        elif isinstance(request, Compute):
+            answer = await asyncio.to_thread(request.function)
+        else:
             # Neither a client that leaves nor this timeout cancels what others wait for.
             await asyncio.wait([asyncio.wrap_future(request.ready)], timeout=request.seconds)
             answer = None
-        else:
-            raw = await read(request.limit)
-            answer = Body(too_large=True) if raw is None else Body(value=await aparse(raw))
-
-
-async def aparse(raw: bytes) -> Any:
-    """Read JSON, a large one off the event loop."""
-    if len(raw) < LARGE:
-        return bodies.parse(raw)
-    return await asyncio.to_thread(bodies.parse, raw)

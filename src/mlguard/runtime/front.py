@@ -11,9 +11,12 @@ from typing import Any, Generic, TypeVar
 from mlguard.auth import revocation
 from mlguard.errors import InvalidSettings, Refused
 from mlguard.guard import Steps, checked_scopes, demanding
-from mlguard.guard.coverage import describe
-from mlguard.guard.limits import Declared, owed
+from mlguard.guard.coverage import describe, remarks
+from mlguard.guard.limits import Declared, limiting, owed
+from mlguard.guard.options import Options, check_options
+from mlguard.guard.placement import check_routes
 from mlguard.guard.routes import Route
+from mlguard.guard.surroundings import Around
 from mlguard.logs import LOGGER
 from mlguard.messages import Inference
 from mlguard.runtime.drivers import adrive, drive
@@ -58,6 +61,10 @@ class Front(Generic[App]):
 
     def routes(self) -> Iterable[Route]:
         """List every route of the app, mounted apps included."""
+        raise NotImplementedError
+
+    def around(self) -> Iterable[Around]:
+        """List what answers by itself around the guard, or measures for itself inside it."""
         raise NotImplementedError
 
     def _request(self) -> Any:
@@ -120,6 +127,58 @@ class Front(Generic[App]):
         """
         demanded = checked_scopes(scopes)
         return lambda handler: demanding(handler, demanded, self._demand)
+
+    def limit(
+        self,
+        limit_value: str | Callable[..., str],
+        *others: Any,
+        cost: int | Callable[..., int] = 1,
+        per_method: bool = False,
+        methods: Iterable[str] | None = None,
+        exempt_when: Callable[..., bool] | None = None,
+        error_message: str | Callable[[], str] | None = None,
+        **options: Any,
+    ) -> Callable[[F], F]:
+        """Limit how often each caller may ask one route: slowapi's words, and flask-limiter's.
+
+        A decorator below the framework's own; on FastAPI also `Depends(guard.limit(...))`. Each
+        route counts for itself, for the caller, on a public route for the client's network; all
+        windows are charged or none. What the framework's limiter hands to functions is handed to
+        them here: on FastAPI the request or the caller's name, where they take one.
+
+        Args:
+            limit_value: Rates like "5/minute;100/hour", or a function that tells them.
+            *others: Nothing.
+            cost: What a request costs, or a function that tells it.
+            per_method: Whether each method counts for itself.
+            methods: For which methods it holds; HEAD is a GET.
+            exempt_when: A function that says when it does not hold.
+            error_message: What a refused client is told, or a function, of nothing, that says it.
+            **options: Nothing.
+
+        Raises:
+            TypeError: What those limiters have and this has not; the message says what to use
+                instead.
+            ValueError: Rates that cannot be parsed, or counted.
+        """
+        checked = check_options(
+            limit_value,
+            others,
+            options,
+            cost=cost,
+            per_method=per_method,
+            methods=methods,
+            exempt_when=exempt_when,
+            error_message=error_message,
+        )
+        return self._limitation(self._declare(checked))
+
+    def _declare(self, options: Options) -> Declared:
+        """Have the framework's limiter read what was given."""
+        raise NotImplementedError
+
+    def _limitation(self, declared: Declared) -> Callable[[F], F]:
+        return lambda handler: limiting(handler, declared, self._charge, self._acharge)
 
     def _charge(self, declared: Declared, handler: object) -> None:
         if (steps := self._owed(declared, handler)) and (deny := drive(steps)):
@@ -187,6 +246,9 @@ class Front(Generic[App]):
             InvalidSettings: A model's route is not there.
         """
         self.check()
+        settings, routes = self.service.settings, list(self.routes())
+        for line in remarks(settings, routes, self.around()):
+            LOGGER.warning("%s", line)
         if LOGGER.isEnabledFor(logging.DEBUG):
             for line in describe(self.service.settings, self.routes()):
                 LOGGER.debug("%s", line)
@@ -199,8 +261,23 @@ class Front(Generic[App]):
             InvalidSettings: A model's route is not there.
         """
         routes = list(self.routes())
-        self.service.guard.check_routes(route.template for route in routes if route.is_guarded)
+        guard = self.service.guard
+        check_routes(self.service.settings, routes, guard.counting, self.around())
         for route in routes:
             for text in route.missed:
                 said = "guard.limit(%r) does not hold on %s: put it below the route's decorator"
                 LOGGER.warning(said, text, route.template)
+
+
+def front_of(app: Any) -> Front[Any] | None:
+    """Find the guard of a WSGI app, under its middleware, which holds the next one as `app`.
+
+    What dispatches beside the app is not passed: it would run before anybody decides.
+    """
+    while app is not None and not hasattr(app, "mounts"):
+        extensions = getattr(getattr(app, "__self__", app), "extensions", None)
+        front = extensions.get("mlguard") if isinstance(extensions, Mapping) else None
+        if isinstance(front, Front):
+            return front
+        app = getattr(app, "app", None)
+    return None

@@ -6,7 +6,7 @@ import asyncio
 from types import TracebackType
 
 from mlguard.errors import BlockingCall
-from mlguard.guard import Run
+from mlguard.guard import InferenceContext
 from mlguard.messages import Inference
 from mlguard.runtime.drivers import adrive, drive
 
@@ -14,7 +14,7 @@ from mlguard.runtime.drivers import adrive, drive
 class Running:
     """One inference: a context manager, `with` in sync code and `async with` in async code."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: InferenceContext) -> None:
         self._run = run
 
     def __enter__(self) -> Inference:
@@ -31,7 +31,7 @@ class Running:
         error: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        self._run.exit(error)
+        drive(self._run.exit(error))
 
     async def __aexit__(
         self,
@@ -39,7 +39,7 @@ class Running:
         error: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        self._run.exit(error)
+        await adrive(self._run.exit(error))
 
 
 def _on_event_loop() -> bool:

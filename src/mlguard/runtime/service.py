@@ -9,7 +9,9 @@ import json
 import os
 import threading
 import time
+import weakref
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from functools import lru_cache
 from typing import Any
 
@@ -27,10 +29,11 @@ from mlguard.quotas import Quota
 from mlguard.revocations import Revocation, Revocations, RevocationsFull
 from mlguard.runtime.companion import Companion, CompanionConfig, DriftModel
 from mlguard.runtime.keys import KeyFetcher, rings
+from mlguard.runtime.scrape import Page, SingleFlight
 from mlguard.runtime.stores.chosen import ledger
 from mlguard.runtime.stores.failover import Failover
 from mlguard.settings import PREFIX, Quotas, Settings, load
-from mlguard.tracing import Relay, exporting, provider
+from mlguard.tracing import Tracing
 
 PSEUDONYMS = 10_000  # remembered
 _STORES = (f"{PREFIX}AUTH__REVOCATION_STORE", f"{PREFIX}QUOTAS__STORE")
@@ -47,6 +50,9 @@ class Service:
     Raises:
         InvalidSettings: The settings contradict what must be true.
         MissingExtra: A part that is on needs packages that are not installed.
+
+    Attributes:
+        started: Whether this process has started.
     """
 
     def __init__(
@@ -58,11 +64,10 @@ class Service:
         self.settings = settings = load(source)
         _demand_packages(settings)
         self.metrics = Metrics((m.name, m.version) for m in settings.models)
-        self._spans: SpanProcessor | None = None
-        self._relay = Relay()
         self._log = Seldom()
         self._lock = threading.Lock()
-        self._pid: int | None = None
+        self.started = False
+        self._has_begun = False
         self._pseudonym_key = settings.pseudonym_key
         self._pseudonym = lru_cache(PSEUDONYMS)(self._hashed)
         self._revoked = Revocations()
@@ -74,7 +79,7 @@ class Service:
         quotas = settings.quotas or Quotas.model_construct()
         counts = ledger(quotas, self._config, self.metrics)
         self._failover = counts if isinstance(counts, Failover) else None
-        self.tracer_provider, self.joined = self._provider(tracer_provider)
+        self.tracing = Tracing(settings, tracer_provider or _configured())
         self.guard = Guard(
             settings,
             authenticator=Authenticator(settings.auth, self._rings, self._pseudonym, self._revoked)
@@ -87,10 +92,12 @@ class Service:
                 on_ended=self._window_ended,
             ),
             metrics=self.metrics,
-            tracer=self.tracer_provider.get_tracer("mlguard") if self.tracer_provider else None,
+            tracing=self.tracing,
             offer=self._companion.offer if self._companion and settings.drift else None,
             pseudonym=self._pseudonym,
         )
+        self.metrics.before_snapshot = self.guard.recorder.fold
+        self._scrapes = SingleFlight(self.expose)
 
     def rehearse(self, *, keys: KeySet, spans: SpanProcessor, offer: Offer) -> None:
         """Cut everything outside off, for tests: only before the start.
@@ -105,14 +112,14 @@ class Service:
         self._companion = None
         self._fetcher = None
         self._failover = None
-        self.guard.quota.ledger = MemoryLedger()
-        self._spans = spans
+        self.guard.quota.count_in(MemoryLedger())
+        self.tracing.rehearse(spans)
         self.guard.rehearse(keys, offer)
 
     @property
-    def started(self) -> bool:
-        """Whether this process has started."""
-        return self._pid == os.getpid()
+    def tracer_provider(self) -> trace.TracerProvider | None:
+        """Whose tracers make this service's spans; None where tracing is off."""
+        return self.tracing.provider
 
     def start(self) -> None:
         """Start what runs beside the requests; does nothing where this process has done so."""
@@ -128,25 +135,41 @@ class Service:
                 self._companion.start()
             if self._fetcher:
                 self._fetcher.start()
-            if self.tracer_provider is not None and not self.joined:
-                self._relay.begin(self._spans or self._exporting())
-            if self._pid is None:  # not inherited from a process that forked
+            self.tracing.start(self._exported, self.metrics.spans_dropped)
+            self.guard.recorder.start()
+            if not self._has_begun:  # nor inherited from a process that forked
                 atexit.register(self.close)
-            self._pid = os.getpid()
+                _forget_at_fork(self)
+            self._has_begun = self.started = True
+
+    def forked(self) -> None:
+        """Be in a forked process, where nothing has started."""
+        self.started = False
+        self._lock = threading.Lock()
 
     def close(self) -> None:
         """Send what is still held and stop; takes a few seconds at most."""
         if not self.started:
             return
         with self._lock:
-            self._pid = None
+            self.started = False
             if self._fetcher:
                 self._fetcher.close()
             if self._failover:
                 self._failover.close()
             if self._companion:
                 self._companion.close()
-            self._relay.end()
+            self.guard.recorder.close()
+            self.tracing.close()
+
+    def flush(self) -> None:
+        """Bring the metrics up to date, and send the spans of all requests that have ended."""
+        self.guard.recorder.fold()
+        self.tracing.flush()
+
+    def scrape(self, accept: str) -> Future[Page]:
+        """Answer Prometheus: one page for all who ask while it is being made."""
+        return self._scrapes.ask(accept)
 
     def expose(self, accept: str) -> tuple[int, str, bytes]:
         """Write the metrics of all workers; blocks for at most a second.
@@ -248,31 +271,11 @@ class Service:
     def _companion_is(self, up: bool) -> None:
         self.metrics.set_degraded("companion", not up)
 
-    def _provider(
-        self, given: trace.TracerProvider | None
-    ) -> tuple[trace.TracerProvider | None, bool]:
-        """Join what is configured already; else make a provider of this service's own."""
-        if self.settings.tracing is None:
-            return None, False
-        if given is None and isinstance(trace.get_tracer_provider(), TracerProvider):
-            given = trace.get_tracer_provider()
-        if given is not None:
-            LOGGER.info("an OpenTelemetry provider is configured already and joined")
-            return given, True
-        own = provider(self.settings, self.settings.tracing)
-        own.add_span_processor(self._relay)
-        return own, False
-
-    def _exporting(self) -> SpanProcessor:
-        if self.settings.tracing is None:
-            raise AssertionError("tracing is off")
-        return exporting(self.settings.tracing, self._exported)
-
     def _exported(self, taken: bool) -> None:
         self.metrics.set_degraded("tracing", not taken)
         if not taken and self.settings.tracing:
             self._log.warning(
-                "export", "spans are lost: %s does not take them", self.settings.tracing.endpoint
+                "export", "spans are lost: %s does not take them", self.tracing.endpoint
             )
 
     def _hashed(self, key: tuple[str, str, str]) -> str:
@@ -280,6 +283,26 @@ class Service:
             self._pseudonym_key = self._companion.key() if self._companion else os.urandom(32)
         digest = hmac.new(self._pseudonym_key, json.dumps(key).encode(), hashlib.sha256)
         return digest.hexdigest()[:16]
+
+
+def _forget_at_fork(service: Service) -> None:
+    """Have a forked process start what its parent did."""
+    known = weakref.ref(service)
+
+    def forget() -> None:
+        if (found := known()) is not None:
+            found.forked()
+
+    os.register_at_fork(after_in_child=forget)
+
+
+def _configured() -> trace.TracerProvider | None:
+    """Find a provider that the process is configured with, which is joined."""
+    found = trace.get_tracer_provider()
+    if not isinstance(found, TracerProvider):
+        return None
+    LOGGER.info("an OpenTelemetry provider is configured already and joined")
+    return found
 
 
 def _secret_variables(settings: Settings) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from starlette.types import Scope
 
 from mlguard.guard.limits import Declared, key_of
 from mlguard.guard.options import Options, check_function
-from mlguard_fastapi.translate import EXCHANGE
+from mlguard.runtime.asgi import EXCHANGE
 
 if TYPE_CHECKING:
     from limits import RateLimitItem

@@ -1,19 +1,16 @@
-"""Who opens the server span, and how is it joined?"""
+"""Who opens the server span where it is not ours?"""
 
 from __future__ import annotations
 
-from functools import partial
+from itertools import count
 from typing import Any
 
 from fastapi import FastAPI
-from opentelemetry.metrics import NoOpMeterProvider
-from opentelemetry.trace import Span, TracerProvider
-from starlette.types import Scope
+from opentelemetry.trace import TracerProvider
 
-from mlguard.clients import Proxies
-from mlguard.runtime.service import Service, stable_conventions
-from mlguard.tracing import peer
-from mlguard_fastapi.translate import is_scrape, peer_of
+from mlguard.tracing import Tracing
+
+_EACH = 256  # requests
 
 
 def configured(app: FastAPI) -> TracerProvider | None:
@@ -23,57 +20,48 @@ def configured(app: FastAPI) -> TracerProvider | None:
     return given
 
 
-def instrument(app: FastAPI, service: Service) -> None:
-    """Have one server span a request: FastAPI's own where it has telemetry, else the contrib's.
+def instrument(app: FastAPI, tracing: Tracing) -> None:
+    """Have the package open the server spans, where the settings or a provider want it so.
 
-    An app that is instrumented already is left as it is.
+    FastAPI's own telemetry where it has one, else opentelemetry-instrumentation-fastapi.
     """
-    if service.tracer_provider is None or getattr(app, "_is_instrumented_by_opentelemetry", False):
-        return
     config: Any = getattr(app, "_telemetry", None)
-    native = getattr(app, "_native_telemetry", None)
-    if config is None or native is None:
-        _contrib(app, service)
-        return
-    if not service.joined:
-        # Spans of FastAPI's inner operations double the cost of a request.
-        config.update(tracer_provider=service.tracer_provider, operation_spans=False)
-    if config["exclude"] is None:
-        config["exclude"] = partial(is_scrape, path=service.settings.metrics.path)
-    if service.settings.service.trusted_proxies:
-        app._native_telemetry = _Trusting(native, service.guard.proxies)  # type: ignore[assignment]
+    is_instrumented = getattr(app, "_is_instrumented_by_opentelemetry", False)
+    is_theirs = is_instrumented or (config is not None and config["auto_configure"])
+    if tracing.leaves_to_packages(is_instrumented=is_theirs):
+        if config is None:
+            _contrib(app, tracing)
+        elif not tracing.joined:
+            # Spans of FastAPI's inner operations double the cost of a request.
+            config.update(tracer_provider=tracing.provider, operation_spans=False)
+    elif config is not None:
+        _ask_seldom(app._native_telemetry)
 
 
-def name_span(span: Span, scope: Scope, route: str) -> None:
-    """Name the contrib's span by the whole template, which only the router knows."""
-    if span.is_recording():
-        span.update_name(f"{scope.get('method', 'WS')} {route}")
-        span.set_attribute("http.route", route)
-
-
-def _contrib(app: FastAPI, service: Service) -> None:
+def _contrib(app: FastAPI, tracing: Tracing) -> None:
     from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+    from opentelemetry.metrics import NoOpMeterProvider
+
+    from mlguard.runtime.service import stable_conventions
 
     stable_conventions()
     FastAPIInstrumentor.instrument_app(
         app,
-        tracer_provider=service.tracer_provider,
+        tracer_provider=tracing.provider,
         meter_provider=NoOpMeterProvider(),
         excluded_urls="",  # anything else is matched against what clients send
         exclude_spans=["receive", "send"],
     )
 
 
-class _Trusting:
-    """FastAPI's telemetry, told first whether the peer's sampled flag counts."""
+def _ask_seldom(native: Any) -> None:
+    """Have FastAPI's own telemetry look for its three providers now and then, not each time."""
+    enabled, asked, found = native.enabled, count(), False
 
-    def __init__(self, native: Any, proxies: Proxies) -> None:
-        self._native = native
-        self._proxies = proxies
+    def known() -> bool:
+        nonlocal found
+        if next(asked) % _EACH == 0:
+            found = bool(enabled())
+        return found
 
-    def enabled(self) -> bool:
-        return bool(self._native.enabled())
-
-    async def __call__(self, *, scope: Scope, **rest: Any) -> None:
-        with peer(trusted=self._proxies.trusts(peer_of(scope))):
-            await self._native(scope=scope, **rest)
+    native.enabled = known

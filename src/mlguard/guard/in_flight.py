@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from threading import Lock
 
 
-class Flights:
+class InFlight:
     """Requests in flight, of everybody and of each caller.
 
     Args:
@@ -19,25 +19,28 @@ class Flights:
         self._all = 0
         self._of: dict[Hashable, int] = {}
 
-    def begin(self) -> bool:
-        """Count one, unless it would be one too many."""
-        with self._lock:
-            if self.are_too_many:
-                return False
-            self._all += 1
-            return True
-
-    def end(self) -> None:
-        """Count it no longer."""
-        with self._lock:
-            self._all -= 1
-
     @property
     def are_too_many(self) -> bool:
         """Whether the service has as many as it takes."""
         return self._most is not None and self._all >= self._most
 
-    def take(self, whose: Hashable, most: int) -> bool:
+    def acquire(self) -> bool:
+        """Count one, unless it would be one too many."""
+        if self._most is None:
+            return True
+        with self._lock:
+            if self._all >= self._most:
+                return False
+            self._all += 1
+            return True
+
+    def release(self) -> None:
+        """Count it no longer."""
+        if self._most is not None:
+            with self._lock:
+                self._all -= 1
+
+    def acquire_of(self, whose: Hashable, most: int) -> bool:
         """Count one of a caller, unless it would be one too many."""
         with self._lock:
             now = self._of.get(whose, 0)
@@ -46,7 +49,7 @@ class Flights:
             self._of[whose] = now + 1
             return True
 
-    def give(self, whose: Hashable) -> None:
+    def release_of(self, whose: Hashable) -> None:
         """Count it no longer."""
         with self._lock:
             left = self._of.pop(whose) - 1

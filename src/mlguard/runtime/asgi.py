@@ -1,0 +1,615 @@
+"""How does a request pass an ASGI server's channels? Its first and its last byte."""
+
+from __future__ import annotations
+
+import asyncio
+import types
+from collections.abc import Awaitable, Callable, Generator, MutableMapping
+from typing import Any, TypeAlias
+
+from mlguard.errors import MLGuardError
+from mlguard.guard import Exchange, Guard, HeldAnswer, reset
+from mlguard.messages import Call, Cut, Deny
+from mlguard.runtime.drivers import adrive
+from mlguard.runtime.service import Service
+from mlguard.tracing import attach, detach
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+EXCHANGE = "mlguard.exchange"
+"""Where a request's exchange stands in its scope."""
+
+HASTE = 0.005
+"""Seconds in which no client is expected to leave: asking whether it did costs a little."""
+
+LONGEST_QUERY = 4096  # bytes of one that are looked at
+
+PATIENCE = 1.0
+"""Seconds for which the head of a stream waits for its first byte, which may be a refusal's."""
+
+_NAMES = {"RateLimit-Policy": b"ratelimit-policy", "RateLimit": b"ratelimit"}
+_KEPT_HEADERS = (
+    b"access-control-",
+    b"vary",
+)  # of an answer that is replaced: browsers read it then
+
+
+class Middleware:
+    """The outermost layer: answers the scrape, opens and closes the exchange.
+
+    Args:
+        app: All of the app's middleware.
+        service: Whose guard watches.
+        start: Starts what runs beside the requests.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service, start: Callable[[], None]) -> None:
+        self.app = app
+        self._service = service
+        self._guard = service.guard
+        self._path = service.settings.metrics.path
+        self._fields = frozenset(name.encode() for name in service.tracing.fields)
+        self._start = start
+        self._defers = opens_spans(app)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the scrape; watch everything else."""
+        if scope["type"] == "lifespan":
+            await self._live(scope, receive, send)
+            return
+        if not self._service.started:
+            await asyncio.to_thread(self._start)
+        guard = self._guard
+        if (known := scope.get(EXCHANGE)) is not None and guard.shares(known):
+            with guard.handling(known):
+                await self.app(scope, receive, send)
+            return
+        if scope["path"].endswith(self._path) and is_scrape(scope, self._path):
+            await self._expose(scope, send)
+            return
+        exchange = scope[EXCHANGE] = guard.open(to_call(scope, self._fields))
+        channels = _Channels(guard, exchange, scope, receive, send)
+        context = None if self._defers else exchange.open_span()
+        token = None if context is None else attach(context)
+        current = guard.current.set(exchange)
+        try:
+            if exchange.opened() is None:
+                await self.app(scope, channels.receive, channels.send)
+            else:
+                await to_response(exchange, scope, channels.send)
+        except BaseException as error:
+            channels.failed(error)
+            raise
+        finally:
+            if not exchange.has_ended:
+                await channels.close()
+            reset(guard.current, current)
+            if token is not None:
+                detach(token)
+
+    async def _expose(self, scope: Scope, send: Send) -> None:
+        page = await asyncio.wrap_future(self._service.scrape(header(scope, b"accept")))
+        headers = [(n.lower().encode(), v.encode()) for n, v in page.headers]
+        await send({"type": "http.response.start", "status": page.status, "headers": headers})
+        body = b"" if scope["method"] == "HEAD" else page.body
+        await send({"type": "http.response.body", "body": body})
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Start with the app and stop with it; what is wrong fails the start with one message."""
+        wrong: MLGuardError | None = None
+
+        async def starting(message: Message) -> None:
+            nonlocal wrong
+            if message["type"] == "lifespan.startup.complete":
+                try:
+                    await asyncio.to_thread(self._start)
+                except MLGuardError as error:
+                    wrong = error
+                    raise
+            elif message["type"] == "lifespan.startup.failed" and wrong is not None:
+                message = {**message, "message": str(wrong)}  # in place of a traceback
+            elif message["type"].startswith("lifespan.shutdown"):
+                # Before the server hears of it: then the process ends.
+                await asyncio.to_thread(self._service.close)
+            await send(message)
+
+        await self.app(scope, receive, starting)
+
+
+def opens_spans(app: Any) -> bool:
+    """Tell whether OpenTelemetry's middleware stands within, which opens the server spans."""
+    while app is not None:
+        if type(app).__module__ == "opentelemetry.instrumentation.asgi":
+            return True
+        app = getattr(app, "app", None)
+    return False
+
+
+class _Channels:
+    """The server's two channels while one request lasts: what passes becomes events."""
+
+    __slots__ = (
+        "_drops",
+        "_ends",
+        "_exchange",
+        "_guard",
+        "_head",
+        "_is_whole",
+        "_messages",
+        "_receive",
+        "_receiving",
+        "_releasing",
+        "_scope",
+        "_send",
+        "_timer",
+        "_unread",
+    )
+
+    def __init__(
+        self, guard: Guard, exchange: Exchange, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        self._guard = guard
+        self._exchange = exchange
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._head: Message | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._releasing: asyncio.Task[None] | None = None
+        self._drops = self._ends = False
+        self._is_whole = not exchange.call.has_body
+        self._receiving = 0
+        self._unread: list[Message] = []
+        self._messages = [0, 0]
+
+    # ---- from the client
+
+    async def receive(self) -> Message:
+        if self._unread:
+            message = self._unread.pop(0)
+        else:
+            self._receiving += 1
+            try:
+                message = await self._receive()
+            finally:
+                self._receiving -= 1
+        kind = message["type"]
+        if kind == "http.request":
+            self._is_whole = not message.get("more_body", False)
+        elif kind == "http.disconnect":
+            if not self._ends:
+                self._exchange.left()
+        elif kind == "websocket.receive":
+            self._messages[0] += 1
+        return message
+
+    def _has_left(self) -> bool:
+        """Tell whether the client is gone, where the server knows and nobody waits to be told.
+
+        A handler that does not stream never asks. One step of `receive` returns at once where
+        there is something to tell, and is given up where there is not.
+        """
+        if self._receiving or not self._is_whole or self._exchange.seconds < HASTE:
+            return False
+        for _ in range(2):  # an empty body may come first
+            asking: Any = self._receive()
+            try:
+                asking.send(None)
+            except StopIteration as done:
+                message: Message = done.value
+            except AttributeError:  # a server whose awaitables are no coroutines
+                return False
+            else:
+                asking.close()
+                return False
+            if message["type"] == "http.disconnect":
+                return True
+            self._unread.append(message)
+        return False
+
+    # ---- to the client
+
+    async def send(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == "http.response.body":
+            await self._send_body(message)
+        elif kind == "http.response.start":
+            if await self._is_refused_late():
+                await self._replace(message)
+            else:
+                self._hold_head(message)
+        elif kind.startswith("websocket."):
+            await self._send_websocket(message)
+        else:
+            if self._head is not None and kind != "http.response.debug":
+                await self._send_head()
+            if not self._drops:
+                await self._send(message)
+
+    async def _is_refused_late(self) -> bool:
+        """Decide what a router answers without a handler: 404, 405, redirects, files."""
+        exchange = self._exchange
+        if exchange.decided or not exchange.dispatched:
+            return False
+        return await adrive(exchange.matched(exchange.unmatched)) is not None
+
+    def _hold_head(self, message: Message) -> None:
+        """Keep the head until a byte follows: until then a handler may be refused."""
+        self._head = message
+        if self._timer is None:
+            for name, _ in message["headers"]:
+                if name == b"content-length":
+                    return  # its bytes are there
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(PATIENCE, self._release_head)
+
+    def _release_head(self) -> None:
+        self._releasing = asyncio.ensure_future(self._send_head())
+
+    async def _send_head(self) -> None:
+        message, self._head = self._head, None
+        if message is None:
+            return
+        exchange = self._exchange
+        if exchange.started(message["status"]) is not None:
+            await self._replace(message)
+            return
+        if headers := exchange.headers:
+            ours = [(_NAMES[name], value.encode()) for name, value in headers]
+            message["headers"] = [*message["headers"], *ours]
+        try:
+            await self._send(message)
+        except BaseException as error:
+            self._unsent(error)
+            exchange.unsent()
+            raise
+
+    def _unsent(self, error: BaseException) -> None:
+        if isinstance(error, OSError):  # as ASGI says it since 2.4: the client is gone
+            self._exchange.left()
+
+    async def _replace(self, message: Message) -> None:
+        """Send the refusal in place of what the app answers."""
+        exchange = self._exchange
+        start, body = refusal(exchange, self._scope, "http.response")
+        kept = [(n, v) for n, v in message["headers"] if n.lower().startswith(_KEPT_HEADERS)]
+        start["headers"] += kept
+        if not exchange.has_begun:
+            exchange.started(start["status"])
+        await self._send(start)
+        await self._send_body(body)
+        self._drops = True
+
+    async def _send_body(self, message: Message) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            if self._releasing is not None:
+                await self._releasing
+        exchange, more = self._exchange, message.get("more_body", False)
+        if self._head is not None:
+            if more and not message.get("body"):
+                return
+            await self._send_head()
+        if self._drops:
+            return
+        if not more:
+            if exchange.is_cut:
+                self._drops = True  # as if it were whole, whatever a middleware makes of it
+                return
+            if self._has_left():
+                exchange.left()
+            self._ends = True
+        elif message.get("body"):
+            exchange.chunk()
+        try:
+            await self._send(message)
+        except BaseException as error:
+            self._unsent(error)
+            raise
+        if not more:
+            exchange.ended()
+
+    async def _send_websocket(self, message: Message) -> None:
+        kind, exchange = message["type"], self._exchange
+        if self._drops:
+            return
+        # A route without a gate; a socket that is closed before is refused already.
+        if kind != "websocket.close" and await self._is_refused_late():
+            self._drops = True
+            await to_response(exchange, self._scope, self._send_refused)
+            return
+        if kind == "websocket.send":
+            self._messages[1] += 1
+        elif kind == "websocket.accept":
+            exchange.started(101)
+        elif kind == "websocket.http.response.start":
+            exchange.started(message["status"])
+        elif kind == "websocket.close" and not exchange.has_begun:
+            exchange.started(403)  # what a server makes of it before it was accepted
+        await self._send(message)
+
+    async def _send_refused(self, message: Message) -> None:
+        if not self._exchange.has_begun:
+            self._exchange.started(message.get("status", 403))
+        await self._send(message)
+
+    # ---- at the end
+
+    def failed(self, error: BaseException) -> None:
+        """Take note of what the app raised, or that it was stopped as its client left."""
+        self._head = None  # no byte followed: the server answers
+        if isinstance(error, self._guard.departures):
+            self._exchange.left()
+        else:
+            self._exchange.failed(error)
+
+    async def close(self) -> None:
+        """End what is open."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._head is not None and not self._exchange.has_ended:
+            await self._send_head()
+        if self._exchange.call.is_websocket:
+            self._exchange.exchanged(*self._messages)
+        self._exchange.closed()
+
+
+_SINGLE = {b"host": "host", b"user-agent": "user_agent"}
+_BODILESS = ("GET", "HEAD", "OPTIONS")
+
+
+def to_call(scope: Scope, fields: frozenset[bytes]) -> Call:
+    """Read a request or handshake; headers may be missing, doubled or no UTF-8.
+
+    Args:
+        scope: The request's.
+        fields: The names of the headers that continue a trace.
+    """
+    client = scope.get("client")
+    is_websocket = scope["type"] == "websocket"
+    method = "GET" if is_websocket else scope["method"]
+    path, query = scope["path"], scope.get("query_string", b"")
+    call = Call(
+        method,
+        path,
+        query[:LONGEST_QUERY].decode("latin-1"),
+        scope.get("scheme") or ("ws" if is_websocket else "http"),
+        "",
+        scope.get("server"),
+        scope.get("http_version", ""),
+        client[0] if client else "",
+        client[1] if client else None,
+    )
+    call.is_websocket = is_websocket
+    has_body, longest = method not in _BODILESS, 0
+    for name, value in scope["headers"]:
+        if name in _SINGLE:
+            setattr(call, _SINGLE[name], value.decode("latin-1"))
+        elif name == b"authorization":
+            call.authorization = (*call.authorization, value.decode("latin-1"))
+        elif name == b"content-length":
+            if value.isdigit():
+                call.content_length = int(value[:_LONGEST_NUMBER])
+                has_body = has_body or call.content_length > 0
+        elif name == b"transfer-encoding":
+            has_body = True
+        elif name == b"x-forwarded-for":
+            call.forwarded = (*call.forwarded, value.decode("latin-1"))
+        elif name in fields:
+            _carry(call, name.decode("latin-1"), value.decode("latin-1"))
+        else:
+            continue
+        if len(value) > longest:
+            longest = len(value)
+    call.has_body, call.longest, call.uri = has_body, longest, len(path) + len(query)
+    return call
+
+
+_LONGEST_NUMBER = 20  # digits
+
+
+def _carry(call: Call, name: str, value: str) -> None:
+    carrier = dict(call.carrier or {})
+    carrier[name] = f"{carrier[name]},{value}" if name in carrier else value
+    call.carrier = carrier
+
+
+def is_scrape(scope: Scope, path: str) -> bool:
+    """Tell Prometheus's request, below whatever the app is mounted at."""
+    if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD"):
+        return False
+    asked: str = scope["path"]
+    return asked.endswith(path) and asked.removeprefix(scope.get("root_path", "")) == path
+
+
+def header(scope: Scope, name: bytes) -> str:
+    """Read one header, "" without it."""
+    return next((v for n, v in scope["headers"] if n == name), b"").decode("latin-1")
+
+
+async def to_response(exchange: Exchange, scope: Scope, send: Send) -> None:
+    """Send the refusal; a WebSocket gets it in the handshake, else close code 1008."""
+    kind = "http.response"
+    if scope["type"] == "websocket":
+        kind = "websocket.http.response"
+        if kind not in scope.get("extensions", {}):
+            if exchange.deny:
+                await close(exchange.deny, send)
+            return
+    start, body = refusal(exchange, scope, kind)
+    await send(start)
+    await send(body)
+
+
+def refusal(exchange: Exchange, scope: Scope, kind: str) -> tuple[Message, Message]:
+    """Write the refusal's two messages."""
+    status, headers, body = exchange.answer()
+    raw = [(n.lower().encode("latin-1"), v.encode("latin-1")) for n, v in headers]
+    if scope.get("method") == "HEAD":
+        body = b""
+    start = {"type": f"{kind}.start", "status": status, "headers": raw}
+    return start, {"type": f"{kind}.body", "body": body}
+
+
+async def close(deny: Deny, send: Send) -> None:
+    """End a WebSocket for a reason that its client can tell apart (RFC 6455 section 7.4.1)."""
+    await send({"type": "websocket.close", "code": 1008, "reason": deny.code})
+
+
+class Replay:
+    """A request's body, read once for the decision and again by the handler.
+
+    Args:
+        receive: The server's.
+    """
+
+    __slots__ = ("_kept", "_receive")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._kept: list[Message] = []
+
+    async def read(self, limit: int, seconds: float) -> bytes | Cut:
+        """Read the whole body, of at most so many bytes and in so many seconds."""
+        reading: Any = self._read(limit)
+        try:
+            waiting = reading.send(None)
+        except StopIteration as done:  # it was all there
+            body: bytes | Cut = done.value
+            return body
+        try:
+            async with asyncio.timeout(seconds):
+                return await _resumed(reading, waiting)  # type: ignore[no-any-return]
+        except TimeoutError:
+            return Cut.TOO_SLOW
+
+    async def _read(self, limit: int) -> bytes | Cut:
+        chunks: list[bytes] = []
+        size, more = 0, True
+        while more and size <= limit:
+            message = await self._receive()
+            self._kept.append(message)
+            if message["type"] != "http.request":
+                return Cut.LEFT
+            chunks.append(message.get("body", b""))
+            size += len(chunks[-1])
+            more = message.get("more_body", False)
+        if size > limit:
+            return Cut.TOO_LARGE
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    async def receive(self) -> Message:
+        """Give the handler what was read, then what comes."""
+        return self._kept.pop(0) if self._kept else await self._receive()
+
+
+class Begun:
+    """A `send` that knows whether anything was sent.
+
+    Args:
+        send: The one below.
+    """
+
+    __slots__ = ("_send", "has_begun")
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.has_begun = False
+
+    def __call__(self, message: Message) -> Awaitable[None]:
+        """Pass a message on."""
+        self.has_begun = True
+        return self._send(message)
+
+
+async def refuse(
+    exchange: Exchange, scope: Scope, send: Begun, deny: Deny, error: Exception
+) -> None:
+    """Answer for a handler that may not go on; what has begun to leave is cut off."""
+    if not exchange.has_begun:
+        if not send.has_begun:
+            exchange.refuse(deny)
+            await to_response(exchange, scope, send)
+            return
+        if scope["type"] == "http":
+            exchange.replace(deny)
+            await send({"type": "http.response.body", "body": b""})
+            return
+    exchange.cut_off(deny)
+    if scope["type"] != "websocket":
+        raise error
+    await close(deny, send)
+
+
+class ModelAnswer(Begun):
+    """What a model's handler answers, on its way out: read, where the settings say so."""
+
+    __slots__ = ("_exchange", "_held", "_messages", "_scope", "_status")
+
+    def __init__(self, exchange: Exchange, scope: Scope, send: Send) -> None:
+        super().__init__(send)
+        self._exchange = exchange
+        self._scope = scope
+        self._status = 200
+        self._held: HeldAnswer | None = None
+        self._messages: list[Message] = []
+
+    async def __call__(self, message: Message) -> None:
+        """Pass a message on; the last one ends the route's inference."""
+        kind = message["type"]
+        if kind == "http.response.start":
+            self._status = message["status"]
+            self._held = self._exchange.held_answer(*_kind(message["headers"]))
+            if self._held is not None:
+                self._messages = [message]
+                return
+        elif kind == "http.response.body":
+            more = message.get("more_body", False)
+            if self._held is not None:
+                self._messages.append(message)
+                if await self._keep(message, more=more):
+                    return
+            elif not more:
+                self._exchange.end_run(self._status)
+        for kept in self._messages or (message,):
+            self.has_begun = True
+            await self._send(kept)
+        self._messages = []
+
+    async def _keep(self, message: Message, *, more: bool) -> bool:
+        """Read what is held once it is whole; say whether nothing of it is to be sent."""
+        held, self._held = self._held, None
+        if held is None or not held.add(message.get("body", b"")):
+            if not more:
+                self._exchange.end_run(self._status)
+            return False
+        if more:
+            self._held = held
+            return True
+        withheld = await adrive(held.settle(self._status))
+        if withheld is not None:
+            self._exchange.refuse(withheld)
+            await to_response(self._exchange, self._scope, self._send)
+        return withheld is not None
+
+
+def _kind(headers: Any) -> tuple[str, int | None]:
+    """Read the type and the length of an answer."""
+    kind, length = "", None
+    for name, value in headers:
+        if name == b"content-type":
+            kind = value.decode("latin-1")
+        elif name == b"content-length":
+            length = int(value)
+    return kind, length
+
+
+@types.coroutine
+def _resumed(begun: Any, waiting: Any) -> Generator[Any, Any, Any]:
+    """Await what was begun by hand, and waits for something."""
+    yield waiting
+    return (yield from begun)

@@ -1,0 +1,67 @@
+"""What does Prometheus get, and what when many ask at once?"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import NamedTuple
+
+from mlguard.messages import Headers
+from mlguard.metrics import content_type
+
+
+class Page(NamedTuple):
+    """An answer to a scrape.
+
+    Attributes:
+        status: The HTTP status.
+        headers: With the length of the body.
+        body: The text.
+    """
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+class SingleFlight:
+    """Make a page once for all who ask while it is being made.
+
+    Args:
+        expose: Writes the status, the content type and the text for an Accept header; may block.
+    """
+
+    def __init__(self, expose: Callable[[str], tuple[int, str, bytes]]) -> None:
+        self._expose = expose
+        self._lock = threading.Lock()
+        self._flying: dict[str, Future[Page]] = {}
+
+    def ask(self, accept: str) -> Future[Page]:
+        """Return the page that is being made, or have it made by a thread."""
+        kind = content_type(accept)
+        with self._lock:
+            page = self._flying.get(kind)
+            if page is None:
+                page = Future()
+                page.set_running_or_notify_cancel()  # who waits no longer cancels it for nobody
+                made = (accept, kind, page)
+                threading.Thread(target=self._make, args=made, daemon=True).start()
+                self._flying[kind] = page
+            return page
+
+    def _make(self, accept: str, kind: str, page: Future[Page]) -> None:
+        try:
+            status, said, text = self._expose(accept)
+            headers = (("Content-Type", said), ("Content-Length", str(len(text))))
+            made = Page(status, headers, text)
+        except Exception as error:  # noqa: BLE001 - whoever asks is told
+            self._forget(kind)
+            page.set_exception(error)
+        else:
+            self._forget(kind)
+            page.set_result(made)
+
+    def _forget(self, kind: str) -> None:
+        with self._lock:
+            del self._flying[kind]

@@ -1,0 +1,187 @@
+"""What does Prometheus get, and what when many ask at once?"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, ClassVar
+
+import pytest
+
+from mlguard.messages import Call
+from mlguard.runtime.scrape import Page, SingleFlight
+from mlguard.runtime.service import Service
+from tests.core.test_metrics import OPENMETRICS
+
+CLASSIC = "text/plain"
+
+
+class Slow:
+    """Writes pages, each when it is let go."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.threads: set[int] = set()
+        self.begun = threading.Semaphore(0)
+        self.go = threading.Semaphore(0)
+        self.error: Exception | None = None
+
+    def __call__(self, accept: str) -> tuple[int, str, bytes]:
+        self.asked.append(accept)
+        self.threads.add(threading.get_ident())
+        number = len(self.asked)
+        self.begun.release()
+        assert self.go.acquire(timeout=10)
+        if self.error is not None:
+            raise self.error
+        return 200, "text/plain", b"page %d" % number
+
+
+@pytest.fixture
+def slow() -> Iterator[Slow]:
+    made = Slow()
+    yield made
+    for _ in range(100):
+        made.go.release()
+
+
+def page(future: Future[Page]) -> bytes:
+    return future.result(timeout=10).body
+
+
+class TestSharing:
+    def test_a_page(self, slow: Slow) -> None:
+        """A page is a status, its headers and its bytes."""
+        slow.go.release()
+
+        assert SingleFlight(slow).ask(CLASSIC).result(timeout=10) == Page(
+            200, (("Content-Type", "text/plain"), ("Content-Length", "6")), b"page 1"
+        )
+
+    def test_who_asks_meanwhile_shares(self, slow: Slow) -> None:
+        """Whoever asks while a page is being made gets that one, which is made once."""
+        scrapes = SingleFlight(slow)
+        first = scrapes.ask(CLASSIC)
+        assert slow.begun.acquire(timeout=10)
+        others = [scrapes.ask(CLASSIC) for _ in range(50)]
+        slow.go.release()
+
+        assert {page(asked) for asked in (first, *others)} == {b"page 1"}
+        assert len(slow.asked) == 1
+
+    def test_who_asks_later_does_not(self, slow: Slow) -> None:
+        """Whoever asks when it is there gets a fresh one."""
+        scrapes = SingleFlight(slow)
+        slow.go.release()
+        slow.go.release()
+
+        assert [page(scrapes.ask(CLASSIC)) for _ in "12"] == [b"page 1", b"page 2"]
+
+    def test_who_is_told_may_ask_again(self, slow: Slow) -> None:
+        """Whoever was told of a page is never given the same one again."""
+        scrapes = SingleFlight(slow)
+        first = scrapes.ask(CLASSIC)
+        again: Future[Future[Page]] = Future()
+        first.add_done_callback(lambda _: again.set_result(scrapes.ask(CLASSIC)))
+        slow.go.release()
+        slow.go.release()
+
+        assert page(again.result(timeout=10)) == b"page 2"
+
+    def test_formats_are_apart(self, slow: Slow) -> None:
+        """Who wants OpenMetrics and who wants the classic text get what they want."""
+        scrapes = SingleFlight(slow)
+        pages = [scrapes.ask(accept) for accept in (CLASSIC, OPENMETRICS, "*/*", OPENMETRICS)]
+        for _ in range(2):
+            slow.go.release()
+
+        assert pages[0] is pages[2]
+        assert pages[1] is pages[3]
+        assert len({page(asked) for asked in pages}) == 2
+        assert sorted(slow.asked) == sorted([CLASSIC, OPENMETRICS])
+
+    @pytest.mark.parametrize(
+        "accept", ["a" * 100_000, "text/plain;q=0.1", "application/openmetrics-text;version=9"]
+    )
+    def test_what_clients_write_makes_no_more_pages(self, slow: Slow, accept: str) -> None:
+        """Whatever an Accept header says, there are two kinds of pages."""
+        scrapes = SingleFlight(slow)
+        known = {id(scrapes.ask(CLASSIC)), id(scrapes.ask(OPENMETRICS))}
+
+        assert id(scrapes.ask(accept)) in known
+
+    def test_few_threads(self, slow: Slow) -> None:
+        """However many ask at once, as many threads run as there are kinds of pages."""
+        scrapes = SingleFlight(slow)
+        with ThreadPoolExecutor(16) as pool:
+            asked = list(pool.map(lambda n: scrapes.ask((CLASSIC, OPENMETRICS)[n % 2]), range(200)))
+        for _ in range(2):
+            slow.go.release()
+
+        assert len({page(one) for one in asked}) == 2
+        assert len(slow.threads) == 2
+
+
+class TestFailures:
+    def test_all_are_told(self, slow: Slow) -> None:
+        """What went wrong is told to all who asked, and the next one is asked again."""
+        scrapes = SingleFlight(slow)
+        slow.error = OSError("no companion")
+        asked = [scrapes.ask(CLASSIC) for _ in range(3)]
+        slow.go.release()
+
+        for one in asked:
+            assert isinstance(one.exception(timeout=10), OSError)
+        slow.error = None
+        slow.go.release()
+        assert page(scrapes.ask(CLASSIC)) == b"page 2"
+
+    def test_no_thread_to_be_had(self, slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where no thread can be started nobody waits for ever, and the next one is asked again."""
+        scrapes = SingleFlight(slow)
+
+        def start(_: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", start)
+            with pytest.raises(RuntimeError):
+                scrapes.ask(CLASSIC)
+        slow.go.release()
+
+        assert page(scrapes.ask(CLASSIC)) == b"page 1"
+
+    def test_who_goes_away_spoils_nothing(self, slow: Slow) -> None:
+        """A client that goes away while it waits takes the page from nobody."""
+        scrapes = SingleFlight(slow)
+        first, other = scrapes.ask(CLASSIC), scrapes.ask(CLASSIC)
+        assert slow.begun.acquire(timeout=10)
+
+        first.cancel()  # as asyncio.wrap_future does where its task is cancelled
+        slow.go.release()
+
+        assert page(other) == b"page 1"
+
+
+class TestOfAService:
+    ALONE: ClassVar[Any] = {"service": {"companion": False}, "models": [{"name": "iris"}]}
+
+    def test_what_prometheus_gets(self) -> None:
+        """The page holds the service's numbers as of now."""
+        service = Service(self.ALONE)
+        exchange = service.guard.open(Call("GET"))
+        exchange.started(204)
+        exchange.ended()
+
+        answer = service.scrape(CLASSIC).result(timeout=10)
+
+        headers = dict(answer.headers)
+        assert answer.status == 200
+        assert headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+        assert headers["Content-Length"] == str(len(answer.body))
+        line = (
+            b"http_server_request_duration_seconds_count{"
+            b'http_request_method="GET",http_response_status_code="204",http_route=""} 1.0'
+        )
+        assert line in answer.body
