@@ -166,12 +166,17 @@ class Server:
 
     def __exit__(self, *exc: object) -> None:
         assert self._process is not None
+        self.stop()
+        print(f"--- {' '.join(self._command)}\n{self.log()[-LOG_TAIL:]}")
+
+    def stop(self) -> None:
+        """End the whole process group; what it wrote stays."""
+        assert self._process is not None
         self._signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(10)
         self._signal(signal.SIGKILL)
         self._process.wait(10)
-        print(f"--- {' '.join(self._command)}\n{self.log()[-LOG_TAIL:]}")
 
     @property
     def pid(self) -> int:
@@ -205,13 +210,24 @@ def uvicorn(
     workers: int = 1,
     env: Mapping[str, str] | None = None,
     ready: str = "/health",
+    http: str = "auto",
+    launcher: Sequence[str] = (),
 ) -> Server:
-    """Serve an ASGI app, named module:app."""
+    """Serve an ASGI app, named module:app.
+
+    Args:
+        app: Its name.
+        cwd: The working directory.
+        workers: How many.
+        env: Variables beyond those of the tests.
+        ready: The path that answers 200 once it is ready.
+        http: uvicorn's parser, "h11" or "httptools".
+        launcher: A command that is to run the server.
+    """
     port = free_port()
-    command = [sys.executable, "-m", "uvicorn", app, "--host", "127.0.0.1", "--port", str(port)]
-    return Server(
-        [*command, "--workers", str(workers)], port=port, ready=ready, cwd=cwd, env=_importing(env)
-    )
+    command = [*launcher, sys.executable, "-m", "uvicorn", app, "--http", http]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", str(workers)]
+    return Server(command, port=port, ready=ready, cwd=cwd, env=_importing(env))
 
 
 def gunicorn(
@@ -221,14 +237,66 @@ def gunicorn(
     workers: int = 1,
     env: Mapping[str, str] | None = None,
     ready: str = "/health",
+    kind: str = "gthread",
+    launcher: Sequence[str] = (),
 ) -> Server:
-    """Serve a WSGI app, named module:app."""
+    """Serve a WSGI app, named module:app, by workers of that kind."""
     port = free_port()
-    command = [sys.executable, "-m", "gunicorn", app, "--bind", f"127.0.0.1:{port}"]
+    command = [*launcher, sys.executable, "-m", "gunicorn", app, "--bind", f"127.0.0.1:{port}"]
+    command += ["--workers", str(workers), "--worker-class", kind, "--graceful-timeout", "5"]
     # Threads beside the workers: an idle keep-alive connection must not hold a worker.
-    command += ["--workers", str(workers), "--threads", "4", "--graceful-timeout", "5"]
+    command += ["--threads", "4"] if kind == "gthread" else []
     # Newer versions keep a control socket at home, which all runs would share.
     env = {"HOME": str(cwd), **(env or {})}
+    return Server(command, port=port, ready=ready, cwd=cwd, env=_importing(env))
+
+
+def hypercorn(app: str, *, cwd: Path, env: Mapping[str, str], ready: str = "/health") -> Server:
+    """Serve an ASGI app, named module:app."""
+    port = free_port()
+    command = [sys.executable, "-m", "hypercorn", app, "--bind", f"127.0.0.1:{port}"]
+    command += ["--graceful-timeout", "1"]
+    return Server(command, port=port, ready=ready, cwd=cwd, env=_importing(env))
+
+
+def granian(
+    app: str,
+    *,
+    cwd: Path,
+    env: Mapping[str, str],
+    ready: str = "/health",
+    interface: str = "asgi",
+) -> Server:
+    """Serve an app of that interface, named module:app."""
+    port = free_port()
+    command = [sys.executable, "-m", "granian", "--interface", interface, "--host", "127.0.0.1"]
+    return Server(
+        [*command, "--port", str(port), app], port=port, ready=ready, cwd=cwd, env=_importing(env)
+    )
+
+
+def waitress(app: str, *, cwd: Path, env: Mapping[str, str], ready: str = "/health") -> Server:
+    """Serve a WSGI app, named module:app; it looks ahead, so that it knows who has left."""
+    port = free_port()
+    command = [sys.executable, "-m", "waitress", f"--listen=127.0.0.1:{port}"]
+    command += ["--threads=4", "--channel-request-lookahead=1", app]
+    return Server(command, port=port, ready=ready, cwd=cwd, env=_importing(env))
+
+
+def uwsgi(app: str, *, cwd: Path, env: Mapping[str, str], ready: str = "/health") -> Server:
+    """Serve a WSGI app, named module:app, where uWSGI is installed."""
+    beside, port = Path(sys.executable).with_name("uwsgi"), free_port()
+    program = str(beside) if beside.exists() else find("uwsgi")
+    command = [program, "--http-socket", f"127.0.0.1:{port}", "--module", app, "--need-app"]
+    command += ["--home", sys.prefix, "--die-on-term", "--enable-threads", "--threads", "4"]
+    return Server(command, port=port, ready=ready, cwd=cwd, env=_importing(env))
+
+
+def werkzeug(app: str, *, cwd: Path, env: Mapping[str, str], ready: str = "/health") -> Server:
+    """Serve a WSGI app, named module:app, by the server of `flask run`."""
+    port, (module, _, name) = free_port(), app.partition(":")
+    serve = f"import werkzeug, {module}; werkzeug.run_simple('127.0.0.1', {port}, "
+    command = [sys.executable, "-c", f"{serve}{module}.{name}, threaded=True)"]
     return Server(command, port=port, ready=ready, cwd=cwd, env=_importing(env))
 
 
@@ -384,7 +452,8 @@ class OTLPReceiver(_Receiver):
 
     Attributes:
         url: The endpoint, without /v1/traces.
-        spans: Each span: name, kind, trace_id, span_id, parent_id, attributes, resource.
+        spans: Each span: name, kind, trace_id, span_id, parent_id, attributes, resource, scope,
+            start and end in nanoseconds, events with their attributes, and whether it failed.
     """
 
     def __init__(self) -> None:
@@ -402,7 +471,7 @@ class OTLPReceiver(_Receiver):
         for traced in ExportTraceServiceRequest.FromString(body).resource_spans:
             resource = _attributes(traced.resource.attributes)
             for scope in traced.scope_spans:
-                self.spans += [_span(span, resource) for span in scope.spans]
+                self.spans += [_span(span, resource, scope.scope.name) for span in scope.spans]
 
     def trace(self, trace_id: str) -> list[dict[str, Any]]:
         """The spans of one trace."""
@@ -412,7 +481,10 @@ class OTLPReceiver(_Receiver):
 _KINDS = ("unspecified", "internal", "server", "client", "producer", "consumer")
 
 
-def _span(span: Any, resource: dict[str, Any]) -> dict[str, Any]:
+_FAILED = 2  # opentelemetry.proto.trace.v1.Status.STATUS_CODE_ERROR
+
+
+def _span(span: Any, resource: dict[str, Any], scope: str) -> dict[str, Any]:
     return {
         "name": span.name,
         "kind": _KINDS[span.kind],
@@ -421,6 +493,15 @@ def _span(span: Any, resource: dict[str, Any]) -> dict[str, Any]:
         "parent_id": span.parent_span_id.hex(),
         "attributes": _attributes(span.attributes),
         "resource": resource,
+        "scope": scope,
+        "start": span.start_time_unix_nano,
+        "end": span.end_time_unix_nano,
+        "events": [
+            {"name": event.name, "attributes": _attributes(event.attributes)}
+            for event in span.events
+        ],
+        "failed": span.status.code == _FAILED,
+        "message": span.status.message,
     }
 
 

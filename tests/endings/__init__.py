@@ -1,0 +1,1 @@
+"""Does each request end once, rightly, whatever serves it?"""
