@@ -1,90 +1,54 @@
-"""What does one request cost? CPU time in this process, without a network."""
+"""How does a request reach an app without a network? By hand, at its server interface."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import io
-import json
-import statistics
-import sys
-import time
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from itertools import chain
 from typing import Any
 
-from jose import jwt
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from benchmarks.service import BODY
 
-FEATURES = ("sepal_length", "sepal_width", "petal_length", "petal_width")
-BODY = json.dumps({"instances": [[5.9, 3.0, 4.2, 1.5]]}).encode()
-ANSWER = {"predictions": ["versicolor"]}
-SECRET = "a secret of the benchmark, longer than 32 bytes"
-ISSUER, AUDIENCE = "https://login.example.com/", "iris-api"
-UNREACHED = "1000000000/minute"
+CHUNK = 65_536  # bytes that a server hands over at once
 
 
-def say(text: str) -> None:
-    """Tell how far it is."""
-    print(text, file=sys.stderr, flush=True)
+@dataclass(frozen=True, eq=False, slots=True)
+class Request:
+    """What a client sends.
+
+    Attributes:
+        method: The HTTP method.
+        path: The decoded path.
+        query: The raw query.
+        headers: By name; JSON is announced without saying so.
+        body: All its bytes.
+        length: The Content-Length where it is not the body's; None where it comes by chunks.
+    """
+
+    method: str = "POST"
+    path: str = "/predict"
+    query: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = BODY
+    length: int | None = -1
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """All headers."""
+        usual = {"host": "localhost", "content-type": "application/json"}
+        return usual | self._framing() | {k.lower(): v for k, v in self.headers.items()}
+
+    def _framing(self) -> dict[str, str]:
+        if self.length is None:
+            return {"transfer-encoding": "chunked"}
+        length = len(self.body) if self.length < 0 else self.length
+        return {"content-length": str(length)} if length else {}
 
 
-def predict(instances: list[list[float]]) -> list[str]:
-    """Tell the species by the length of the petals: the same trivial model for everybody."""
-    return ["setosa" if row[2] < 2.5 else "versicolor" for row in instances]
-
-
-def bearer() -> str:
-    """Sign a token that every contestant with authentication accepts."""
-    now = int(time.time())
-    claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "alice", "iat": now, "exp": now + 3600}
-    # flask-jwt-extended wants these two.
-    claims |= {"jti": "1", "type": "access"}
-    return f"Bearer {jwt.encode(claims, SECRET, algorithm='HS256')}"
-
-
-def build_reference(path: Path) -> None:
-    """Write what the inputs looked like in training."""
-    import numpy as np
-    import pandas as pd
-
-    from mlguard.reference import Reference
-
-    rows = np.random.default_rng(0).normal((5.8, 3.1, 3.8, 1.2), (0.8, 0.4, 1.2, 0.5), (1000, 4))
-    Reference.build(pd.DataFrame(rows, columns=list(FEATURES))).save(path)
-
-
-class Discard(SpanExporter):
-    """Take spans and do nothing: what encoding and sending cost is the same for everybody."""
-
-    def __init__(self) -> None:
-        self.taken = 0
-
-    def export(self, spans: Sequence[Any]) -> SpanExportResult:
-        self.taken += len(spans)
-        return SpanExportResult.SUCCESS
-
-
-@dataclass
-class Spans:
-    """One contestant's spans, batched as the SDK does by default."""
-
-    exporter: Discard = field(default_factory=Discard)
-
-    def __post_init__(self) -> None:
-        self.processor = BatchSpanProcessor(self.exporter)
-
-    def provider(self) -> TracerProvider:
-        """Make a provider that hands its spans to the exporter."""
-        provider = TracerProvider()
-        provider.add_span_processor(self.processor)
-        return provider
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What came back.
 
@@ -97,39 +61,72 @@ class Answer:
     body: bytes
 
 
-Send = Callable[[str, str, Mapping[str, str]], Answer]
-"""Sends one request (method, path, headers), with the body if it is a POST."""
-
-
-@dataclass
-class Contestant:
-    """One way to serve the same route.
-
-    Attributes:
-        name: In the table.
-        app: The ASGI or WSGI app.
-        spans: Where its spans go, None where it is not traced.
-        guarded: Whether it refuses requests without a token, and has metrics.
-        close: Ends what it started.
-    """
-
-    name: str
-    app: Any
-    spans: Spans | None = None
-    guarded: bool = False
-    close: Callable[[], None] = lambda: None
-
-
 class Driver:
-    """Sends requests to an app, hand-made at its server interface."""
+    """Sends requests to apps of one server interface."""
 
-    def send(self, app: Any, method: str, path: str, headers: Mapping[str, str]) -> Answer:
+    def prepared(self, request: Request) -> Any:
+        """Do beforehand what a server does for each request."""
+        raise NotImplementedError
+
+    def ask(self, app: Any, request: Request) -> Answer:
         """Send one request and keep the answer."""
         raise NotImplementedError
 
-    def many(self, app: Any, count: int, headers: Mapping[str, str]) -> None:
-        """Send the benchmark's request so many times."""
+    def run(self, app: Any, prepared: Sequence[Any]) -> None:
+        """Send requests one after another."""
         raise NotImplementedError
+
+    def together(self, app: Any, prepared: Sequence[Any]) -> None:
+        """Send requests at once."""
+        raise NotImplementedError
+
+    def gate(self) -> Any:
+        """Return what a handler is held by: called, it waits."""
+        raise NotImplementedError
+
+    def hold(self, app: Any, request: Request, gate: Any) -> Callable[[], None]:
+        """Send a request whose handler is held; return what lets it go."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End what was started."""
+
+
+class _Life:
+    """One ASGI request: hands the body over, then waits as a client does that stays."""
+
+    __slots__ = ("_chunks", "_ended", "_is_over", "kept")
+
+    def __init__(self, chunks: Sequence[dict[str, Any]], kept: list[Any] | None = None) -> None:
+        self._chunks = iter(chunks)
+        self._ended: asyncio.Event | None = None
+        self._is_over = False
+        self.kept = kept
+
+    async def receive(self) -> dict[str, Any]:
+        for chunk in self._chunks:
+            return chunk
+        if not self._is_over:
+            self._ended = self._ended or asyncio.Event()
+            await self._ended.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Any) -> None:
+        if self.kept is not None:
+            self.kept.append(message)
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            self._is_over = True
+            if self._ended is not None:
+                self._ended.set()
+
+
+class _AsyncGate:
+    def __init__(self) -> None:
+        self.entered, self.opened = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self) -> None:
+        self.entered.set()
+        await self.opened.wait()
 
 
 class ASGI(Driver):
@@ -139,216 +136,165 @@ class ASGI(Driver):
         self._runner = asyncio.Runner()
 
     def close(self) -> None:
-        """End the event loop."""
         self._runner.close()
 
-    def send(self, app: Any, method: str, path: str, headers: Mapping[str, str]) -> Answer:
-        return self._runner.run(self._one(app, self._scope(method, path, headers)))
+    def prepared(self, request: Request) -> tuple[dict[str, Any], tuple[dict[str, Any], ...]]:
+        parts = tuple(_parts(request.body))
+        messages = tuple(
+            {"type": "http.request", "body": part, "more_body": number < len(parts)}
+            for number, part in enumerate(parts, 1)
+        )
+        return _scope(request), messages
 
-    def many(self, app: Any, count: int, headers: Mapping[str, str]) -> None:
-        self._runner.run(self._many(app, count, self._scope("POST", "/predict", headers)))
-
-    async def _one(self, app: Any, scope: dict[str, Any]) -> Answer:
+    def ask(self, app: Any, request: Request) -> Answer:
         messages: list[Any] = []
+        self._runner.run(self._one(app, *self.prepared(request), messages))
+        return Answer(messages[0]["status"], b"".join(m.get("body", b"") for m in messages))
 
-        async def send(message: Any) -> None:
-            messages.append(message)
+    def run(self, app: Any, prepared: Sequence[Any]) -> None:
+        self._runner.run(self._many(app, prepared))
 
-        await app(scope, _receiver(), send)
-        body = b"".join(message.get("body", b"") for message in messages)
-        return Answer(messages[0]["status"], body)
+    def together(self, app: Any, prepared: Sequence[Any]) -> None:
+        async def all_of_them() -> None:
+            await asyncio.gather(*(self._many(app, [each]) for each in prepared))
 
-    async def _many(self, app: Any, count: int, scope: dict[str, Any]) -> None:
-        async def send(message: Any) -> None:
-            pass
+        self._runner.run(all_of_them())
 
-        for _ in range(count):
-            await app({**scope, "state": {}}, _receiver(), send)
+    def gate(self) -> _AsyncGate:
+        return _AsyncGate()
 
-    def _scope(self, method: str, path: str, headers: Mapping[str, str]) -> dict[str, Any]:
-        pairs = {"host": "localhost", "content-type": "application/json", **headers}
-        if method == "POST":
-            pairs["content-length"] = str(len(BODY))
-        return {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.4"},
-            "http_version": "1.1",
-            "method": method,
-            "scheme": "http",
-            "path": path,
-            "raw_path": path.encode(),
-            "query_string": b"",
-            "root_path": "",
-            "headers": [(k.lower().encode(), v.encode()) for k, v in pairs.items()],
-            "client": ("127.0.0.1", 50000),
-            "server": ("127.0.0.1", 8000),
-            "state": {},
-        }
+    def hold(self, app: Any, request: Request, gate: _AsyncGate) -> Callable[[], None]:
+        async def enter() -> asyncio.Task[None]:
+            task = asyncio.create_task(self._one(app, *self.prepared(request)))
+            await asyncio.wait_for(gate.entered.wait(), 10)
+            return task
+
+        task = self._runner.run(enter())
+
+        async def leave() -> None:
+            gate.opened.set()
+            await task
+
+        return lambda: self._runner.run(leave())
+
+    async def _one(self, app: Any, scope: Any, messages: Any, kept: Any = None) -> None:
+        life = _Life(messages, kept)
+        await app({**scope, "state": {}}, life.receive, life.send)
+
+    async def _many(self, app: Any, prepared: Sequence[Any]) -> None:
+        for scope, messages in prepared:
+            life = _Life(messages)
+            await app({**scope, "state": {}}, life.receive, life.send)
 
 
-def _receiver() -> Callable[[], Any]:
-    messages = iter([{"type": "http.request", "body": BODY, "more_body": False}])
+def _parts(body: bytes) -> Iterator[bytes]:
+    yield body[:CHUNK]
+    for first in range(CHUNK, len(body), CHUNK):
+        yield body[first : first + CHUNK]
 
-    async def receive() -> Any:
-        return next(messages, {"type": "http.disconnect"})
 
-    return receive
+def _scope(request: Request) -> dict[str, Any]:
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": "1.1",
+        "method": request.method,
+        "scheme": "http",
+        "path": request.path,
+        "raw_path": request.path.encode(),
+        "query_string": request.query.encode(),
+        "root_path": "",
+        "headers": [(k.encode(), v.encode("latin-1")) for k, v in request.fields.items()],
+        "client": ("127.0.0.1", 50000),
+        "server": ("127.0.0.1", 8000),
+    }
+
+
+class _Gate:
+    def __init__(self) -> None:
+        self.entered, self.opened = threading.Event(), threading.Event()
+
+    def __call__(self) -> None:
+        self.entered.set()
+        self.opened.wait(120)
 
 
 class WSGI(Driver):
     """Drives WSGI apps in this thread."""
 
-    def send(self, app: Any, method: str, path: str, headers: Mapping[str, str]) -> Answer:
+    def prepared(self, request: Request) -> tuple[dict[str, Any], bytes]:
+        return _environ(request), request.body
+
+    def ask(self, app: Any, request: Request) -> Answer:
         statuses: list[str] = []
-        environ = self._environ(method, path, headers)
-        parts = app(environ, lambda status, *_: statuses.append(status))
+        environ, body = self.prepared(request)
+        parts = app({**environ, "wsgi.input": io.BytesIO(body)}, lambda s, *_: statuses.append(s))
         try:
-            body = b"".join(parts)
+            text = b"".join(parts)
         finally:
             getattr(parts, "close", lambda: None)()
-        return Answer(int(statuses[0][:3]), body)
+        return Answer(int(statuses[0][:3]), text)
 
-    def many(self, app: Any, count: int, headers: Mapping[str, str]) -> None:
-        environ = self._environ("POST", "/predict", headers)
-
+    def run(self, app: Any, prepared: Sequence[Any]) -> None:
         def start_response(*_: Any) -> None:
             pass
 
-        for _ in range(count):
-            parts = app({**environ, "wsgi.input": io.BytesIO(BODY)}, start_response)
+        for environ, body in prepared:
+            parts = app({**environ, "wsgi.input": io.BytesIO(body)}, start_response)
             for _part in parts:
                 pass
             getattr(parts, "close", lambda: None)()
 
-    def _environ(self, method: str, path: str, headers: Mapping[str, str]) -> dict[str, Any]:
-        environ = {
-            "REQUEST_METHOD": method,
-            "SCRIPT_NAME": "",
-            "PATH_INFO": path,
-            "QUERY_STRING": "",
-            "CONTENT_TYPE": "application/json",
-            "SERVER_NAME": "127.0.0.1",
-            "SERVER_PORT": "8000",
-            "SERVER_PROTOCOL": "HTTP/1.1",
-            "REMOTE_ADDR": "127.0.0.1",
-            "HTTP_HOST": "localhost",
-            "wsgi.version": (1, 0),
-            "wsgi.url_scheme": "http",
-            "wsgi.input": io.BytesIO(BODY),
-            "wsgi.errors": io.StringIO(),
-            "wsgi.multithread": True,
-            "wsgi.multiprocess": False,
-            "wsgi.run_once": False,
-        }
-        if method == "POST":
-            environ["CONTENT_LENGTH"] = str(len(BODY))
-        return environ | {f"HTTP_{k.upper().replace('-', '_')}": v for k, v in headers.items()}
+    def together(self, app: Any, prepared: Sequence[Any]) -> None:
+        threads = [threading.Thread(target=self.run, args=(app, [each])) for each in prepared]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def gate(self) -> _Gate:
+        return _Gate()
+
+    def hold(self, app: Any, request: Request, gate: _Gate) -> Callable[[], None]:
+        thread = threading.Thread(target=self.ask, args=(app, request), daemon=True)
+        thread.start()
+        gate.entered.wait(10)
+
+        def leave() -> None:
+            gate.opened.set()
+            thread.join(10)
+
+        return leave
 
 
-Turn = Callable[[], float]
-"""One contestant's turn: CPU seconds of one of whatever is measured."""
+def _environ(request: Request) -> dict[str, Any]:
+    fields = request.fields
+    named = {
+        "CONTENT_TYPE": fields.pop("content-type"),
+        "CONTENT_LENGTH": fields.pop("content-length", ""),
+    }
+    headers = {f"HTTP_{k.upper().replace('-', '_')}": v for k, v in fields.items()}
+    return dict(chain(_usual(request).items(), named.items(), headers.items()))
 
 
-class Unfit(AssertionError):
-    """A contestant does not do what it is measured for."""
-
-
-def prove(driver: Driver, contestant: Contestant, token: str) -> None:
-    """Make sure that a contestant answers, and does what its row of the table says.
-
-    Raises:
-        Unfit: Names what it does not do.
-    """
-    headers = {"Authorization": token}
-    answer = driver.send(contestant.app, "POST", "/predict", headers)
-    if answer.status != 200 or json.loads(answer.body) != ANSWER:
-        raise Unfit(f"{contestant.name} answers {answer}")
-    if contestant.spans:
-        contestant.spans.processor.force_flush()
-        if not contestant.spans.exporter.taken:
-            raise Unfit(f"{contestant.name} makes no spans")
-    if not contestant.guarded:
-        return
-    refusal = driver.send(contestant.app, "POST", "/predict", {})
-    if refusal.status not in (401, 403):
-        raise Unfit(f"{contestant.name} answers a request without a token: {refusal}")
-    if b"/predict" not in driver.send(contestant.app, "GET", "/metrics", headers).body:
-        raise Unfit(f"{contestant.name} has no metrics of the route")
-
-
-def prove_limit(driver: Driver, contestant: Contestant, token: str) -> None:
-    """Make sure that a contestant that was built with a limit of two requests has it.
-
-    Raises:
-        Unfit: It has none.
-    """
-    headers = {"Authorization": token}
-    answers = [driver.send(contestant.app, "POST", "/predict", headers) for _ in range(3)]
-    if [answer.status for answer in answers] != [200, 200, 429]:
-        raise Unfit(f"{contestant.name} does not limit requests: {answers}")
-
-
-def race(
-    driver: Driver,
-    contestants: Sequence[Contestant],
-    *,
-    seconds: float,
-    requests: int,
-    progress: Callable[[int], None],
-) -> tuple[dict[str, float], int]:
-    """Measure all contestants in turns; return CPU seconds a request by name, and the rounds."""
-    headers = {"Authorization": bearer()}
-
-    def turn_of(contestant: Contestant) -> Turn:
-        def turn() -> float:
-            with _turn() as taken:
-                driver.many(contestant.app, requests, headers)
-                if contestant.spans:
-                    contestant.spans.processor.force_flush()
-            return taken[0] / requests
-
-        return turn
-
-    for contestant in contestants:
-        driver.many(contestant.app, requests, headers)
-    turns = {contestant.name: turn_of(contestant) for contestant in contestants}
-    return take_turns(turns, seconds=seconds, progress=progress)
-
-
-def take_turns(
-    turns: Mapping[str, Turn], *, seconds: float, progress: Callable[[int], None]
-) -> tuple[dict[str, float], int]:
-    """Let all have their turns, round after round; return the median of each, and the rounds.
-
-    In each round every contestant has its turn, in another order, so that what the machine does
-    meanwhile meets all of them.
-    """
-    names = list(turns)
-    measured: dict[str, list[float]] = {name: [] for name in names}
-    # What all these packages keep is not for a contestant's turn to be searched for garbage.
-    gc.collect()
-    gc.freeze()
-    deadline = time.monotonic() + seconds
-    rounds = 0
-    while rounds < LEAST_ROUNDS or time.monotonic() < deadline:
-        progress(rounds)
-        first = rounds % len(names)
-        for name in [*names[first:], *names[:first]]:
-            measured[name].append(turns[name]())
-        rounds += 1
-    return {name: statistics.median(taken) for name, taken in measured.items()}, rounds
-
-
-LEAST_ROUNDS = 9
-# Sleeping costs no CPU time: it lets a contestant's threads finish within its own turn.
-SETTLE = 0.02
-
-
-@contextmanager
-def _turn() -> Iterator[list[float]]:
-    """Measure CPU seconds of all threads of this process."""
-    taken: list[float] = []
-    began = time.process_time()
-    yield taken
-    time.sleep(SETTLE)
-    taken.append(time.process_time() - began)
+def _usual(request: Request) -> dict[str, Any]:
+    return {
+        "REQUEST_METHOD": request.method,
+        "SCRIPT_NAME": "",
+        "PATH_INFO": request.path,
+        "RAW_URI": request.path + (f"?{request.query}" if request.query else ""),
+        "QUERY_STRING": request.query,
+        "SERVER_NAME": "127.0.0.1",
+        "SERVER_PORT": "8000",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "REMOTE_ADDR": "127.0.0.1",
+        "REMOTE_PORT": "50000",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.errors": io.StringIO(),
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+        # As gunicorn, whose chunked bodies end by themselves.
+        "wsgi.input_terminated": True,
+    }

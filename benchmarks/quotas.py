@@ -39,7 +39,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import soak
-from benchmarks.measure import UNREACHED, Turn, Unfit, say, take_turns
+from benchmarks.service import UNREACHED
+from benchmarks.turns import Turn, Unfit, say, take_turns
 from mlguard.ledger import Ledger, MemoryLedger
 from mlguard.messages import Principal
 from mlguard.quotas import Charged, Demand, Quota

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Unfit, say
+from benchmarks.turns import Unfit, say
 from mlguard.ledger import Change, Limit, Line, MemoryLedger, Order
 from mlguard.runtime.companion import CompanionConfig
 from mlguard.runtime.stores.host import HostStore

@@ -29,7 +29,8 @@ import joserfc.jwt
 import jwt as pyjwt
 from jose.exceptions import JOSEError
 
-from benchmarks.measure import AUDIENCE, ISSUER, Turn, Unfit, say, take_turns
+from benchmarks.service import AUDIENCE, ISSUER
+from benchmarks.turns import Turn, Unfit, say, take_turns
 from mlguard.auth import Authenticator, InvalidToken, Keyring, KeySet, verify_jws
 from mlguard.auth.bearer import Verification
 from mlguard.messages import Deny, Principal
