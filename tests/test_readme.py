@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+import threading
 import time
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -22,6 +26,7 @@ from mlguard.testing import Rehearsal
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 GUIDE = (ROOT / "docs" / "guide.md").read_text()
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 AUTHENTICATION = (ROOT / "docs" / "authentication.md").read_text()
 SECRET = "0" * 64
 
@@ -137,6 +142,7 @@ def test_the_guide_names_every_refusal() -> None:
 
     source = Path(refusals.__file__).read_text()
     known = set(re.findall(r'\b(?:token|Deny)\((?:\d+, )?"(\w+)"', source))
+    known -= {"client_left"}  # nobody is there to get it
     codes = re.findall(r"^\| [45]\d\d \| (.*?) \|", GUIDE, re.MULTILINE)
 
     assert set(re.findall(r"`(.+?)`", " ".join(codes))) == known
@@ -149,6 +155,9 @@ def test_the_guide_names_every_refusal() -> None:
         "docs/guide.md",
         "docs/authentication.md",
         "docs/quotas.md",
+        "docs/rows.md",
+        "docs/cost.md",
+        "CONTRIBUTING.md",
         "examples/README.md",
     ],
 )
@@ -290,6 +299,80 @@ class TestAuthentication:
             "keys.private.pem",
             "mlguard.toml",
         ]
+
+
+class TestWalk:
+    """Is the walk of one request what CONTRIBUTING.md draws?"""
+
+    @pytest.fixture(params=["FastAPI", "Flask"])
+    def walk(self, folder: Path, request: pytest.FixtureRequest) -> tuple[str, list[str]]:
+        """A framework, and the kit's files in the order in which a call of the model meets them."""
+        names: dict[str, Any] = {"__name__": "service"}
+        exec(blocks(README, "python")[["FastAPI", "Flask"].index(request.param)], names)
+        headers = Rehearsal(names["guard"]).headers()
+        app = names["app"]
+        client = TestClient(app) if request.param == "FastAPI" else app.test_client()
+
+        def call() -> None:
+            body = {"instances": [[5.1, 3.5, 1.4, 0.2]]}
+            assert client.post("/predict", json=body, headers=headers).status_code == 200
+
+        call()  # what is bound, remembered and begun once
+        return request.param, _files(call)
+
+    def test_it_goes_as_it_is_drawn(self, walk: tuple[str, list[str]]) -> None:
+        """The files come in the order of the page."""
+        framework, files = walk
+        drawing = _drawing()
+        drawn = [file for line in drawing[framework] for file in drawing.get(line, [line])]
+        rest = iter(files)
+
+        assert next((file for file in drawn if file not in rest), None) is None
+
+    def test_nothing_else_is_visited(self, walk: tuple[str, list[str]]) -> None:
+        """Each file that it meets is on the page."""
+        _, files = walk
+        named = {name.rpartition("/")[2] for name in re.findall(r"[\w/]+\.py", _walk_page())}
+
+        assert {file for file in files if file.rpartition("/")[2] not in named} == set()
+
+
+def _walk_page() -> str:
+    return CONTRIBUTING.split("## The walk of one request")[1].split("## Style")[0]
+
+
+def _drawing() -> dict[str, list[str]]:
+    """What CONTRIBUTING.md draws: by its title, the files and titles with which lines begin."""
+    found: dict[str, list[str]] = {}
+    for block in re.findall(r"```\n(.*?)```", _walk_page(), re.DOTALL):
+        for part in block.split("\n\n"):
+            title, *lines = part.strip().split("\n")
+            words = [line.split()[0] for line in lines]
+            found[title.split(",")[0]] = [w for w in words if w.endswith(".py") or w.isupper()]
+    return found
+
+
+def _files(call: Callable[[], None]) -> list[str]:
+    """List the kit's files that a call meets, one after the other, in whatever threads."""
+    root, files = str(ROOT), [""]
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        found = re.match(rf"{root}/(?:src/mlguard|integrations/\w+/src)/(.+)", _code(frame))
+        if event == "call" and found and found[1] != files[-1]:
+            files.append(found[1])
+
+    threading.setprofile(note)
+    sys.setprofile(note)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+    return files[1:]
+
+
+def _code(frame: FrameType) -> str:
+    return str(Path(frame.f_code.co_filename).absolute())
 
 
 def _with_a_model(code: str, auth: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -118,7 +118,12 @@ def _check_chain(replies: Sequence[Reply], window: str, amount: int, costs: Sequ
 
 
 def _is_tight(reply: Reply) -> bool:
-    """Say whether a refused call did not fit in some window that it was told about."""
+    """Say whether a refused call did not fit in some window that it was told about.
+
+    What is refused unread, as a window is known to be spent, is not told what is left.
+    """
+    if not reply.left:
+        return True
     wanted = {"rows": reply.rows, "requests": 1}
     return any(left < wanted[name.partition("-")[0]] for name, left in reply.left.items())
 
@@ -132,10 +137,11 @@ def _check(
     books = service.used(subject)
     for window, amount in windows.items():
         unit, _, seconds = window.partition("-")
-        costs = [reply.rows if unit == "rows" else 1 for reply in replies]
-        _check_chain(replies, window, amount, costs)
-        field = f"{unit}:{'predict' if unit == 'rows' else ''}:{seconds}"
-        assert books[field] == (rows if unit == "rows" else len(admitted)) <= amount
+        if unit == "rows":
+            _check_chain(replies, window, amount, [reply.rows for reply in replies])
+            assert books[f"rows:predict:{seconds}"] == rows <= amount
+        else:  # a request whose rows are refused was one all the same
+            assert len(admitted) <= books[f"requests::{seconds}"] <= len(replies)
     assert all(_is_tight(reply) for reply in _refused(replies))
 
 
@@ -167,23 +173,21 @@ def test_callers_at_once_each_have_their_own(service: Counted) -> None:
     assert [sum(r.rows for r in admitted[name]) for name in ("carol", "dave", "erin")] == [2000] * 3
 
 
-def test_longer_answers_are_debts_on_top(service: Counted) -> None:
-    """What answers cost beyond what was asked is charged too, and is counted apart."""
+def test_longer_answers_are_charged_or_withheld(service: Counted) -> None:
+    """What an answer holds beyond what was asked is charged before it leaves, or it does not."""
     labels = {"model": "predict", "unit": "rows"}
     before = service.metric("mlguard_quota_debt_total", **labels)
     replies = _spend_all(service, [("frank", "longer")], more=MORE)["frank"]
     admitted = [reply for reply in replies if reply.is_admitted]
     rows = sum(reply.rows for reply in admitted)
     debt = service.metric("mlguard_quota_debt_total", **labels) - before
-    field = f"rows:predict:{10 * DAY}"
+    withheld = [reply for reply in _refused(replies) if reply.code == "answer_withheld"]
+    reserved = sum(reply.rows for reply in withheld)
+    used = service.used("frank")
 
-    servers.wait_until(
-        lambda: service.used("frank")[field] == rows + debt, "every debt is in the books"
-    )
-    assert rows <= 5000 <= rows + debt
+    assert used[f"rows:predict:{10 * DAY}"] == rows + debt + reserved <= 5000
     assert debt == sum(_more(reply) for reply in admitted) > 0
-    assert service.used("frank")[f"requests::{10 * DAY}"] == len(admitted)
-    assert {reply.status for reply in _refused(replies)} == {429}
+    assert len(admitted) + len(withheld) <= used[f"requests::{10 * DAY}"] <= len(replies)
 
 
 def _more(reply: Reply) -> int:
