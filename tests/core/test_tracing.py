@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -226,6 +227,34 @@ class TestRequests:
         assert (seen.attributes or {})["url.path"] == "/predict"
         assert (seen.attributes or {})["client.address"] == "192.0.2.7"
         assert (seen.end_time or 0) >= (seen.start_time or 0) > 1e18
+
+    @pytest.mark.parametrize("share", [1.0, 0.5])
+    def test_the_hosts_seed(self, share: float) -> None:
+        """A host that seeds `random`, as models do, repeats no id, and keeps its own sequence."""
+        tracing, seen = tracing_of(sample=share), set()
+        for _ in range(2):
+            random.seed(7)
+            before = random.getstate()
+            span, _ = opened(tracing)
+            assert random.getstate() == before
+            seen |= {span.get_span_context().trace_id, span.get_span_context().span_id}
+        assert len(seen) == 4
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="has no workers that fork")
+    def test_forked_workers(self) -> None:
+        """Workers that share a parent draw ids of their own."""
+        script = """
+import os
+from mlguard.chance import CHANCE
+for _ in range(2):
+    if not os.fork():
+        print(CHANCE.getrandbits(128), flush=True)
+        os._exit(0)
+    os.wait()
+print(CHANCE.getrandbits(128))
+"""
+        ran = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+        assert len(set(ran.stdout.split())) == 3
 
     def test_a_trace_goes_on(self) -> None:
         """A caller's trace is continued, with its state, and the model's run stands below."""

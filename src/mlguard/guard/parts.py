@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 
 from mlguard.auth import Authenticator
+from mlguard.chance import CHANCE
 from mlguard.clients import Proxies
 from mlguard.guard.bound import BoundRoute
 from mlguard.guard.deadlines import Deadlines
@@ -54,7 +55,7 @@ class Parts:
         pseudonym: Callable[[tuple[str, str, str]], str],
         clock: Callable[[], float] = time.time,
         timer: Callable[[], float] = time.perf_counter,
-        rng: Random | None = None,
+        rng: Random = CHANCE,
     ) -> None:
         self.settings = settings
         self.metrics = metrics
@@ -74,7 +75,6 @@ class Parts:
         self._log = Seldom()
         self.clock = clock
         self.timer = timer
-        rng = rng or Random()  # noqa: S311 - it picks samples, no secrets
         self.models = {m.name: ServedModel(m, settings.drift, offer, rng) for m in settings.models}
         self.deadlines = Deadlines()
         self.recorder = Recorder(metrics, tracing, self.models, on_tick=self.deadlines.check)

@@ -12,12 +12,12 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from http.client import HTTPException
 from itertools import islice
-from random import uniform
 from typing import Protocol
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
+from mlguard.chance import CHANCE
 from mlguard.tracing import otlp
 from mlguard.tracing.console import TreePrinter
 from mlguard.tracing.environment import Receiver
@@ -248,7 +248,7 @@ class Sending:
 
     def _put_back(self, process: _Process, batch: list[_Held], after: float | None) -> None:
         process.failures += 1
-        pause = min(_LONGEST_PAUSE, 2.0 ** min(process.failures - 1, 10)) * uniform(0.8, 1.2)  # noqa: S311
+        pause = min(_LONGEST_PAUSE, 2.0 ** min(process.failures - 1, 10)) * CHANCE.uniform(0.8, 1.2)
         process.not_before = self._timer() + max(pause, min(after or 0, _LONGEST_PAUSE))
         with process.lock:
             process.held.extendleft(reversed(batch))

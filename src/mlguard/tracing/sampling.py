@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -12,6 +11,8 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags, TraceState
 from opentelemetry.util.types import Attributes
+
+from mlguard.chance import CHANCE
 
 # A variable of its own: instrumentations start their spans in contexts that they make anew.
 PEER_TRUSTED: ContextVar[bool] = ContextVar("mlguard_peer_trusted", default=False)
@@ -39,7 +40,7 @@ class PeerSampler(Sampler):
         chance: A random number in [0, 1).
     """
 
-    def __init__(self, share: float, chance: Callable[[], float] = random.random) -> None:
+    def __init__(self, share: float, chance: Callable[[], float] = CHANCE.random) -> None:
         self.share = share
         self._chance = chance
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from random import getrandbits
 from time import time_ns
 from types import TracebackType
 from typing import Any, cast
@@ -32,6 +31,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.util.types import AnyValue, Attributes
 
+from mlguard.chance import CHANCE
 from mlguard.tracing.sampling import PEER_TRUSTED, PeerSampler
 
 LONGEST = 4096  # characters of an attribute's value, unless a variable says another
@@ -332,10 +332,12 @@ class RecordingTracer(Tracer):
         keep = self.sampler.keeps(parent, trusted=trusted)
         if parent is None:
             flags = _FLAGS[_RANDOM | keep]
-            return SpanContext(getrandbits(128) or 1, getrandbits(64) or 1, False, flags)
+            return SpanContext(
+                CHANCE.getrandbits(128) or 1, CHANCE.getrandbits(64) or 1, False, flags
+            )
         number, _, _, flags, state, _ = parent
         flags = _FLAGS[flags & _RANDOM | keep]
-        return SpanContext(number, getrandbits(64) or 1, False, flags, state)
+        return SpanContext(number, CHANCE.getrandbits(64) or 1, False, flags, state)
 
     def started(self, span: RecordedSpan, context: Context | None) -> None:
         """Tell others that a span began."""

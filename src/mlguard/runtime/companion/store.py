@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import random
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from mlguard.chance import CHANCE
 from mlguard.errors import MissingExtra
 from mlguard.logs import Seldom
 from mlguard.revocations import Key, Revocation
@@ -105,7 +105,7 @@ class Store:
                     return self._try(pipe, {r.key: r for r in ours}, past)
             except WatchError:
                 # Who wrote at once must not try again at once.
-                time.sleep(random.uniform(0, number * _PAUSE))  # noqa: S311 - no secret
+                time.sleep(CHANCE.uniform(0, number * _PAUSE))
         raise ConnectionError("too many others write at once")
 
     def _try(self, pipe: Pipeline, ours: dict[Key, Revocation], past: Sequence[Key]) -> None:

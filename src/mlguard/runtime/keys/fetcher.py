@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from mlguard.auth.keyring import Keyring
+from mlguard.chance import CHANCE
 from mlguard.logs import LOGGER, Seldom
 from mlguard.runtime.keys.flights import Flights
 from mlguard.runtime.keys.supply import Fetch, Supply
@@ -42,7 +42,7 @@ class KeyFetcher:
         *,
         on_result: Callable[[str, str], None],
         first_pause: float = 1.0,
-        chance: Callable[[], float] = random.random,
+        chance: Callable[[], float] = CHANCE.random,
     ) -> None:
         self._auth = auth
         self._rings = dict(rings)

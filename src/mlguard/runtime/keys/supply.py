@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import TypeAlias
 
 from mlguard.auth.keyring import Keyring
 from mlguard.auth.keys import KeySet
+from mlguard.chance import CHANCE
 from mlguard.logs import LOGGER, Seldom
 from mlguard.runtime.keys.flights import Flights
 from mlguard.settings import Auth, Issuer
@@ -79,7 +79,7 @@ class Supply:
         on_result: Callable[[str, str], None],
         log: Seldom,
         first_pause: float,
-        chance: Callable[[], float] = random.random,
+        chance: Callable[[], float] = CHANCE.random,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
         self._issuer = issuer
