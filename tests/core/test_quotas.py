@@ -686,8 +686,10 @@ class TestKnownToBeSpent:
         assert (deny and (deny.status, deny.code)) == expected
         if deny:
             assert deny.code == refused.code
-            assert dict(deny.headers).keys() & {"RateLimit"} == set()
-            assert "RateLimit-Policy" in dict(deny.headers)
+            said, wait = dict(deny.headers), retry_after(deny)
+            name, rest = said["RateLimit"].split(";", 1)
+            assert rest == ("r=0" if wait is None else f"r=0;t={wait}")
+            assert f"{name};q=" in said["RateLimit-Policy"]
         assert ask.spent("bob", tenant="other") is None
 
     @near_and_far

@@ -15,7 +15,7 @@ from mlguard.quotas.charged import Charged
 from mlguard.quotas.demand import Demand, RouteLimit
 from mlguard.quotas.refusing import in_its_words, refusal, too_large, withheld, worst
 from mlguard.quotas.rules import Rules, Terms
-from mlguard.quotas.shapes import Part, Shape, headers, policy
+from mlguard.quotas.shapes import Part, Shape, headers, nothing_left, policy
 from mlguard.quotas.spent import Delays, Spent
 from mlguard.settings import Quotas
 
@@ -156,7 +156,8 @@ class Quota:
             shape = self._shape(caller.plan, model, bool(caller.tenant), units, True, False)
             found = self._spent.find(caller, shape.parts)
             if found is not None:
-                return refusal(*found, self._policies(caller.plan, model, bool(caller.tenant)))
+                policies = self._policies(caller.plan, model, bool(caller.tenant))
+                return refusal(*found, (*policies, nothing_left(*found)))
         wait = 0.0 if model is None else self._delays.left(caller.own)
         if not wait:
             return None

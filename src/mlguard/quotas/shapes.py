@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from math import ceil
+from math import ceil, isinf
 from typing import NamedTuple
 
 from mlguard.ledger import FLIGHT, LIFETIME, Limit, Reading
@@ -83,6 +83,12 @@ def policy(limit: Limit) -> str:
 def _policy(name: str, amount: int, seconds: int) -> str:
     window = f";w={seconds}" if seconds else ""
     return f'"{name}";q={amount}{window}'
+
+
+def nothing_left(limit: Limit, reading: Reading) -> tuple[str, str]:
+    """Write as `headers` does that one limit is spent, and for how long as far as that is known."""
+    opens = "" if isinf(reading.wait) else f";t={ceil(reading.wait)}"
+    return "RateLimit", f'"{limit.name}";r=0{opens}'
 
 
 def headers(left: Left) -> Headers:
