@@ -510,6 +510,15 @@ def certified(folder: Path) -> tuple[Path, Path]:
     return certificate, secret
 
 
+def flushing(tracing: Tracing) -> threading.Thread:
+    """A thread that flushes, and has connected."""
+    posting = threading.Thread(target=tracing.flush, args=(60,))
+    posting.start()
+    while getattr(tracing._export._process.poster, "_socket", None) is None:  # type: ignore[union-attr]
+        os.sched_yield()
+    return posting
+
+
 @contextmanager
 def silent(said: bytes = b"", every: float = 0) -> Iterator[str]:
     """A server that accepts, reads nothing, and says this and nothing more."""
@@ -603,10 +612,7 @@ class TestHanging:
         """Closing waits for no receiver, and ends what another thread is posting."""
         with silent() as url, tracing_to(url) as (tracing, told):
             tracing.take([finished(tracing)])
-            posting = threading.Thread(target=tracing.flush, args=(60,))
-            posting.start()
-            while getattr(tracing._export._process.poster, "_socket", None) is None:  # type: ignore[union-attr]
-                os.sched_yield()
+            posting = flushing(tracing)
             began = time.monotonic()
             tracing.close(0.1)
             posting.join(10)
@@ -640,10 +646,7 @@ class TestHanging:
         """While one thread posts, another that flushes returns at once."""
         with silent() as url, tracing_to(url) as (tracing, _):
             tracing.take([finished(tracing)])
-            posting = threading.Thread(target=tracing.flush, args=(60,))
-            posting.start()
-            while getattr(tracing._export._process.poster, "_socket", None) is None:  # type: ignore[union-attr]
-                os.sched_yield()
+            posting = flushing(tracing)
             began = time.monotonic()
             tracing.flush()
             took = time.monotonic() - began
