@@ -41,13 +41,13 @@ from typing import Any, NamedTuple
 from benchmarks import soak
 from benchmarks.service import UNREACHED
 from benchmarks.turns import Turn, Unfit, say, take_turns
+from mlguard.app.drivers import adrive, drive
 from mlguard.ledger import Ledger, MemoryLedger
 from mlguard.messages import Principal
+from mlguard.quota_store.choose import maker
+from mlguard.quota_store.failover import Failover
 from mlguard.quotas import Charged, Demand, Quota
 from mlguard.runtime.companion import CompanionConfig
-from mlguard.runtime.drivers import adrive, drive
-from mlguard.runtime.stores.chosen import maker
-from mlguard.runtime.stores.failover import Failover
 from mlguard.settings import Quotas
 
 STRATEGY = "sliding-window-counter"

@@ -16,10 +16,10 @@ from typing import Any
 
 from benchmarks.turns import Unfit, say
 from mlguard.ledger import Change, Limit, Line, MemoryLedger, Order
+from mlguard.quota_store.store import Store
+from mlguard.redis import RedisStore
 from mlguard.runtime.companion import CompanionConfig
 from mlguard.runtime.stores.host import HostStore
-from mlguard.runtime.stores.redis import RedisStore
-from mlguard.runtime.stores.store import Store
 
 PRINCIPALS = 1_000_000
 FEWER = 100_000  # elsewhere

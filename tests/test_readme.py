@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from mlguard.app.service import Service
 from mlguard.auth.minting import make_key, mint, secret_signer, signer
 from mlguard.cli import main
 from mlguard.reference import Reference
-from mlguard.runtime.service import Service
 from mlguard.settings import Issuer
 from mlguard.testing import Rehearsal
 

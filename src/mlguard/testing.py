@@ -11,10 +11,10 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from mlguard.app.front import Front
 from mlguard.auth import KeySet
 from mlguard.auth.minting import mint, secret_signer, usual, usual_type
 from mlguard.errors import InvalidSettings
-from mlguard.runtime.front import Front
 
 
 class Rehearsal:

@@ -12,13 +12,13 @@ from typing import Any
 from jose import jwt
 from opentelemetry.trace import TracerProvider
 
+from mlguard.app.drivers import adrive, drive
 from mlguard.auth import Authenticator, Keyring, KeySet
 from mlguard.guard import BoundRoute, Exchange, Guard
 from mlguard.ledger import MemoryLedger
 from mlguard.messages import Call, Cut, Deny
 from mlguard.metrics import Metrics
 from mlguard.quotas import Quota
-from mlguard.runtime.drivers import adrive, drive
 from mlguard.settings import Quotas, load
 from mlguard.tracing import Tracing, attach, detach
 

@@ -19,13 +19,13 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from mlguard import refusals
+from mlguard.app.service import Service
 from mlguard.auth import Authenticator, Keyring, KeySet
 from mlguard.auth.bearer import bearer_token
 from mlguard.auth.memory import REMEMBERED
 from mlguard.auth.minting import make_key, mint, signer
 from mlguard.messages import Deny, Principal
 from mlguard.revocations import Revocation
-from mlguard.runtime.service import Service
 from mlguard.settings import Auth, Settings
 
 NOW = 1_800_000_000.0

@@ -31,15 +31,15 @@ from hypothesis import strategies as st
 from jose import jwt
 
 from mlguard import __version__
+from mlguard.app.service import Service
 from mlguard.auth import KeySet, verify_jws
 from mlguard.auth.minting import make_key, mint, secret_signer, signer
 from mlguard.cli import check, main
+from mlguard.host.folder import roots
 from mlguard.messages import Deny, Principal
 from mlguard.reference import Reference
 from mlguard.revocations import MAX_ENTRIES
-from mlguard.runtime.companion.folder import roots
 from mlguard.runtime.companion.revoked_file import RevokedFile
-from mlguard.runtime.service import Service
 from tests.keyserver import DISCOVERY, KeyServer, key_pair
 
 SECRET = "a secret of the tests that is long enough"

@@ -17,14 +17,14 @@ from typing import Any, NamedTuple, cast
 import pytest
 from starlette.testclient import TestClient
 
+from mlguard.app.service import Service
 from mlguard.cli import main
 from mlguard.ledger import MemoryLedger
 from mlguard.messages import Deny, Principal
+from mlguard.quota_store.choose import maker
+from mlguard.quota_store.store import Store
 from mlguard.quotas import Charged, Demand, Quota, RouteLimit
 from mlguard.runtime.companion import CompanionConfig
-from mlguard.runtime.service import Service
-from mlguard.runtime.stores.chosen import maker
-from mlguard.runtime.stores.store import Store
 from mlguard.settings import Quotas, Rate, load
 from mlguard.testing import Rehearsal
 from tests.servers import ROOT, find, free_port, wait_until

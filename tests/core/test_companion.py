@@ -23,16 +23,16 @@ from typing import Any, TypeVar
 import pytest
 
 from mlguard import revocations
+from mlguard.host.folder import Folder, roots
+from mlguard.host.private import Lock
+from mlguard.host.processes import Process, supervisor
 from mlguard.messages import Outcome
 from mlguard.metrics import Family, Metrics
 from mlguard.revocations import Revocation, Revocations, RevocationsFull
 from mlguard.runtime.companion import Companion, CompanionConfig, DriftModel, outbox
 from mlguard.runtime.companion.book import Book
-from mlguard.runtime.companion.folder import Folder, roots
 from mlguard.runtime.companion.frames import MAX_FRAME, encode, write_revocations
 from mlguard.runtime.companion.operators import remember, tell_companions
-from mlguard.runtime.companion.private import Lock
-from mlguard.runtime.companion.processes import Process, supervisor
 from mlguard.runtime.companion.revoked_file import RevokedFile
 from mlguard.runtime.companion.totals import Totals
 from mlguard.runtime.companion.windows import Windows

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from mlguard.app.drivers import drive
+from mlguard.app.service import Service
 from mlguard.guard.coverage import Covered, coverage, describe, rate
 from mlguard.guard.routes import Route
 from mlguard.ledger import FLIGHT, MemoryLedger, Order, Receipt
 from mlguard.messages import Call
 from mlguard.quotas import RouteLimit
-from mlguard.runtime.drivers import drive
-from mlguard.runtime.service import Service
 from mlguard.settings import Rate, Settings, load
 
 AUTH = {

@@ -23,12 +23,12 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 
+from mlguard.app.drivers import drive
 from mlguard.errors import ProtocolError, Refused
 from mlguard.guard import Exchange, Guard, InferenceContext, Steps
 from mlguard.ledger import Change, MemoryLedger, Order, Receipt
 from mlguard.messages import Compute, Cut, Debit, Deny, ReadBody
 from mlguard.quotas import Quota, RouteLimit
-from mlguard.runtime.drivers import drive
 from mlguard.settings import Quotas, Rate
 from tests.core.guards import (
     AUTH,

@@ -23,8 +23,8 @@ from mlguard.ledger import (
     Receipt,
     StoreUnavailable,
 )
-from mlguard.runtime.stores.failover import Failover
-from mlguard.runtime.stores.pending import MOST, Held, Owed, Pending
+from mlguard.quota_store.failover import Failover
+from mlguard.quota_store.pending import MOST, Held, Owed, Pending
 from tests.servers import wait_until
 
 ROWS = Limit("rows:iris:60", 100, 60, unit="rows", model="iris")

@@ -20,15 +20,15 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
+from mlguard.app.drivers import adrive, drive
+from mlguard.app.running import Running
+from mlguard.app.service import Service
 from mlguard.errors import BlockingCall, InvalidSettings, Refused, UnknownModel
 from mlguard.guard import Exchange, Guard
 from mlguard.guard.exchange import LARGE, Steps
 from mlguard.messages import Compute, Cut, Deny, FetchKeys, ReadBody
 from mlguard.quotas import RouteLimit
 from mlguard.reference import Reference
-from mlguard.runtime.drivers import adrive, drive
-from mlguard.runtime.running import Running
-from mlguard.runtime.service import Service
 from mlguard.settings import Rate
 from tests.core.guards import (
     AUTH,

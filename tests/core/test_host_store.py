@@ -30,6 +30,9 @@ import pytest
 from hypothesis import settings as examples
 from hypothesis.stateful import rule
 
+from mlguard.host.folder import Folder
+from mlguard.host.private import user_folder
+from mlguard.host.processes import Process, supervisor
 from mlguard.ledger import (
     FLIGHT,
     LIFETIME,
@@ -42,9 +45,6 @@ from mlguard.ledger import (
     StoreUnavailable,
 )
 from mlguard.runtime.companion import CompanionConfig
-from mlguard.runtime.companion.folder import Folder
-from mlguard.runtime.companion.private import user_folder
-from mlguard.runtime.companion.processes import Process, supervisor
 from mlguard.runtime.stores.host import HostStore, running
 from mlguard.runtime.stores.host.journal import Journal
 from mlguard.runtime.stores.host.server import serve

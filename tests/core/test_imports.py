@@ -40,7 +40,7 @@ def test_importing_is_fast() -> None:
         pytest.param("mlguard.auth", (*FRAMEWORKS, *SCIENCE), id="tokens"),
         pytest.param("mlguard.reference", (*FRAMEWORKS, *SCIENCE), id="references"),
         pytest.param("mlguard.drift", (*FRAMEWORKS, "evidently", "sklearn"), id="drift"),
-        pytest.param("mlguard.runtime.service", (*FRAMEWORKS, *SCIENCE), id="the service"),
+        pytest.param("mlguard.app.service", (*FRAMEWORKS, *SCIENCE), id="the service"),
         pytest.param("mlguard.testing", (*FRAMEWORKS, *SCIENCE), id="testing"),
         pytest.param("mlguard.cli", (*FRAMEWORKS, *SCIENCE), id="the commands"),
         pytest.param("mlguard_fastapi", ("flask", "werkzeug", *SCIENCE), id="FastAPI"),

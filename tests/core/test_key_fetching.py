@@ -23,10 +23,10 @@ import pytest
 
 from mlguard.auth import KeySet
 from mlguard.auth.keyring import Keyring
+from mlguard.keys import KeyFetcher
+from mlguard.keys.freshness import freshness
+from mlguard.keys.supply import Fetched, FetchFailed, Supply
 from mlguard.logs import Seldom
-from mlguard.runtime.keys import KeyFetcher
-from mlguard.runtime.keys.freshness import freshness
-from mlguard.runtime.keys.supply import Fetched, FetchFailed, Supply
 from mlguard.settings import Auth
 from tests.keyserver import (
     DISCOVERY,
@@ -826,7 +826,7 @@ def test_a_command_line_fetches_once(server: KeyServer) -> None:
 FORKED = textwrap.dedent("""
     import os, sys, time
     from mlguard.auth.keyring import Keyring
-    from mlguard.runtime.keys import KeyFetcher
+    from mlguard.keys import KeyFetcher
     from mlguard.settings import Auth
 
     def wait(what):
@@ -879,7 +879,7 @@ def test_a_thread_that_cannot_work_says_so(
     server: KeyServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Without its HTTP client the thread ends, says so, and leaves nobody waiting."""
-    monkeypatch.setitem(sys.modules, "mlguard.runtime.keys.download", None)
+    monkeypatch.setitem(sys.modules, "mlguard.keys.download", None)
     with Service(server) as service:
         wait_until(lambda: "no longer fetched" in caplog.text, "the line in the log")
 
@@ -888,7 +888,7 @@ def test_a_thread_that_cannot_work_says_so(
 
 def test_the_http_client_is_imported_where_it_is_needed() -> None:
     """Importing and making a fetcher imports no HTTP client."""
-    code = "import sys, mlguard.runtime.keys; print('httpx2' in sys.modules)"
+    code = "import sys, mlguard.keys; print('httpx2' in sys.modules)"
     ran = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

@@ -34,7 +34,7 @@ def in_memory(clock: Callable[[], float]) -> Hooks:
 
 def in_redis(url: str, clock: Callable[[], float]) -> tuple[Hooks, Callable[[], None]]:
     """Return what a new store in Redis does, and what closes it."""
-    from mlguard.runtime.stores.redis import RedisStore
+    from mlguard.redis import RedisStore
 
     # What is counted is looked at, not how long it takes.
     store = RedisStore(url, prefix=uuid4().hex, timeout=5, holder="worker", clock=clock)

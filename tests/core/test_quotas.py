@@ -11,11 +11,11 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from mlguard import refusals
+from mlguard.app.drivers import drive
 from mlguard.ledger import Change, MemoryLedger, Order, Receipt
 from mlguard.messages import Debit, Deny, Principal
 from mlguard.quotas import Charged, Demand, Quota, RouteLimit, Throttle, headers, headers_of
 from mlguard.quotas.quota import accounts
-from mlguard.runtime.drivers import drive
 from mlguard.settings import Quotas, Rate
 
 NOW = 1_800_000_000.0  # begins a minute

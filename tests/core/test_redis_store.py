@@ -22,7 +22,7 @@ from tests.servers import free_port, wait_until
 pytest.importorskip("redis", reason="the package redis is not installed")
 
 from mlguard.places import problem
-from mlguard.runtime.stores.redis import RedisStore
+from mlguard.redis import RedisStore
 
 TIMEOUT = 0.1
 MARGIN = 0.05

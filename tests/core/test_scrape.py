@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 import pytest
 
+from mlguard.app.scrape import Page, SingleFlight
+from mlguard.app.service import Service
 from mlguard.messages import Call
-from mlguard.runtime.scrape import Page, SingleFlight
-from mlguard.runtime.service import Service
 from tests.core.test_metrics import OPENMETRICS
 
 CLASSIC = "text/plain"

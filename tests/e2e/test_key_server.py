@@ -206,7 +206,7 @@ def test_no_wrong_token_passes_and_no_right_one_is_lost(
                     happens()
                     time.sleep(PHASE if name != "dies" else 2 * MAX_AGE)
                     if name not in ("dies", "goes on"):  # whoever has what he wants asks no more
-                        servers.wait_until(lambda: server.count() > before, f"{name}, seen")
+                        _wait_for_more(server, before, name)
                     print(f"{name}: {_outcomes(a for a in load.asked if a.at >= happened)}")
             metrics = service.ask("/metrics").text
 
@@ -222,6 +222,10 @@ def test_no_wrong_token_passes_and_no_right_one_is_lost(
 
 
 MODELS = [{"name": "own"}, {"name": "sum"}]
+
+
+def _wait_for_more(server: KeyServer, before: int, what: str) -> None:
+    servers.wait_until(lambda: server.count() > before, f"{what}, seen")
 
 
 def _is_wrong(asked: Asked, retired: dict[str, float]) -> bool:

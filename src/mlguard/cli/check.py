@@ -15,11 +15,11 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from mlguard.app.front import Front
+from mlguard.app.service import Service
 from mlguard.errors import InvalidSettings, MLGuardError
 from mlguard.guard.coverage import Covered, coverage, other_pages, ways_around
 from mlguard.guard.surroundings import Around, answering, guard_in, has_guard, layers_to
-from mlguard.runtime.front import Front
-from mlguard.runtime.service import Service
 from mlguard.settings import DEFAULT, Auth, Limits, Model, Quotas, Settings
 from mlguard.tracing import Tracing
 from mlguard.urls import shown

@@ -1,1 +1,1 @@
-"""Everything that waits."""
+"""Which processes stand beside the workers?"""

@@ -13,15 +13,15 @@ from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.types import ASGIApp, Scope
 from starlette.websockets import WebSocketDisconnect
 
+from mlguard.app.asgi import Middleware
+from mlguard.app.front import F, Front
+from mlguard.app.service import Service
 from mlguard.guard import mark
 from mlguard.guard.limits import Declared, limiting, mark_limits
 from mlguard.guard.options import Options
 from mlguard.guard.routes import Route
 from mlguard.guard.surroundings import Around
 from mlguard.messages import Principal
-from mlguard.runtime.asgi import Middleware
-from mlguard.runtime.front import F, Front
-from mlguard.runtime.service import Service
 from mlguard_fastapi import telemetry
 from mlguard_fastapi.limits import declare, request_of
 from mlguard_fastapi.listing import around, routes_of

@@ -11,9 +11,9 @@ from slowapi.wrappers import LimitGroup
 from starlette.requests import HTTPConnection, Request
 from starlette.types import Scope
 
+from mlguard.app.asgi import EXCHANGE
 from mlguard.guard.limits import Declared, key_of
 from mlguard.guard.options import Options, check_function
-from mlguard.runtime.asgi import EXCHANGE
 
 if TYPE_CHECKING:
     from limits import RateLimitItem

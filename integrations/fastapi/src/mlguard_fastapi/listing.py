@@ -11,11 +11,11 @@ from fastapi import routing as fastapi_routing
 from starlette.routing import BaseRoute, Host, Mount, Router, WebSocketRoute
 from starlette.types import ASGIApp, Scope
 
+from mlguard.app.front import front_of
 from mlguard.guard import demanded
 from mlguard.guard.limits import Declared, limited, method_of, missed, written
 from mlguard.guard.routes import Route
 from mlguard.guard.surroundings import Around, around_of, will_export
-from mlguard.runtime.front import front_of
 
 
 def routes_of(router: Router, prefix: str = "", host: str = "") -> Iterator[Route]:

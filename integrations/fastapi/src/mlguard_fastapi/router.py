@@ -15,12 +15,12 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Host, Mount, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from mlguard.app.asgi import EXCHANGE, Begun, ModelAnswer, Replay, refuse, to_call, to_response
+from mlguard.app.drivers import adrive
+from mlguard.app.front import front_of
 from mlguard.guard import Exchange, Guard, reset, watched
 from mlguard.guard.limits import due
 from mlguard.guard.timed import timed
-from mlguard.runtime.asgi import EXCHANGE, Begun, ModelAnswer, Replay, refuse, to_call, to_response
-from mlguard.runtime.drivers import adrive
-from mlguard.runtime.front import front_of
 from mlguard.tracing import attached
 from mlguard_fastapi.limits import request_of
 from mlguard_fastapi.listing import Demands, leaves, router_of

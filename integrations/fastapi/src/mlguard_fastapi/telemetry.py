@@ -42,7 +42,7 @@ def _contrib(app: FastAPI, tracing: Tracing) -> None:
     from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
     from opentelemetry.metrics import NoOpMeterProvider
 
-    from mlguard.runtime.service import stable_conventions
+    from mlguard.app.service import stable_conventions
 
     stable_conventions()
     FastAPIInstrumentor.instrument_app(

@@ -9,14 +9,14 @@ from typing import Any
 from flask import Flask, Request, request
 from werkzeug.exceptions import ClientDisconnected
 
+from mlguard.app.front import Front
+from mlguard.app.service import Service
+from mlguard.app.wsgi import Middleware
 from mlguard.guard.limits import Declared
 from mlguard.guard.options import Options
 from mlguard.guard.routes import Route
 from mlguard.guard.surroundings import Around
 from mlguard.messages import Principal
-from mlguard.runtime.front import Front
-from mlguard.runtime.service import Service
-from mlguard.runtime.wsgi import Middleware
 from mlguard_flask import telemetry
 from mlguard_flask.limits import declare
 from mlguard_flask.listing import around, layers, routes_of

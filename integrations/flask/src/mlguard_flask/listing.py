@@ -11,12 +11,12 @@ from flask import Flask
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.routing import Rule
 
+from mlguard.app.front import front_of
+from mlguard.app.wsgi import WSGI
 from mlguard.guard import demanded
 from mlguard.guard.limits import limited, missed, written
 from mlguard.guard.routes import Route
 from mlguard.guard.surroundings import Around, around_of, exporting, layers_to
-from mlguard.runtime.front import front_of
-from mlguard.runtime.wsgi import WSGI
 
 
 def routes_of(app: Flask, inner: WSGI, around: Iterable[Any]) -> Iterator[Route]:

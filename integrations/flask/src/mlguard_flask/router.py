@@ -15,12 +15,9 @@ from flask import Flask, Request, Response, after_this_request, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Rule
 
-from mlguard.errors import Refused
-from mlguard.guard import BoundRoute, Exchange, Guard, demanded
-from mlguard.guard.limits import Declared, due, limited, method_of
-from mlguard.runtime.drivers import drive
-from mlguard.runtime.front import front_of
-from mlguard.runtime.wsgi import (
+from mlguard.app.drivers import drive
+from mlguard.app.front import front_of
+from mlguard.app.wsgi import (
     EXCHANGE,
     PREFIX,
     STREAMED,
@@ -31,6 +28,9 @@ from mlguard.runtime.wsgi import (
     status_line,
     to_call,
 )
+from mlguard.errors import Refused
+from mlguard.guard import BoundRoute, Exchange, Guard, demanded
+from mlguard.guard.limits import Declared, due, limited, method_of
 from mlguard.tracing import attached
 from mlguard_flask import telemetry
 from mlguard_flask.listing import host_of, mounts

@@ -22,7 +22,7 @@ def instrument(app: Flask, tracing: Tracing) -> None:
     from opentelemetry.instrumentation.flask import FlaskInstrumentor
     from opentelemetry.metrics import NoOpMeterProvider
 
-    from mlguard.runtime.service import stable_conventions
+    from mlguard.app.service import stable_conventions
 
     stable_conventions()
     FlaskInstrumentor.instrument_app(  # type: ignore[no-untyped-call]

@@ -8,8 +8,8 @@ from typing import Protocol
 
 from mlguard.errors import InvalidSettings, MLGuardError
 from mlguard.ledger import Change, Entry, StoreUnavailable
+from mlguard.quota_store.choose import maker
 from mlguard.runtime.companion import CompanionConfig
-from mlguard.runtime.stores.chosen import maker
 from mlguard.settings import Quotas, Settings
 
 _PATIENCE = 2.0  # seconds: an operator waits longer than a request

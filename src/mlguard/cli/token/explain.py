@@ -15,7 +15,7 @@ from mlguard.auth.jws import Unverified, parse_jws, parse_object
 from mlguard.cli.token.options import add_settings, add_token, loaded, token_of
 from mlguard.cli.token.showing import Row, either, shown, shown_moment, table, words
 from mlguard.errors import MLGuardError
-from mlguard.runtime.keys import KeyFetcher, rings
+from mlguard.keys import KeyFetcher, rings
 from mlguard.settings import Auth, Issuer, Settings
 
 

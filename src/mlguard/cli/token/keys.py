@@ -10,7 +10,7 @@ from typing import NamedTuple
 from mlguard.auth import InvalidToken, KeySet, verify_jws
 from mlguard.auth.minting import Signer, make_key, mint, secret_signer, signer
 from mlguard.errors import InvalidSettings
-from mlguard.runtime.companion.private import write
+from mlguard.host.private import write
 from mlguard.settings import Issuer, Settings
 
 

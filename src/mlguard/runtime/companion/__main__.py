@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 from threading import Event, Thread
 
+from mlguard.host.folder import Folder
+from mlguard.host.processes import Process
 from mlguard.logs import LOGGER
 from mlguard.runtime.companion.config import CompanionConfig
-from mlguard.runtime.companion.folder import Folder
-from mlguard.runtime.companion.processes import Process
 from mlguard.runtime.companion.server import serve
 
 _NICE = 10

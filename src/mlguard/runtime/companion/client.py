@@ -8,15 +8,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from mlguard.host.folder import Folder
+from mlguard.host.processes import supervisor
 from mlguard.logs import LOGGER
 from mlguard.metrics import Family
 from mlguard.revocations import Revocation
 from mlguard.runtime.companion import operators
 from mlguard.runtime.companion.config import CompanionConfig
 from mlguard.runtime.companion.courier import Courier, Row, new_name
-from mlguard.runtime.companion.folder import Folder
 from mlguard.runtime.companion.outbox import Outbox
-from mlguard.runtime.companion.processes import supervisor
 from mlguard.runtime.companion.revoked_file import RevokedFile
 from mlguard.runtime.companion.spawner import Spawner
 

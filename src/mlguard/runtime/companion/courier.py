@@ -15,13 +15,13 @@ from multiprocessing.connection import Connection, wait
 from threading import Event, Lock, Thread
 from typing import TypeAlias
 
+from mlguard.host.folder import Folder
+from mlguard.host.processes import Process
 from mlguard.logs import LOGGER, Seldom
 from mlguard.metrics import Family
 from mlguard.revocations import Revocation
-from mlguard.runtime.companion.folder import Folder
 from mlguard.runtime.companion.frames import Message, plain, read_revocations, receive, send
 from mlguard.runtime.companion.outbox import Outbox
-from mlguard.runtime.companion.processes import Process
 from mlguard.runtime.companion.spawner import Spawner
 
 Row: TypeAlias = tuple[str, str, object]

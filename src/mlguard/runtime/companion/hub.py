@@ -8,6 +8,7 @@ from multiprocessing.connection import Connection, answer_challenge, deliver_cha
 from threading import Condition, Lock, Thread
 from typing import Any
 
+from mlguard.host.processes import Process
 from mlguard.logs import Seldom
 from mlguard.metrics import Family, merge
 from mlguard.revocations import Revocation
@@ -15,7 +16,6 @@ from mlguard.runtime.companion.drift_metrics import DriftMetrics
 from mlguard.runtime.companion.frames import Junk, Message, read_revocations, receive
 from mlguard.runtime.companion.keeper import Keeper
 from mlguard.runtime.companion.link import Link
-from mlguard.runtime.companion.processes import Process
 from mlguard.runtime.companion.teller import Tellers
 from mlguard.runtime.companion.totals import Totals
 from mlguard.runtime.companion.windows import Windows

@@ -5,8 +5,8 @@ from __future__ import annotations
 from multiprocessing.connection import Connection
 from threading import Lock
 
+from mlguard.host.processes import Process
 from mlguard.runtime.companion.frames import Message, send
-from mlguard.runtime.companion.processes import Process
 from mlguard.runtime.companion.teller import Teller
 
 _SEND_WAIT = 0.1  # seconds

@@ -11,12 +11,12 @@ from threading import Thread
 from typing import NamedTuple
 
 from mlguard.errors import MissingExtra
+from mlguard.host.folder import Folder, roots
+from mlguard.host.private import make_folder, verify
 from mlguard.logs import LOGGER
 from mlguard.revocations import Revocation, RevocationsFull
 from mlguard.runtime.companion.book import Book
-from mlguard.runtime.companion.folder import Folder, roots
 from mlguard.runtime.companion.frames import Junk, receive, send, write_revocations
-from mlguard.runtime.companion.private import make_folder, verify
 from mlguard.runtime.companion.revoked_file import RevokedFile
 from mlguard.runtime.companion.store import Store
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from mlguard.host.private import Lock, make_folder, read, verify, write
 from mlguard.logs import LOGGER
 from mlguard.revocations import Key, Revocation
 from mlguard.runtime.companion.book import Book
-from mlguard.runtime.companion.private import Lock, make_folder, read, verify, write
 
 _LOCK_WAIT = 1.0  # seconds
 _RETRY = 0.01

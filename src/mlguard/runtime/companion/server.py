@@ -6,15 +6,15 @@ import time
 from multiprocessing.connection import Listener
 from threading import Event, Thread
 
+from mlguard.host.folder import Folder
+from mlguard.host.processes import Process
 from mlguard.logs import LOGGER
 from mlguard.runtime.companion.book import Book
 from mlguard.runtime.companion.checker import Checker
 from mlguard.runtime.companion.config import CompanionConfig
 from mlguard.runtime.companion.drift_metrics import DriftMetrics
-from mlguard.runtime.companion.folder import Folder
 from mlguard.runtime.companion.hub import DEPARTED, WORKERS, Hub
 from mlguard.runtime.companion.keeper import Keeper
-from mlguard.runtime.companion.processes import Process
 from mlguard.runtime.companion.revoked_file import RevokedFile
 from mlguard.runtime.companion.store import Store
 from mlguard.runtime.companion.teller import Tellers

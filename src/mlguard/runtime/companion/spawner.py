@@ -14,10 +14,10 @@ from pathlib import Path
 from threading import Thread
 from typing import IO, cast
 
+from mlguard.host.folder import Folder
+from mlguard.host.processes import Process
 from mlguard.logs import LOGGER
 from mlguard.runtime.companion.config import CompanionConfig
-from mlguard.runtime.companion.folder import Folder
-from mlguard.runtime.companion.processes import Process
 
 FIRST_PAUSE = 0.2  # seconds
 LONGEST_PAUSE = 5.0

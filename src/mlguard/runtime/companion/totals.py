@@ -6,8 +6,8 @@ import json
 from collections.abc import Container
 from dataclasses import asdict
 
+from mlguard.host.processes import Process
 from mlguard.metrics import Family, merge
-from mlguard.runtime.companion.processes import Process
 
 MAX_WORKERS = 1024
 

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mlguard.host.folder import Folder
+from mlguard.host.processes import Process
 from mlguard.logs import LOGGER
-from mlguard.runtime.companion.folder import Folder
-from mlguard.runtime.companion.processes import Process
 from mlguard.runtime.stores.host.server import serve
 
 

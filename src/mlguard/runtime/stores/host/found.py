@@ -6,8 +6,8 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlguard.runtime.companion.folder import Folder, roots
-from mlguard.runtime.companion.private import verify
+from mlguard.host.folder import Folder, roots
+from mlguard.host.private import verify
 from mlguard.runtime.stores.host.client import Client
 from mlguard.runtime.stores.host.links import Place
 from mlguard.runtime.stores.host.wire import SOCKET, Junk

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from threading import Lock
 
+from mlguard.host.private import read
 from mlguard.ledger import Note
 from mlguard.logs import LOGGER
-from mlguard.runtime.companion.private import read
 
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
 _SLACK = 4 * 2**20  # bytes before the file is written anew

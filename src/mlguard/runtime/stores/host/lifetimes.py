@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from threading import Event, Thread
 
+from mlguard.host.private import Lock
 from mlguard.ledger import LIFETIME, MemoryLedger, Note
 from mlguard.logs import LOGGER
-from mlguard.runtime.companion.private import Lock
 from mlguard.runtime.stores.host.journal import Journal
 
 HOMELESS = "lifetimes need host:///a/folder/that/outlives/reboots"

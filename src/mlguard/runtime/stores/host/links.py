@@ -12,10 +12,10 @@ import weakref
 from itertools import count
 from typing import Any, NamedTuple
 
+from mlguard.host.folder import Folder
+from mlguard.host.private import verify
+from mlguard.host.processes import Process
 from mlguard.ledger import StoreUnavailable
-from mlguard.runtime.companion.folder import Folder
-from mlguard.runtime.companion.private import verify
-from mlguard.runtime.companion.processes import Process
 from mlguard.runtime.stores.host.wire import (
     CHALLENGE,
     DONE,

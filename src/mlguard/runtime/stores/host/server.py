@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+from mlguard.host.folder import Folder
+from mlguard.host.processes import Process
 from mlguard.ledger import MemoryLedger
 from mlguard.logs import LOGGER, Seldom
-from mlguard.runtime.companion.folder import Folder
-from mlguard.runtime.companion.processes import Process
 from mlguard.runtime.stores.host.clerk import Clerk
 from mlguard.runtime.stores.host.journal import Journal
 from mlguard.runtime.stores.host.lifetimes import Lifetimes

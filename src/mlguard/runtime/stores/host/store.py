@@ -15,11 +15,11 @@ from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any
 
+from mlguard.host.folder import Folder
+from mlguard.host.processes import supervisor
 from mlguard.ledger import Change, Entry, Order, Receipt
 from mlguard.logs import LOGGER, Seldom
 from mlguard.runtime.companion.config import CompanionConfig
-from mlguard.runtime.companion.folder import Folder
-from mlguard.runtime.companion.processes import supervisor
 from mlguard.runtime.companion.spawner import Spawner
 from mlguard.runtime.stores.host.client import Client, unavailable
 from mlguard.runtime.stores.host.lifetimes import HOMELESS

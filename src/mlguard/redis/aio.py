@@ -13,9 +13,9 @@ from typing import Any
 from redis.asyncio.connection import Connection, SSLConnection
 
 from mlguard.places import Node, Place
-from mlguard.runtime.stores.redis.asks import Answer, Ask, Command, Steps, Unreachable
-from mlguard.runtime.stores.redis.clocks import Clocks
-from mlguard.runtime.stores.redis.links import (
+from mlguard.redis.asks import Answer, Ask, Command, Steps, Unreachable
+from mlguard.redis.clocks import Clocks
+from mlguard.redis.links import (
     LATE,
     REFUSALS,
     options,

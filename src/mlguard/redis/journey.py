@@ -7,8 +7,8 @@ from typing import Any
 
 from mlguard.ledger import StoreUnavailable
 from mlguard.places import Node
-from mlguard.runtime.stores.redis.asks import Answer, Command, Unreachable
-from mlguard.runtime.stores.redis.script import Call, Reply
+from mlguard.redis.asks import Answer, Command, Unreachable
+from mlguard.redis.script import Call, Reply
 
 
 class Journey:

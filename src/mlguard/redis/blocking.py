@@ -14,9 +14,9 @@ from typing import Any
 from redis.connection import Connection, SSLConnection
 
 from mlguard.places import Node, Place
-from mlguard.runtime.stores.redis.asks import Answer, Ask, Command, Steps, Unreachable
-from mlguard.runtime.stores.redis.clocks import Clocks
-from mlguard.runtime.stores.redis.links import MOST_IDLE, REFUSALS, options, refusal, unreachable
+from mlguard.redis.asks import Answer, Ask, Command, Steps, Unreachable
+from mlguard.redis.clocks import Clocks
+from mlguard.redis.links import MOST_IDLE, REFUSALS, options, refusal, unreachable
 
 
 class BlockingPool:

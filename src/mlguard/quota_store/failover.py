@@ -23,8 +23,8 @@ from mlguard.ledger import (
     StoreUnavailable,
 )
 from mlguard.logs import Seldom
-from mlguard.runtime.stores.pending import NOW, Held, Owed, Pending
-from mlguard.runtime.stores.store import Store
+from mlguard.quota_store.pending import NOW, Held, Owed, Pending
+from mlguard.quota_store.store import Store
 
 _FAILURES = 3  # in a row, after which the store counts as away
 _PROBE = 0.25  # seconds

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from types import TracebackType
 
+from mlguard.app.drivers import adrive, drive
 from mlguard.errors import BlockingCall
 from mlguard.guard import InferenceContext
 from mlguard.messages import Inference
-from mlguard.runtime.drivers import adrive, drive
 
 
 class Running:

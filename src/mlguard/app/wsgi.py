@@ -12,10 +12,10 @@ from typing import Any, TypeAlias
 
 from opentelemetry.context import Context as SpanContext
 
+from mlguard.app.drivers import drive
+from mlguard.app.service import Service
 from mlguard.guard import Deadlines, Exchange, Guard, reset, watched
 from mlguard.messages import Call, Cut
-from mlguard.runtime.drivers import drive
-from mlguard.runtime.service import Service
 from mlguard.tracing import attach, attached, detach
 
 Environ: TypeAlias = dict[str, Any]

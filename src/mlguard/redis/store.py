@@ -12,10 +12,10 @@ from mlguard import places
 from mlguard.errors import MissingExtra
 from mlguard.ledger import Change, Entry, Order, Receipt, StoreUnavailable
 from mlguard.logs import Seldom
-from mlguard.runtime.stores.redis.asks import Refusal
-from mlguard.runtime.stores.redis.clocks import Clocks
-from mlguard.runtime.stores.redis.routes import Router
-from mlguard.runtime.stores.redis.script import Call, Keys, Reply, entries, receipt
+from mlguard.redis.asks import Refusal
+from mlguard.redis.clocks import Clocks
+from mlguard.redis.routes import Router
+from mlguard.redis.script import Call, Keys, Reply, entries, receipt
 from mlguard.urls import shown
 
 _TOGETHER = 500  # changes in one round trip
@@ -63,8 +63,8 @@ class RedisStore:
         clocks = Clocks(timeout * _HOMEWARD)
         self._router = Router(self._place, clocks)
         try:
-            from mlguard.runtime.stores.redis.aio import AsyncPool
-            from mlguard.runtime.stores.redis.blocking import BlockingPool
+            from mlguard.redis.aio import AsyncPool
+            from mlguard.redis.blocking import BlockingPool
         except ImportError as error:
             raise MissingExtra("counting in Redis needs mlguard-core[redis]") from error
         self._blocking = BlockingPool(self._place, clocks)

@@ -8,6 +8,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
+from mlguard.app.drivers import adrive, drive
+from mlguard.app.running import Running
+from mlguard.app.service import Service
 from mlguard.auth import revocation
 from mlguard.errors import InvalidSettings, Refused
 from mlguard.guard import Steps, checked_scopes, demanding
@@ -19,9 +22,6 @@ from mlguard.guard.routes import Route
 from mlguard.guard.surroundings import Around
 from mlguard.logs import LOGGER
 from mlguard.messages import Inference
-from mlguard.runtime.drivers import adrive, drive
-from mlguard.runtime.running import Running
-from mlguard.runtime.service import Service
 from mlguard.settings import Settings
 
 App = TypeVar("App")

@@ -10,8 +10,8 @@ from typing import TypeAlias
 from mlguard.auth.keyring import Keyring
 from mlguard.auth.keys import KeySet
 from mlguard.chance import CHANCE
+from mlguard.keys.flights import Flights
 from mlguard.logs import LOGGER, Seldom
-from mlguard.runtime.keys.flights import Flights
 from mlguard.settings import Auth, Issuer
 
 _REFRESH = 0.8  # of the time for which keys are fresh

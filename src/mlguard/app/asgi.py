@@ -7,11 +7,11 @@ import types
 from collections.abc import Awaitable, Callable, Generator, MutableMapping
 from typing import Any, TypeAlias
 
+from mlguard.app.drivers import adrive
+from mlguard.app.service import Service
 from mlguard.errors import MLGuardError
 from mlguard.guard import Exchange, Guard, HeldAnswer, reset
 from mlguard.messages import Call, Cut, Deny
-from mlguard.runtime.drivers import adrive
-from mlguard.runtime.service import Service
 from mlguard.tracing import attach, detach
 
 Scope: TypeAlias = MutableMapping[str, Any]

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from mlguard.ledger import MemoryLedger
 from mlguard.metrics import Metrics
+from mlguard.quota_store.failover import Failover
+from mlguard.quota_store.store import Store
 from mlguard.runtime.companion import CompanionConfig
-from mlguard.runtime.stores.failover import Failover
-from mlguard.runtime.stores.store import Store
 from mlguard.settings import Quotas
 from mlguard.urls import shown
 
@@ -45,7 +45,7 @@ def maker(quotas: Quotas, config: CompanionConfig) -> Callable[[], Store]:
             timeout=quotas.store_timeout,
             holder=secrets.token_hex(8),
         )
-    from mlguard.runtime.stores.redis import RedisStore
+    from mlguard.redis import RedisStore
 
     return lambda: RedisStore(
         quotas.store,

@@ -13,9 +13,9 @@ from typing import Any
 
 from mlguard.auth.keyring import Keyring
 from mlguard.chance import CHANCE
+from mlguard.keys.flights import Flights
+from mlguard.keys.supply import Fetch, Supply
 from mlguard.logs import LOGGER, Seldom
-from mlguard.runtime.keys.flights import Flights
-from mlguard.runtime.keys.supply import Fetch, Supply
 from mlguard.settings import Auth
 
 _LAST_MOMENTS = 1.0  # seconds
@@ -109,7 +109,7 @@ class KeyFetcher:
         }
 
     def _download(self) -> Fetch:
-        from mlguard.runtime.keys.download import Download  # it imports the HTTP client
+        from mlguard.keys.download import Download  # it imports the HTTP client
 
         return Download(self._auth.jwks_timeout, self._auth.jwks_max_age)
 

@@ -11,7 +11,7 @@ from redis import exceptions
 from redis.connection import AbstractConnection, parse_url
 
 from mlguard.places import Node, Place
-from mlguard.runtime.stores.redis.asks import Refusal, Unreachable
+from mlguard.redis.asks import Refusal, Unreachable
 
 MOST_IDLE = 32
 LATE = "no answer in time"

@@ -9,10 +9,10 @@ from typing import Any
 
 from mlguard.ledger import StoreUnavailable
 from mlguard.places import CLUSTER, SENTINEL, SINGLE, Node, Place
-from mlguard.runtime.stores.redis.asks import Answer, Ask, Command, Refusal, Steps, Unreachable
-from mlguard.runtime.stores.redis.clocks import Clocks
-from mlguard.runtime.stores.redis.journey import Journey
-from mlguard.runtime.stores.redis.script import SLOTS, Call, parsed
+from mlguard.redis.asks import Answer, Ask, Command, Refusal, Steps, Unreachable
+from mlguard.redis.clocks import Clocks
+from mlguard.redis.journey import Journey
+from mlguard.redis.script import SLOTS, Call, parsed
 
 _TRIES = 6
 

@@ -19,19 +19,19 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 from mlguard import metrics as exposition
+from mlguard.app.scrape import Page, SingleFlight
 from mlguard.auth import Authenticator, KeySet
 from mlguard.errors import MissingExtra
 from mlguard.guard import Guard, Offer
+from mlguard.keys import KeyFetcher, rings
 from mlguard.ledger import Limit, MemoryLedger
 from mlguard.logs import LOGGER, Seldom
 from mlguard.metrics import Metrics
+from mlguard.quota_store.choose import ledger
+from mlguard.quota_store.failover import Failover
 from mlguard.quotas import Quota
 from mlguard.revocations import Revocation, Revocations, RevocationsFull
 from mlguard.runtime.companion import Companion, CompanionConfig, DriftModel
-from mlguard.runtime.keys import KeyFetcher, rings
-from mlguard.runtime.scrape import Page, SingleFlight
-from mlguard.runtime.stores.chosen import ledger
-from mlguard.runtime.stores.failover import Failover
 from mlguard.settings import PREFIX, Quotas, Settings, load
 from mlguard.tracing import Tracing
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlguard.places import Node
-from mlguard.runtime.stores.redis.asks import Answer, Refusal, Unreachable
+from mlguard.redis.asks import Answer, Refusal, Unreachable
 
 
 class Clocks:

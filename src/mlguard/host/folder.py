@@ -18,11 +18,14 @@ import tempfile
 from collections.abc import Iterator
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import mlguard
-from mlguard.runtime.companion.config import CompanionConfig
-from mlguard.runtime.companion.private import Lock, make_folder, read, user_folder, write
-from mlguard.runtime.companion.processes import Process
+from mlguard.host.private import Lock, make_folder, read, user_folder, write
+from mlguard.host.processes import Process
+
+if TYPE_CHECKING:
+    from mlguard.runtime.companion.config import CompanionConfig
 
 _KEY_BYTES = 32
 _MAX_ADDRESS = 100  # bytes: sun_path has 108 on Linux, 104 on macOS

@@ -1,5 +1,5 @@
 """How do several hosts count together? In Redis, 6.2 or later."""
 
-from mlguard.runtime.stores.redis.store import RedisStore
+from mlguard.redis.store import RedisStore
 
 __all__ = ["RedisStore"]

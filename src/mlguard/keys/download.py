@@ -14,9 +14,9 @@ import httpx2
 from mlguard import __version__
 from mlguard.auth.keys import KeySet
 from mlguard.auth.strict import json_object
+from mlguard.keys.freshness import freshness
+from mlguard.keys.supply import Fetched, FetchFailed
 from mlguard.logs import quiet
-from mlguard.runtime.keys.freshness import freshness
-from mlguard.runtime.keys.supply import Fetched, FetchFailed
 from mlguard.settings import Issuer
 from mlguard.urls import is_loopback, is_secure, shown
 

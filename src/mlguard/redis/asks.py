@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from mlguard.ledger import StoreUnavailable
 from mlguard.places import Node
-from mlguard.runtime.stores.redis.script import Word
+from mlguard.redis.script import Word
 
 Command: TypeAlias = "tuple[Word, ...]"
 

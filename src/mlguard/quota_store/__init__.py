@@ -1,0 +1,1 @@
+"""What if the store that quotas are counted in is away?"""
