@@ -45,6 +45,11 @@ class Recent(Generic[K, V]):
                 self._young = {}
             self._young[key] = value
 
+    def values(self) -> list[V]:
+        """Return all entries."""
+        with self._lock:
+            return list({**self._old, **self._young}.values())
+
     def drop(self, key: K) -> None:
         """Keep an entry no longer."""
         with self._lock:

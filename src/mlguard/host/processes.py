@@ -16,15 +16,37 @@ class Process:
     Attributes:
         pid: Its id.
         started: When, in clock ticks since boot; "" where the platform does not tell.
+        space: Whose processes these are: a container cannot see those of another.
     """
 
     pid: int
     started: str
+    space: str = ""
 
     @classmethod
     def of(cls, pid: int) -> Process:
         """Return the process that has this id now."""
-        return cls(pid, _stat(pid)[1])
+        return cls(pid, _stat(pid)[1], _space())
+
+    @classmethod
+    def mine(cls) -> Process:
+        """Return this process."""
+        return cls.of(os.getpid())
+
+    @classmethod
+    def read(cls, text: str) -> Process:
+        """Read what `text` wrote."""
+        pid, started, space = text.split("-")
+        return cls(int(pid), started, space)
+
+    @property
+    def text(self) -> str:
+        """The process in one word."""
+        return f"{self.pid}-{self.started}-{self.space}"
+
+    def is_gone(self) -> bool:
+        """Say whether it has ended, as far as can be seen from here."""
+        return self.space == _space() and not self.runs()
 
     def runs(self) -> bool:
         """Say whether it still runs; one that only waits to be reaped does not."""
@@ -46,6 +68,21 @@ def _stat(pid: int) -> tuple[str, str]:
         return fields[0].decode(), fields[19].decode()
     except (OSError, IndexError):
         return "", ""
+
+
+def _space() -> str:
+    try:
+        return str(Path("/proc/self/ns/pid").stat().st_ino)
+    except OSError:
+        return ""
+
+
+def boot() -> str:
+    """Return what differs between two starts of this machine; "" where it does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 def supervisor() -> Process:

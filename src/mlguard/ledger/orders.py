@@ -21,7 +21,15 @@ FLIGHT = "flight"
 
 
 class StoreUnavailable(Exception):
-    """A store did not answer as it should, or not in time."""
+    """A store did not answer as it should, or not in time.
+
+    Attributes:
+        has_changed: Whether it made the changes all the same that came with a debit.
+    """
+
+    def __init__(self, reason: str, *, has_changed: bool = False) -> None:
+        super().__init__(reason)
+        self.has_changed = has_changed
 
 
 @dataclass(frozen=True, slots=True)

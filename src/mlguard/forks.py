@@ -1,0 +1,43 @@
+"""What must be done when this process forks? One check for all who hold what a child must not."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from typing import Protocol
+
+
+class Forks(Protocol):
+    """Somebody with threads, locks or descriptors of this process."""
+
+    def before_fork(self) -> None:
+        """Get ready, in the parent; it may wait for a moment."""
+
+    def after_fork(self, *, in_child: bool) -> None:
+        """Go on, in the parent, or begin anew in the child."""
+
+
+_ALL: weakref.WeakSet[Forks] = weakref.WeakSet()
+
+
+def watch(someone: Forks) -> None:
+    """Tell somebody of each fork from now on, for as long as he lives."""
+    _ALL.add(someone)
+
+
+def _before() -> None:
+    for someone in list(_ALL):
+        someone.before_fork()
+
+
+def _after(*, in_child: bool) -> None:
+    for someone in list(_ALL):
+        someone.after_fork(in_child=in_child)
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no forks
+    os.register_at_fork(
+        before=_before,
+        after_in_parent=lambda: _after(in_child=False),
+        after_in_child=lambda: _after(in_child=True),
+    )

@@ -1,0 +1,276 @@
+"""How is the file opened that the workers of a host meet in, and what if it fails?
+
+SQLite in WAL mode. No lock of the file is held while Python runs: each call of `write` is one
+statement in autocommit mode, which takes the lock and gives it back inside SQLite. A transaction of
+several calls would hold it while its thread waits for the interpreter, and all workers with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from threading import Condition
+from typing import Any, TypeAlias
+
+from mlguard import forks
+from mlguard.host.mounts import is_remote
+from mlguard.host.schema import NUMBER, SCHEMA
+from mlguard.logs import LOGGER
+
+Row: TypeAlias = tuple[Any, ...]
+Values: TypeAlias = Sequence[Any] | Mapping[str, Any]
+
+_FREELY_GROWN = 20_000  # pages of the log, after which whoever writes moves them into the file
+_OPENING = 5000  # milliseconds in which a new file is made by one of several workers
+_RETRY = 0.005  # seconds
+_FORKING = 1.0  # seconds to wait, before a fork, for the statements that run
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_WORDS = {
+    sqlite3.SQLITE_BUSY: "others hold it for too long",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened",
+    sqlite3.SQLITE_CORRUPT: "it is damaged",
+    sqlite3.SQLITE_FULL: "the disk is full",
+    sqlite3.SQLITE_IOERR: "the disk fails, or is full",
+    sqlite3.SQLITE_NOTADB: "it is damaged",
+    sqlite3.SQLITE_PERM: "it may not be written to",
+    sqlite3.SQLITE_READONLY: "it may not be written to",
+}
+
+
+class DatabaseFailed(Exception):
+    """The file could not be read or written; nothing was changed.
+
+    Attributes:
+        is_busy: Whether others held it for too long, and nothing else is wrong.
+    """
+
+    def __init__(self, reason: str, *, is_busy: bool = False) -> None:
+        super().__init__(reason)
+        self.is_busy = is_busy
+
+
+class Database:
+    """A process's way to the file. Threads may share it; making one opens nothing.
+
+    Connections are used by one thread at a time. All are closed before this process forks, as one
+    that a child inherits may neither be used there nor be closed.
+
+    Args:
+        path: The file; its folder must be there.
+        wait: Seconds to wait at most while others hold the file.
+        is_lasting: Whether what is written is to survive the power, as far as it was synced.
+        on_new: Told that the file was made anew while this process knew another one.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        wait: float,
+        is_lasting: bool = False,
+        on_new: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.path = path
+        self._waits = (0, max(1, int(1000 * wait)))
+        self._is_lasting = is_lasting
+        self._on_new = on_new
+        self._begin()
+        forks.watch(self)
+
+    def _begin(self) -> None:
+        self._changed = Condition()
+        self._free: tuple[deque[sqlite3.Connection], ...] = (deque(), deque())
+        self._used = 0
+        self._is_forking = False
+        self._inode: tuple[int, int] | None = None
+
+    def write(self, sql: str, values: Values = (), *, waits: bool = True) -> int:
+        """Run one statement that writes, and tell how many rows it changed.
+
+        Args:
+            sql: The statement.
+            values: Its values.
+            waits: Whether to wait where others hold the file; without, it never blocks.
+
+        Raises:
+            DatabaseFailed: It could not be run; nothing was changed.
+        """
+        with self._connection(waits=waits) as connection:
+            before = connection.total_changes
+            connection.execute(sql, values)
+            return connection.total_changes - before
+
+    def read(self, sql: str, values: Values = ()) -> list[Row]:
+        """Run one statement that reads, which waits for nobody.
+
+        Raises:
+            DatabaseFailed: It could not be run.
+        """
+        with self._connection(waits=False) as connection:
+            return connection.execute(sql, values).fetchall()
+
+    def look_after(self) -> None:
+        """Notice a file that was swept away, and move the log into the file; blocks for a moment.
+
+        To be called about once a second, by one thread.
+
+        Raises:
+            DatabaseFailed: There is no file, and none can be made.
+        """
+        known = self._inode
+        if known is not None and _inode(self.path) != known:
+            LOGGER.warning("%s is gone: it is made anew", self.path)
+            self.close()
+        with self._connection(waits=True) as connection:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        if known is not None and self._inode != known:
+            self._on_new()
+
+    def sync(self) -> None:
+        """Have what is written survive the power; an OSError where it may not."""
+        # SQLite keeps no lock on its log, so closing it ends none.
+        log = os.open(self.path.with_name(self.path.name + "-wal"), os.O_RDONLY)
+        try:
+            os.fsync(log)
+        finally:
+            os.close(log)
+
+    def close(self) -> None:
+        """Let go of the file; who asks again opens it again."""
+        with self._changed:
+            self._close()
+
+    def before_fork(self) -> None:
+        """Close all connections, and open no other until the process has forked."""
+        with self._changed:
+            self._is_forking = True
+            self._changed.wait_for(lambda: not self._used, _FORKING)
+            self._close()
+
+    def after_fork(self, *, in_child: bool) -> None:
+        """Open connections again."""
+        if in_child:
+            self._begin()
+            return
+        with self._changed:
+            self._is_forking = False
+            self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def _connection(self, *, waits: bool) -> Iterator[sqlite3.Connection]:
+        """Lend a connection; one whose statement failed is not used again."""
+        free = self._free[waits]
+        with self._changed:
+            if self._is_forking:
+                self._changed.wait_for(lambda: not self._is_forking)
+            self._used += 1
+            connection = free.pop() if free else None
+            inode = self._inode
+        try:
+            if connection is None:
+                connection, inode = self._open(waits=waits)
+            yield connection
+        except sqlite3.Error as error:
+            failed = _failed(self.path, error)
+            if connection is not None and not failed.is_busy:
+                connection.close()
+                connection = None
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
+                self._set_aside(inode)
+            raise failed from None
+        finally:
+            with self._changed:
+                self._used -= 1
+                if self._is_forking:
+                    self._changed.notify_all()
+                if connection is not None:
+                    if inode == self._inode and not self._is_forking:
+                        free.append(connection)
+                    else:
+                        connection.close()
+
+    def _open(self, *, waits: bool) -> tuple[sqlite3.Connection, tuple[int, int] | None]:
+        if is_remote(self.path.parent):
+            raise DatabaseFailed(
+                f"{self.path}: it lies on a network file system, where workers cannot share it: "
+                "name a local folder"
+            )
+        _make(self.path)
+        connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+        try:
+            self._prepare(connection)
+            connection.execute(f"PRAGMA busy_timeout={self._waits[waits]}")
+        except BaseException:
+            connection.close()
+            raise
+        inode = _inode(self.path)
+        with self._changed:
+            self._inode = self._inode or inode
+        return connection, inode
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        connection.execute(f"PRAGMA busy_timeout={_OPENING}")
+        level = "NORMAL" if self._is_lasting else "OFF"
+        if connection.execute("PRAGMA user_version").fetchone() != (NUMBER,):
+            _one_of_us(lambda: connection.execute("PRAGMA journal_mode=WAL").fetchone())
+            _one_of_us(lambda: connection.executescript(SCHEMA))
+        connection.execute(f"PRAGMA synchronous={level}")
+        connection.execute(f"PRAGMA wal_autocheckpoint={_FREELY_GROWN}")
+        connection.execute("PRAGMA trusted_schema=OFF")
+
+    def _set_aside(self, inode: tuple[int, int] | None) -> None:
+        """Move a damaged file out of the way, so that a new one is made."""
+        if inode is None or _inode(self.path) != inode:  # another worker has done so
+            return
+        aside = self.path.with_suffix(".damaged")
+        with contextlib.suppress(OSError):
+            self.path.replace(aside)
+            for end in ("-wal", "-shm"):
+                self.path.with_name(self.path.name + end).unlink(missing_ok=True)
+            LOGGER.error("%s is damaged: it is made anew; the old one is %s", self.path, aside)
+
+    def _close(self) -> None:
+        self._inode = None
+        for free in self._free:
+            while free:
+                free.pop().close()
+
+
+def _make(path: Path) -> None:
+    """Make the file where it is missing, so that only this user can open it."""
+    # Exclusively, as closing a file that is in use would end the locks that SQLite has on it.
+    with contextlib.suppress(OSError):  # opening it says what is wrong
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+
+
+def _one_of_us(act: Callable[[], object]) -> None:
+    """Do what only one worker can do at a time, and SQLite does not always wait for."""
+    deadline = time.monotonic() + _OPENING / 1000
+    while True:
+        try:
+            act()
+        except sqlite3.OperationalError as error:
+            if not _failed(Path(), error).is_busy or time.monotonic() > deadline:
+                raise
+            time.sleep(_RETRY)
+        else:
+            return
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _failed(path: Path, error: sqlite3.Error) -> DatabaseFailed:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    words = _WORDS.get(code, str(error))
+    return DatabaseFailed(f"{path}: {words}", is_busy=code == sqlite3.SQLITE_BUSY)

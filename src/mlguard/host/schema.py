@@ -1,0 +1,34 @@
+"""What stands in the file? Tables of counters, revocations, workers and rows."""
+
+NUMBER = 1
+"""Of this schema; a file with another number has another name."""
+
+SCHEMA = f"""\
+-- What is counted. Of a window: its bucket, what is used of that and of the one before, and what
+-- was used of its limit in the last window, which is told to the debit that began this one, by its
+-- token. Of a sum: `current`. Of what is in flight: `current` units of one holder. Past its time,
+-- by the clock that all processes of a host share, a counter is nothing.
+CREATE TABLE IF NOT EXISTS counter (
+    key TEXT NOT NULL,
+    holder TEXT NOT NULL,
+    bucket INTEGER NOT NULL,
+    current INTEGER NOT NULL,
+    previous INTEGER NOT NULL,
+    amount INTEGER NOT NULL,
+    token INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    last_amount INTEGER NOT NULL,
+    until REAL NOT NULL,
+    PRIMARY KEY (key, holder)
+) WITHOUT ROWID;
+
+-- What is said once: since which start of the machine the clock runs.
+CREATE TABLE IF NOT EXISTS said (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+INSERT OR IGNORE INTO said VALUES ('boot', '');
+CREATE TRIGGER IF NOT EXISTS began AFTER UPDATE ON said WHEN new.name = 'boot'
+BEGIN
+    DELETE FROM counter WHERE until < 1e17;
+END;
+
+PRAGMA user_version={NUMBER};
+"""

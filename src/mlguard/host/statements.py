@@ -1,0 +1,198 @@
+"""What is one debit, and what its correction, in SQL? One statement each, in autocommit mode.
+
+They do what `mlguard.ledger.counters` does: the same state machine of tests proves both. Numbers of
+buckets come from Python, so that a moment falls into the same one everywhere.
+"""
+
+from mlguard.ledger import FLIGHT, LIFETIME, WINDOW
+from mlguard.ledger.counters import MOST
+
+KINDS = {WINDOW: 0, LIFETIME: 1, FLIGHT: 2}
+
+_LINE = """
+line AS MATERIALIZED (
+    SELECT
+        json_extract(value, '$[0]') AS key,
+        json_extract(value, '$[1]') AS holder,
+        json_extract(value, '$[2]') AS kind,
+        json_extract(value, '$[3]') AS seconds,
+        json_extract(value, '$[4]') AS amount,
+        json_extract(value, '$[5]') AS cost,
+        json_extract(value, '$[6]') AS bucket,
+        json_extract(value, '$[7]') AS until
+    FROM json_each(:lines)
+)"""
+
+DEBIT = f"""
+WITH {_LINE},
+counted AS MATERIALIZED (
+    SELECT
+        line.*,
+        coalesce(counter.bucket < line.bucket, 0) AS begins,
+        max(line.bucket, coalesce(counter.bucket, line.bucket)) AS at,
+        CASE WHEN counter.bucket >= line.bucket THEN counter.current ELSE 0 END AS current,
+        CASE
+            WHEN counter.bucket >= line.bucket THEN counter.previous
+            WHEN counter.bucket = line.bucket - 1 THEN counter.current
+            ELSE 0
+        END AS previous,
+        max(0, coalesce(counter.current, 0)) AS last,
+        coalesce(counter.amount, line.amount) AS last_amount
+    FROM line LEFT JOIN counter ON counter.key = line.key AND counter.holder = line.holder
+),
+beyond AS (
+    SELECT 1 FROM counted WHERE amount < cost + CASE kind
+        WHEN {KINDS[WINDOW]} THEN current + previous
+            * CASE WHEN at > bucket THEN 1.0 ELSE 1 - (:now - at * seconds) / seconds END
+        WHEN {KINDS[LIFETIME]} THEN current
+        ELSE current + (
+            SELECT coalesce(sum(other.current), 0) FROM counter AS other
+            WHERE other.key = counted.key AND other.holder <> counted.holder
+                AND other.until > :now
+        )
+    END
+)
+INSERT INTO counter
+    (key, holder, bucket, current, previous, amount, token, last, last_amount, until)
+SELECT
+    key, holder, at, min(current + cost, {MOST}), previous,
+    CASE WHEN begins OR kind = {KINDS[LIFETIME]} THEN amount ELSE last_amount END,
+    CASE WHEN begins THEN :token ELSE 0 END, last, last_amount, until
+FROM counted WHERE NOT EXISTS (SELECT 1 FROM beyond)
+ON CONFLICT (key, holder) DO UPDATE SET
+    last = CASE WHEN excluded.token THEN excluded.last ELSE last END,
+    last_amount = CASE WHEN excluded.token THEN excluded.last_amount ELSE last_amount END,
+    token = CASE WHEN excluded.token THEN excluded.token ELSE token END,
+    bucket = excluded.bucket,
+    current = excluded.current,
+    previous = excluded.previous,
+    amount = excluded.amount,
+    until = excluded.until
+"""
+"""Charges every line, or none: `lines` as JSON, `now`, and a `token` of this debit's own."""
+
+BEGIN = f"""
+WITH {_LINE}
+UPDATE counter SET
+    token = :token,
+    last = max(0, counter.current),
+    last_amount = counter.amount,
+    previous = CASE counter.bucket WHEN line.bucket - 1 THEN counter.current ELSE 0 END,
+    current = 0,
+    bucket = line.bucket,
+    amount = line.amount,
+    until = line.until
+FROM line
+WHERE counter.key = line.key AND counter.holder = line.holder AND counter.bucket < line.bucket
+"""
+"""Begins the windows of a refused debit for which it is time."""
+
+_CHANGE = """
+change AS MATERIALIZED (
+    SELECT
+        json_extract(value, '$[0]') AS key,
+        json_extract(value, '$[1]') AS holder,
+        json_extract(value, '$[2]') AS kind,
+        json_extract(value, '$[3]') AS amount,
+        json_extract(value, '$[4]') AS extra,
+        json_extract(value, '$[5]') AS bucket,
+        json_extract(value, '$[6]') AS since,
+        json_extract(value, '$[7]') AS is_grant,
+        json_extract(value, '$[8]') AS until
+    FROM json_each(:changes)
+)"""
+
+BLANK = f"""
+WITH {_CHANGE}
+INSERT OR IGNORE INTO counter
+SELECT key, holder, bucket, 0, 0, amount, 0, 0, amount, until FROM change
+"""
+"""Makes the counters that debts and grants are written to."""
+
+SETTLE = f"""
+WITH {_CHANGE},
+begun AS MATERIALIZED (
+    SELECT
+        change.*,
+        change.kind = {KINDS[WINDOW]} AND (change.extra > 0 OR change.is_grant)
+            AND change.bucket > counter.bucket AS begins,
+        counter.bucket AS was_at, counter.current AS was, counter.previous AS was_before
+    FROM change JOIN counter ON counter.key = change.key AND counter.holder = change.holder
+),
+counted AS MATERIALIZED (
+    SELECT
+        begun.*,
+        CASE WHEN begins THEN bucket ELSE was_at END AS at,
+        CASE WHEN begins THEN 0 ELSE was END AS current,
+        CASE
+            WHEN NOT begins THEN was_before
+            WHEN was_at = bucket - 1 THEN was
+            ELSE 0
+        END AS previous,
+        CASE kind WHEN {KINDS[WINDOW]} THEN 2 * amount ELSE {MOST} END AS most
+    FROM begun
+)
+UPDATE counter SET
+    token = CASE WHEN counted.begins THEN 0 ELSE counter.token END,
+    bucket = counted.at,
+    current = CASE
+        WHEN counted.kind = {KINDS[FLIGHT]} AND counted.is_grant
+            THEN max(0, min(counted.extra, {MOST}))
+        WHEN counted.kind = {KINDS[FLIGHT]} THEN max(0, counted.current + counted.extra)
+        WHEN counted.is_grant
+            THEN max(-{MOST}, min(counted.current + counted.extra, {MOST}))
+        WHEN counted.extra > 0
+            THEN max(counted.current, min(counted.current + counted.extra, counted.most))
+        WHEN counted.at <= counted.since
+            THEN max(min(0, counted.current), counted.current + counted.extra)
+        ELSE counted.current
+    END,
+    previous = CASE
+        WHEN NOT counted.is_grant AND counted.extra <= 0 AND counted.at = counted.since + 1
+            THEN max(min(0, counted.previous), counted.previous + counted.extra)
+        ELSE counted.previous
+    END,
+    amount = CASE
+        WHEN counted.begins OR counted.kind = {KINDS[LIFETIME]} THEN counted.amount
+        ELSE counter.amount
+    END,
+    until = CASE
+        WHEN counted.begins OR counted.kind = {KINDS[FLIGHT]} THEN counted.until
+        ELSE counter.until
+    END
+FROM counted WHERE counter.key = counted.key AND counter.holder = counted.holder
+"""
+"""Corrects counters, each once: `changes` as JSON."""
+
+_COLUMNS = "key, holder, bucket, current, previous, amount, token, last, last_amount, until"
+
+
+def reading(keys: int) -> str:
+    """Return what reads so many counters, with all who hold them."""
+    return f"SELECT {_COLUMNS} FROM counter WHERE key IN ({','.join('?' * keys)})"
+
+
+ALL_OF = f"SELECT {_COLUMNS} FROM counter WHERE key >= ? AND key < ?"
+FORGET = """
+DELETE FROM counter WHERE key >= ? AND key < ? AND holder = ''
+    AND (until < 1e17 OR ?)
+"""
+DROP = "DELETE FROM counter WHERE holder = ? AND holder <> ''"
+HOLDERS = "SELECT DISTINCT holder FROM counter WHERE holder <> ''"
+NEXT = "SELECT key FROM counter WHERE key > ? ORDER BY key LIMIT 1 OFFSET ?"
+SWEEP = "DELETE FROM counter WHERE key > ? AND key <= ? AND until < ?"
+RESTORE = """
+INSERT INTO counter
+SELECT
+    json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+    json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'),
+    0, 0, json_extract(value, '$[5]'), json_extract(value, '$[6]')
+FROM json_each(:counters) WHERE true
+ON CONFLICT (key, holder) DO UPDATE SET
+    current = max(current, excluded.current),
+    previous = max(previous, excluded.previous)
+WHERE bucket = excluded.bucket
+"""
+"""Lets counters stand where several remember them, each at least as high as anybody does."""
+
+BOOT = "UPDATE said SET value = ?1 WHERE name = 'boot' AND value <> ?1"
