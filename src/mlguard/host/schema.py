@@ -30,5 +30,35 @@ BEGIN
     DELETE FROM counter WHERE until < 1e17;
 END;
 
+-- Sampled rows on their way to the analyst of the workers with these settings: model, version and
+-- values as JSON. An id is never given again.
+CREATE TABLE IF NOT EXISTS sampled (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    digest TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    row TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS sampled_of ON sampled (digest, id, size);
+
+-- What the analyst of these settings said last, by the clock that all processes of a host share;
+-- before when nobody may start another, and for how long that will be the next time.
+CREATE TABLE IF NOT EXISTS analyst (
+    digest TEXT PRIMARY KEY,
+    process TEXT NOT NULL,
+    beat REAL NOT NULL,
+    is_ready INTEGER NOT NULL,
+    not_before REAL NOT NULL,
+    pause REAL NOT NULL,
+    families TEXT NOT NULL
+);
+
+-- The workers that it is there for.
+CREATE TABLE IF NOT EXISTS analysed (
+    digest TEXT NOT NULL,
+    process TEXT NOT NULL,
+    beat REAL NOT NULL,
+    PRIMARY KEY (digest, process)
+) WITHOUT ROWID;
+
 PRAGMA user_version={NUMBER};
 """

@@ -9,10 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlguard.analyst.config import AnalystConfig, DriftModel
+from mlguard.analyst.drift_metrics import DriftMetrics
 from mlguard.logs import LOGGER
-from mlguard.runtime.companion.config import CompanionConfig, DriftModel
-from mlguard.runtime.companion.drift_metrics import DriftMetrics
-from mlguard.runtime.companion.windows import Windows
 
 if TYPE_CHECKING:
     from mlguard.drift import Calibration, Verdict
@@ -20,29 +19,47 @@ if TYPE_CHECKING:
 
 
 class Checker:
-    """One thread that imports evidently, and then checks window after window."""
+    """Fills windows of rows for each model, and checks each that is full.
 
-    def __init__(self, config: CompanionConfig, windows: Windows, metrics: DriftMetrics) -> None:
+    Attributes:
+        is_ready: Whether every model's inputs can be checked.
+    """
+
+    def __init__(self, config: AnalystConfig, metrics: DriftMetrics) -> None:
+        self.is_ready = False
         self._config = config
-        self._windows = windows
         self._metrics = metrics
+        self._models: dict[tuple[str, str], DriftModel] = {}
+        for model in config.models:
+            self._models[model.name, model.version] = model
+            # Rows of a version that is not configured are compared with the first that is.
+            self._models.setdefault((model.name, ""), model)
+        self._windows: dict[DriftModel, list[object]] = {model: [] for model in config.models}
         self._known: dict[DriftModel, tuple[Reference, Calibration]] = {}
         self._drifting: set[DriftModel] = set()
 
-    def run(self) -> None:
-        """Prepare, then check for ever; a check that fails does not stop the next."""
-        self._metrics.set_up(False)
-        for model in self._config.drift_models:
+    def prepare(self) -> None:
+        """Import evidently and load what windows are compared with; takes a while."""
+        for model in self._config.models:
             self._prepare(model)
-        is_ready = len(self._known) == len(self._config.drift_models)
-        self._metrics.set_up(is_ready)
-        LOGGER.info("drift checks are %s", "ready" if is_ready else "not ready for every model")
-        while True:
-            taken = self._windows.take()
-            if taken is not None:
-                self._check(*taken)
+        self.is_ready = len(self._known) == len(self._config.models)
+        text = "ready" if self.is_ready else "not ready for every model"
+        LOGGER.info("drift checks are %s", text)
+
+    def add(self, name: str, version: str, values: object) -> bool:
+        """Add a row, and check its window where that is full now; say whether it was."""
+        model = self._models.get((name, version)) or self._models.get((name, ""))
+        if model is None:
+            return False
+        self._windows[model].append(values)
+        if len(self._windows[model]) < self._config.window:
+            return False
+        rows, self._windows[model] = self._windows[model], []
+        self._check(model, rows)
+        return True
 
     def _prepare(self, model: DriftModel) -> None:
+        self._metrics.begin(model)
         try:
             from mlguard.drift import Calibration
             from mlguard.reference import Reference
@@ -87,7 +104,7 @@ class Checker:
         report: str,
     ) -> None:
         path = Path(report)
-        if len(self._config.drift_models) > 1:
+        if len(self._config.models) > 1:
             name = re.sub(r"[^\w.-]", "_", model.name)
             path = path.with_name(f"{path.stem}-{name}{path.suffix}")
         try:

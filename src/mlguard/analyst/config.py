@@ -1,0 +1,58 @@
+"""What does the analyst need to know?"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class DriftModel:
+    """One model whose inputs are compared with training.
+
+    Attributes:
+        name: The model's name, as in the settings.
+        version: The version that its drift metrics carry.
+        features: The names of a row's values, in their order.
+        reference_path: The file that says what training looked like.
+    """
+
+    name: str
+    version: str
+    features: tuple[str, ...]
+    reference_path: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnalystConfig:
+    """What the workers of one service tell their analyst.
+
+    Attributes:
+        service: The service's name.
+        digest: Of the settings: workers with other settings have another analyst.
+        models: The models to check for drift.
+        window: Rows that are judged together.
+        report: Where to write each check's HTML report; None writes none.
+        secrets: Variables with secrets, which the analyst does not inherit.
+    """
+
+    service: str
+    digest: str
+    models: tuple[DriftModel, ...]
+    window: int = 1000
+    report: str | None = None
+    secrets: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """Write it down for the analyst's standard input."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> AnalystConfig:
+        """Read what `to_json` wrote."""
+        fields = json.loads(text)
+        models = tuple(
+            DriftModel(**{**model, "features": tuple(model["features"])})
+            for model in fields.pop("models")
+        )
+        return cls(**{**fields, "secrets": tuple(fields["secrets"])}, models=models)

@@ -1,0 +1,117 @@
+"""How does the analyst live and end?"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Event, Lock, Thread
+
+from mlguard.analyst.checker import Checker
+from mlguard.analyst.config import AnalystConfig
+from mlguard.analyst.drift_metrics import DriftMetrics
+from mlguard.host.database import Database, DatabaseFailed
+from mlguard.host.folder import Folder
+from mlguard.host.rows import Row, Rows
+from mlguard.host.verdicts import Verdicts
+from mlguard.logs import LOGGER, Seldom
+from mlguard.metrics import Family
+
+_WAIT = 5.0  # seconds for which others may hold the file
+_TICK = 0.5
+_LONELY = 10.0
+_TOGETHER = 500  # rows
+
+
+def serve(config: AnalystConfig, folder: Folder, stop: Event) -> None:
+    """Live until `stop`, until the file is gone, or until no worker lived for ten seconds.
+
+    Raises:
+        OSError: The folder cannot be used.
+        DatabaseFailed: The file cannot be used.
+    """
+    with folder.lock(f"analyst-{config.digest[:16]}") as is_first:
+        if is_first:
+            LOGGER.info("the analyst of %s is up", config.service)
+            why = _Analysis(config, folder.database).run(stop)
+            LOGGER.info("the analyst of %s ends: %s", config.service, why)
+
+
+class _Analysis:
+    """One thread takes rows out of the file and checks them; this one says that it lives."""
+
+    def __init__(self, config: AnalystConfig, path: Path) -> None:
+        self._path = path
+        database = Database(path, wait=_WAIT)
+        self._rows = Rows(database, config.digest)
+        self._verdicts = Verdicts(database, config.digest)
+        self._metrics = DriftMetrics()
+        self._checker = Checker(config, self._metrics)
+        self._is_prepared = False
+        self._saying = Lock()
+        self._said: str | None = None
+        self._log = Seldom()
+
+    def run(self, stop: Event) -> str:
+        """Live; return why that ends."""
+        earlier = self._verdicts.begin()
+        file = self._path.stat()
+        Thread(target=self._work, args=(earlier, stop), name="mlguard-drift", daemon=True).start()
+        last_company = time.monotonic()
+        while not stop.wait(_TICK):
+            if not _is(self._path, file):
+                return "its file is gone"
+            with self._going_on():
+                if self._verdicts.has_workers():
+                    last_company = time.monotonic()
+                if not self._say():
+                    return "another has taken its place"
+            if time.monotonic() - last_company > _LONELY:
+                break
+        with self._going_on():
+            self._verdicts.end()
+        return "it was told to" if stop.is_set() else "no worker is left"
+
+    def _work(self, earlier: list[Family], stop: Event) -> None:
+        self._checker.prepare()
+        self._metrics.restore(earlier)
+        self._is_prepared = True
+        while not stop.is_set():
+            rows: list[Row] = []
+            with self._going_on():
+                rows = self._rows.take(_TOGETHER)
+            for row in rows:
+                if self._checker.add(*row):
+                    with self._going_on():
+                        self._say()
+            if not rows:
+                stop.wait(_TICK)
+
+    def _say(self) -> bool:
+        """Give a sign of life, and say what is new; False where another is the analyst."""
+        with self._saying:
+            # Until then what an earlier one said stands.
+            families = json.dumps(self._metrics.families()) if self._is_prepared else None
+            is_ours = self._verdicts.say(
+                is_ready=self._is_prepared and self._checker.is_ready,
+                families=None if families == self._said else families,
+            )
+            self._said = families
+            return is_ours
+
+    @contextlib.contextmanager
+    def _going_on(self) -> Iterator[None]:
+        try:
+            yield
+        except DatabaseFailed as error:
+            self._log.warning("file", "drift checks pause: %s", error)
+
+
+def _is(path: Path, file: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(path.stat(), file)
+    except OSError:
+        return False
