@@ -18,7 +18,7 @@ from mlguard.logs import LOGGER, Seldom
 from mlguard.metrics import Family, Gauges
 
 MAX_QUEUED = 10_000  # rows
-_TOGETHER = 100  # rows that one statement writes
+_TOGETHER = 2**20  # bytes of rows, beyond which a statement writes no more
 
 
 class Analyst:
@@ -118,7 +118,7 @@ class Analyst:
         self._starter.leave()
 
     def _hand_over(self) -> None:
-        while rows := [self._queue.popleft() for _ in range(min(len(self._queue), _TOGETHER))]:
+        while rows := self._next():
             try:
                 kept = self._rows.put([written for _, _, written in rows])
             except DatabaseFailed:
@@ -126,3 +126,10 @@ class Analyst:
                 raise
             for model, version, _ in rows[kept:]:
                 self._on_drop(model, version, "busy", 1)
+
+    def _next(self) -> list[tuple[str, str, str]]:
+        rows, size = [], 0
+        while self._queue and size < _TOGETHER:
+            rows.append(self._queue.popleft())
+            size += len(rows[-1][2])
+        return rows

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mlguard.analyst.config import AnalystConfig, DriftModel
 from mlguard.analyst.drift_metrics import DriftMetrics
-from mlguard.logs import LOGGER
+from mlguard.logs import LOGGER, Seldom
 
 if TYPE_CHECKING:
     from mlguard.drift import Calibration, Verdict
@@ -37,6 +37,7 @@ class Checker:
         self._windows: dict[DriftModel, list[object]] = {model: [] for model in config.models}
         self._known: dict[DriftModel, tuple[Reference, Calibration]] = {}
         self._drifting: set[DriftModel] = set()
+        self._log = Seldom()
 
     def prepare(self) -> None:
         """Import evidently and load what windows are compared with; takes a while."""
@@ -80,7 +81,8 @@ class Checker:
             verdict = check(reference, window, calibration=calibration)
         except Exception as error:  # noqa: BLE001 - one model or window must not stop the others
             self._metrics.failed(model)
-            LOGGER.error("a drift check of model %s failed: %r", model.name, error)
+            text = "a drift check of model %s failed: %r"
+            self._log.warning(model.name, text, model.name, error)
             return
         self._metrics.checked(model, verdict, time.monotonic() - started, time.time())
         self._tell(model, verdict)
@@ -118,7 +120,7 @@ class Checker:
             part.write_text(html, encoding="utf-8")
             part.replace(path)
         except Exception as error:  # noqa: BLE001 - one model or window must not stop the others
-            LOGGER.error("the drift report %s cannot be written: %r", path, error)
+            self._log.warning(str(path), "the drift report %s cannot be written: %r", path, error)
 
 
 def _by_name(row: object, ours: tuple[str, ...], theirs: tuple[str, ...]) -> object:

@@ -64,11 +64,11 @@ class _Analysis:
         while not stop.wait(_TICK):
             if not _is(self._path, file):
                 return "its file is gone"
+            if not self._say():
+                return "another has taken its place"
             with self._going_on():
                 if self._verdicts.has_workers():
                     last_company = time.monotonic()
-                if not self._say():
-                    return "another has taken its place"
             if time.monotonic() - last_company > _LONELY:
                 break
         with self._going_on():
@@ -79,20 +79,20 @@ class _Analysis:
         self._checker.prepare()
         self._metrics.restore(earlier)
         self._is_prepared = True
+        self._say()
         while not stop.is_set():
             rows: list[Row] = []
             with self._going_on():
                 rows = self._rows.take(_TOGETHER)
             for row in rows:
                 if self._checker.add(*row):
-                    with self._going_on():
-                        self._say()
+                    self._say()
             if not rows:
                 stop.wait(_TICK)
 
     def _say(self) -> bool:
         """Give a sign of life, and say what is new; False where another is the analyst."""
-        with self._saying:
+        with self._saying, self._going_on():
             # Until then what an earlier one said stands.
             families = json.dumps(self._metrics.families()) if self._is_prepared else None
             is_ours = self._verdicts.say(
@@ -101,6 +101,7 @@ class _Analysis:
             )
             self._said = families
             return is_ours
+        return True
 
     @contextlib.contextmanager
     def _going_on(self) -> Iterator[None]:

@@ -180,6 +180,9 @@ class Metrics:
         self._worker_up = Gauges(
             "mlguard_drift_worker_up", "1 while drift checks are ready to run."
         )
+        self._restarts = Counters(
+            "mlguard_analyst_restarts_total", "Analysts started in the place of one that was gone."
+        )
         self._own = (
             *(self._http, self._active_requests, self._seconds, self._rows, self._errors),
             *(self._first_byte, self._messages, self._wait),
@@ -195,7 +198,7 @@ class Metrics:
                 self._degraded,
                 self._unread,
             ),
-            *(self._observed, self._sampled, self._dropped, self._worker_up),
+            *(self._observed, self._sampled, self._dropped, self._worker_up, self._restarts),
         )
         for labelled in self._own:
             self.registry.register(labelled)
@@ -286,8 +289,13 @@ class Metrics:
         self._degraded.cell(part).set(on)
 
     def set_drift_worker_up(self, on: bool) -> None:
-        """Say what this worker knows: where drift is checked, False until a companion knows."""
+        """Say what this worker knows: where drift is checked, False until an analyst knows."""
         self._worker_up.cell().set(on)
+        self._restarts.cell()
+
+    def analyst_restarted(self) -> None:
+        """Count an analyst that this worker started in the place of one that was gone."""
+        self._restarts.cell().add()
 
     def rows_observed(self, model: str, version: str, rows: int) -> None:
         """Count rows that the model was asked."""
