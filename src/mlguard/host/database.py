@@ -25,7 +25,7 @@ from mlguard.logs import LOGGER
 Row: TypeAlias = tuple[Any, ...]
 Values: TypeAlias = Sequence[Any] | Mapping[str, Any]
 
-_FREELY_GROWN = 20_000  # pages of the log, after which whoever writes moves them into the file
+_FREELY_GROWN = 4_000  # pages of the log, after which whoever writes moves them into the file
 _OPENING = 5000  # milliseconds in which a new file is made by one of several workers
 _RETRY = 0.005  # seconds
 _FORKING = 1.0  # seconds to wait, before a fork, for the statements that run
@@ -100,10 +100,8 @@ class Database:
         Raises:
             DatabaseFailed: It could not be run; nothing was changed.
         """
-        with self._connection(waits=waits) as connection:
-            before = connection.total_changes
-            connection.execute(sql, values)
-            return connection.total_changes - before
+        with self.lend(waits=waits) as connection:
+            return write(connection, sql, values)
 
     def read(self, sql: str, values: Values = ()) -> list[Row]:
         """Run one statement that reads, which waits for nobody.
@@ -111,7 +109,7 @@ class Database:
         Raises:
             DatabaseFailed: It could not be run.
         """
-        with self._connection(waits=False) as connection:
+        with self.lend() as connection:
             return connection.execute(sql, values).fetchall()
 
     def look_after(self) -> None:
@@ -126,7 +124,7 @@ class Database:
         if known is not None and _inode(self.path) != known:
             LOGGER.warning("%s is gone: it is made anew", self.path)
             self.close()
-        with self._connection(waits=True) as connection:
+        with self.lend() as connection:
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         if known is not None and self._inode != known:
             self._on_new()
@@ -162,8 +160,17 @@ class Database:
             self._changed.notify_all()
 
     @contextlib.contextmanager
-    def _connection(self, *, waits: bool) -> Iterator[sqlite3.Connection]:
-        """Lend a connection; one whose statement failed is not used again."""
+    def lend(self, *, waits: bool = True) -> Iterator[sqlite3.Connection]:
+        """Lend a connection, for statements in autocommit mode and nothing else.
+
+        One whose statement failed is not used again.
+
+        Args:
+            waits: Whether to wait where others hold the file; without, it never blocks.
+
+        Raises:
+            DatabaseFailed: The file could not be opened, read or written.
+        """
         free = self._free[waits]
         with self._changed:
             if self._is_forking:
@@ -239,6 +246,13 @@ class Database:
         for free in self._free:
             while free:
                 free.pop().close()
+
+
+def write(connection: sqlite3.Connection, sql: str, values: Values) -> int:
+    """Run one statement, and tell how many rows it changed."""
+    before = connection.total_changes
+    connection.execute(sql, values)
+    return connection.total_changes - before
 
 
 def _make(path: Path) -> None:

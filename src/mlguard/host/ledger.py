@@ -7,16 +7,18 @@ import contextlib
 import hashlib
 import json
 import secrets
+import sqlite3
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Any, TypeAlias
 
 from mlguard import forks
 from mlguard.chance import CHANCE
 from mlguard.host import statements
-from mlguard.host.database import Database, DatabaseFailed
+from mlguard.host.database import Database, DatabaseFailed, write
 from mlguard.host.processes import Process, boot
 from mlguard.ledger import (
     FLIGHT,
@@ -46,7 +48,6 @@ _KINDS = list(statements.KINDS)
 _KEY, _HOLDER, _BUCKET, _CURRENT, _PREVIOUS, _AMOUNT, _TOKEN, _USED, _OF, _UNTIL = range(10)
 
 Row: TypeAlias = tuple[Any, ...]
-_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class HostLedger:
@@ -124,7 +125,7 @@ class HostLedger:
             if changes:
                 self._settle(self._rounds(changes), waits=True)
             else:
-                self._database.write(statements.DEBIT, self._asked(_PROBE, 0.0))
+                self._database.write(statements.debit(1), self._asked(_PROBE, 0.0, 1))
 
     def complaint(self, *, lifetime: bool) -> str | None:
         """Say what makes the file unfit.
@@ -180,42 +181,41 @@ class HostLedger:
         """Count on in a new file, from what this worker has read of the old one."""
         now = self._timer()
         seen = [row for row in self._seen.values() if row[_UNTIL] > now]
-        kept = [(*row[_KEY : _AMOUNT + 1], row[_UNTIL]) for row in seen]
-        for start in range(0, len(kept), _TOGETHER):
-            some = _encode(kept[start : start + _TOGETHER])
-            self._database.write(statements.RESTORE, {"counters": some})
-        LOGGER.warning("%d counters were written anew, from memory", len(kept))
+        with self._database.lend() as connection:
+            for row in seen:
+                values = (*row[_KEY : _AMOUNT + 1], row[_UNTIL])
+                connection.execute(statements.RESTORE, values)
+        LOGGER.warning("%d counters were written anew, from memory", len(seen))
 
     def _debit(self, order: Order, *, waits: bool) -> Receipt:
-        now = self._timer()
-        asked = self._asked(order, now)
-        is_admitted = self._database.write(statements.DEBIT, asked, waits=waits) > 0
-        try:
-            rows = self._rows(order)
-        except DatabaseFailed:
-            if not is_admitted:
-                raise
-            rows = self._remembered(order)  # it is charged, which must be said
-        if not is_admitted and any(
-            _is_behind(*pair, now) for pair in zip(order.lines, rows, strict=True)
-        ):
-            self._database.write(statements.BEGIN, asked, waits=waits)
-            rows = self._rows(order)
-        return _receipt(order, rows, now, asked["token"], is_admitted=is_admitted)
+        now, token = self._timer(), CHANCE.getrandbits(62) | 1
+        many, asked = len(order.lines), self._asked(order, now, token)
+        with self._database.lend(waits=waits) as connection:
+            is_admitted = write(connection, statements.debit(many), asked) > 0
+            try:
+                rows = self._rows(connection, order)
+            except sqlite3.Error:
+                if not is_admitted:
+                    raise
+                rows = self._remembered(order)  # it is charged, which must be said
+            if not is_admitted and _is_behind(order, rows, now):
+                connection.execute(statements.begin(many), asked)
+                rows = self._rows(connection, order)
+        return _receipt(order, rows, now, token, is_admitted=is_admitted)
 
-    def _asked(self, order: Order, now: float) -> dict[str, Any]:
-        lines = []
+    def _asked(self, order: Order, now: float, token: int) -> list[Any]:
+        asked: list[Any] = [now, token]
         for account, limit, cost in order.lines:
             key, holder, kind = self._counter(order.tag, account, limit)
             bucket, until = self._when(limit, now)
-            lines.append((key, holder, kind, limit.seconds, limit.amount, cost, bucket, until))
-        return {"lines": _encode(lines), "now": now, "token": CHANCE.getrandbits(62) | 1}
+            asked += (key, holder, kind, limit.seconds, limit.amount, cost, bucket, until)
+        return asked
 
-    def _rows(self, order: Order) -> list[list[Row]]:
+    def _rows(self, connection: sqlite3.Connection, order: Order) -> list[list[Row]]:
         """Read the counters of each line; of what is in flight, those of all holders."""
         keys = [_key(order.tag, account, limit) for account, limit, _ in order.lines]
         found: dict[str, list[Row]] = {key: [] for key in keys}
-        for row in self._database.read(statements.reading(len(keys)), keys):
+        for row in connection.execute(statements.reading(len(keys)), keys):
             found[row[_KEY]].append(row)
             if not row[_HOLDER]:
                 self._seen.put(row[_KEY], row)
@@ -241,10 +241,11 @@ class HostLedger:
         return [list(one.values()) for one in rounds]
 
     def _settle(self, rounds: Sequence[Sequence[Sequence[Any]]], *, waits: bool) -> None:
-        for changes in rounds:
-            if blank := [change for change in changes if change[4] > 0 or change[7]]:
-                self._database.write(statements.BLANK, {"changes": _encode(blank)}, waits=waits)
-            self._database.write(statements.SETTLE, {"changes": _encode(changes)}, waits=waits)
+        with self._database.lend(waits=waits) as connection:
+            for changes in rounds:
+                if blank := [change for change in changes if change[4] > 0 or change[7]]:
+                    connection.execute(statements.blank(len(blank)), list(chain(*blank)))
+                connection.execute(statements.settle(len(changes)), list(chain(*changes)))
 
     def _written(self, change: Change, now: float) -> Sequence[Any]:
         limit = change.limit
@@ -293,10 +294,11 @@ def _named(suffix: str) -> tuple[str, int, str]:
     return _KINDS[int(kind)], int(seconds), json.loads(field)
 
 
-def _is_behind(line: Line, rows: Sequence[Row], now: float) -> bool:
-    """Say whether a window of a counter has ended, and none has begun since."""
-    return line.limit.kind == WINDOW and any(
-        row[_BUCKET] < now // line.limit.seconds for row in rows
+def _is_behind(order: Order, rows: Sequence[Sequence[Row]], now: float) -> bool:
+    """Say whether a window has ended, and none has begun since."""
+    return any(
+        line.limit.kind == WINDOW and found and found[0][_BUCKET] < now // line.limit.seconds
+        for line, found in zip(order.lines, rows, strict=True)
     )
 
 
