@@ -64,21 +64,13 @@ class Database:
         path: The file; its folder must be there.
         wait: Seconds to wait at most while others hold the file.
         is_lasting: Whether what is written is to survive the power, as far as it was synced.
-        on_new: Told that the file was made anew while this process knew another one.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        wait: float,
-        is_lasting: bool = False,
-        on_new: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, path: Path, *, wait: float, is_lasting: bool = False) -> None:
         self.path = path
         self._waits = (0, max(1, int(1000 * wait)))
         self._is_lasting = is_lasting
-        self._on_new = on_new
+        self._on_new: list[Callable[[], None]] = []
         self._begin()
         forks.watch(self)
 
@@ -88,6 +80,10 @@ class Database:
         self._used = 0
         self._is_forking = False
         self._inode: tuple[int, int] | None = None
+
+    def on_new(self, write_anew: Callable[[], None]) -> None:
+        """Have something written anew where the file is made anew that this process knew."""
+        self._on_new.append(write_anew)
 
     def write(self, sql: str, values: Values = (), *, waits: bool = True) -> int:
         """Run one statement that writes, and tell how many rows it changed.
@@ -127,7 +123,8 @@ class Database:
         with self.lend() as connection:
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         if known is not None and self._inode != known:
-            self._on_new()
+            for write_anew in self._on_new:
+                write_anew()
 
     def sync(self) -> None:
         """Have what is written survive the power; an OSError where it may not."""
@@ -180,6 +177,7 @@ class Database:
             inode = self._inode
         try:
             if connection is None:
+                inode = _inode(self.path)  # of what may turn out to be damaged
                 connection, inode = self._open(waits=waits)
             yield connection
         except sqlite3.Error as error:
@@ -234,6 +232,7 @@ class Database:
         """Move a damaged file out of the way, so that a new one is made."""
         if inode is None or _inode(self.path) != inode:  # another worker has done so
             return
+        self.close()
         aside = self.path.with_suffix(".damaged")
         with contextlib.suppress(OSError):
             self.path.replace(aside)

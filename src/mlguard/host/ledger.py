@@ -61,6 +61,9 @@ class HostLedger:
         is_lasting: Whether it outlives reboots, as lifetimes must.
         timer: The clock, in seconds.
         hold: Seconds for which what is in flight counts without a sign of life.
+
+    Attributes:
+        database: The file.
     """
 
     def __init__(
@@ -71,11 +74,12 @@ class HostLedger:
         timer: Callable[[], float] = time.monotonic,
         hold: float = HOLD,
     ) -> None:
-        self._database = database
+        self.database = database
         self._is_lasting = is_lasting
         self._timer = timer
         self._hold = hold
         self._holder = ""
+        database.on_new(self.restore)
         self._seen: Recent[str, Row] = Recent(_REMEMBERED)
         self._swept = ""
         self.after_fork(in_child=True)
@@ -92,7 +96,7 @@ class HostLedger:
     def start(self) -> None:
         """Have the file ready; blocks for a moment."""
         with _in_plain_words():
-            self._database.write(statements.BOOT, (boot(),))
+            self.database.write(statements.BOOT, (boot(),))
 
     def debit(self, order: Order, changes: Sequence[Change] = ()) -> Receipt:
         """Make the changes, which have the order's tag, and then the debit; blocks."""
@@ -125,7 +129,7 @@ class HostLedger:
             if changes:
                 self._settle(self._rounds(changes), waits=True)
             else:
-                self._database.write(statements.debit(1), self._asked(_PROBE, 0.0, 1))
+                self.database.write(statements.debit(1), self._asked(_PROBE, 0.0, 1))
 
     def complaint(self, *, lifetime: bool) -> str | None:
         """Say what makes the file unfit.
@@ -139,7 +143,7 @@ class HostLedger:
         """Tell an operator what an account has used; blocks."""
         prefix = _prefix(tag, account)
         with _in_plain_words():
-            rows = self._database.read(statements.ALL_OF, (prefix, prefix + _LAST))
+            rows = self.database.read(statements.ALL_OF, (prefix, prefix + _LAST))
         now = self._timer()
         held: dict[str, int] = {}
         found = []
@@ -156,12 +160,12 @@ class HostLedger:
         """Forget what an account has used in windows, and ever where that is meant too; blocks."""
         prefix = _prefix(tag, account)
         with _in_plain_words():
-            self._database.write(statements.FORGET, (prefix, prefix + _LAST, lifetime))
+            self.database.write(statements.FORGET, (prefix, prefix + _LAST, lifetime))
 
     def close(self) -> None:
         """Give back what is in flight here."""
         with contextlib.suppress(DatabaseFailed):
-            self._database.write(statements.DROP, (self._holder,))
+            self.database.write(statements.DROP, (self._holder,))
 
     def look_after(self) -> None:
         """Forget what is past, and what was in flight in workers that are gone; blocks briefly.
@@ -169,19 +173,19 @@ class HostLedger:
         Raises:
             DatabaseFailed: The file cannot be read or written.
         """
-        for (holder,) in self._database.read(statements.HOLDERS):
+        for (holder,) in self.database.read(statements.HOLDERS):
             if Process.read(holder.rpartition(".")[0]).is_gone():
-                self._database.write(statements.DROP, (holder,))
-        following = self._database.read(statements.NEXT, (self._swept, _SWEPT))
+                self.database.write(statements.DROP, (holder,))
+        following = self.database.read(statements.NEXT, (self._swept, _SWEPT))
         until = following[0][0] if following else _LAST
-        self._database.write(statements.SWEEP, (self._swept, until, self._timer()))
+        self.database.write(statements.SWEEP, (self._swept, until, self._timer()))
         self._swept = until if following else ""
 
     def restore(self) -> None:
         """Count on in a new file, from what this worker has read of the old one."""
         now = self._timer()
         seen = [row for row in self._seen.values() if row[_UNTIL] > now]
-        with self._database.lend() as connection:
+        with self.database.lend() as connection:
             for row in seen:
                 values = (*row[_KEY : _AMOUNT + 1], row[_UNTIL])
                 connection.execute(statements.RESTORE, values)
@@ -190,7 +194,7 @@ class HostLedger:
     def _debit(self, order: Order, *, waits: bool) -> Receipt:
         now, token = self._timer(), CHANCE.getrandbits(62) | 1
         many, asked = len(order.lines), self._asked(order, now, token)
-        with self._database.lend(waits=waits) as connection:
+        with self.database.lend(waits=waits) as connection:
             is_admitted = write(connection, statements.debit(many), asked) > 0
             try:
                 rows = self._rows(connection, order)
@@ -241,7 +245,7 @@ class HostLedger:
         return [list(one.values()) for one in rounds]
 
     def _settle(self, rounds: Sequence[Sequence[Sequence[Any]]], *, waits: bool) -> None:
-        with self._database.lend(waits=waits) as connection:
+        with self.database.lend(waits=waits) as connection:
             for changes in rounds:
                 if blank := [change for change in changes if change[4] > 0 or change[7]]:
                     connection.execute(statements.blank(len(blank)), list(chain(*blank)))
