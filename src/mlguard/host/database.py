@@ -8,6 +8,7 @@ several calls would hold it while its thread waits for the interpreter, and all 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sqlite3
 import time
@@ -25,6 +26,7 @@ from mlguard.logs import LOGGER
 Row: TypeAlias = tuple[Any, ...]
 Values: TypeAlias = Sequence[Any] | Mapping[str, Any]
 
+_PAUSE = 3  # milliseconds that SQLite waits for others before it gives up: 1, then 2
 _FREELY_GROWN = 4_000  # pages of the log, after which whoever writes moves them into the file
 _OPENING = 5000  # milliseconds in which a new file is made by one of several workers
 _RETRY = 0.005  # seconds
@@ -54,6 +56,37 @@ class DatabaseFailed(Exception):
         self.is_busy = is_busy
 
 
+class Connection:
+    """A connection to the file, of one thread at a time; each statement is one of autocommit mode.
+
+    Args:
+        made: By sqlite3.
+        tries: How often a statement is tried while others hold the file. SQLite waits in between,
+            without the interpreter: how slow this worker is does not count.
+    """
+
+    def __init__(self, made: sqlite3.Connection, tries: int) -> None:
+        self.made = made
+        self._tries = tries
+
+    def write(self, sql: str, values: Values = ()) -> int:
+        """Run a statement that writes, and tell how many rows it changed."""
+        made = self.made
+        before = made.total_changes
+        for left in range(self._tries - 1, -1, -1):
+            try:
+                made.execute(sql, values)
+                break
+            except sqlite3.OperationalError as error:
+                if not left or not _is_busy(error):
+                    raise
+        return made.total_changes - before
+
+    def read(self, sql: str, values: Values = ()) -> list[Row]:
+        """Run a statement that reads, which waits for nobody."""
+        return self.made.execute(sql, values).fetchall()
+
+
 class Database:
     """A process's way to the file. Threads may share it; making one opens nothing.
 
@@ -68,7 +101,7 @@ class Database:
 
     def __init__(self, path: Path, *, wait: float, is_lasting: bool = False) -> None:
         self.path = path
-        self._waits = (0, max(1, int(1000 * wait)))
+        self._tries = max(1, math.ceil(1000 * wait / _PAUSE))
         self._is_lasting = is_lasting
         self._on_new: list[Callable[[], None]] = []
         self._begin()
@@ -76,7 +109,7 @@ class Database:
 
     def _begin(self) -> None:
         self._changed = Condition()
-        self._free: tuple[deque[sqlite3.Connection], ...] = (deque(), deque())
+        self._free: tuple[deque[Connection], ...] = (deque(), deque())
         self._used = 0
         self._is_forking = False
         self._inode: tuple[int, int] | None = None
@@ -97,7 +130,7 @@ class Database:
             DatabaseFailed: It could not be run; nothing was changed.
         """
         with self.lend(waits=waits) as connection:
-            return write(connection, sql, values)
+            return connection.write(sql, values)
 
     def read(self, sql: str, values: Values = ()) -> list[Row]:
         """Run one statement that reads, which waits for nobody.
@@ -106,7 +139,7 @@ class Database:
             DatabaseFailed: It could not be run.
         """
         with self.lend() as connection:
-            return connection.execute(sql, values).fetchall()
+            return connection.read(sql, values)
 
     def look_after(self) -> None:
         """Notice a file that was swept away, and move the log into the file; blocks for a moment.
@@ -121,7 +154,7 @@ class Database:
             LOGGER.warning("%s is gone: it is made anew", self.path)
             self.close()
         with self.lend() as connection:
-            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            connection.read("PRAGMA wal_checkpoint(PASSIVE)")
         if known is not None and self._inode != known:
             for write_anew in self._on_new:
                 write_anew()
@@ -157,7 +190,7 @@ class Database:
             self._changed.notify_all()
 
     @contextlib.contextmanager
-    def lend(self, *, waits: bool = True) -> Iterator[sqlite3.Connection]:
+    def lend(self, *, waits: bool = True) -> Iterator[Connection]:
         """Lend a connection, for statements in autocommit mode and nothing else.
 
         One whose statement failed is not used again.
@@ -183,9 +216,9 @@ class Database:
         except sqlite3.Error as error:
             failed = _failed(self.path, error)
             if connection is not None and not failed.is_busy:
-                connection.close()
+                connection.made.close()
                 connection = None
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
+            if _code(error) in _DAMAGED:
                 self._set_aside(inode)
             raise failed from None
         finally:
@@ -197,9 +230,9 @@ class Database:
                     if inode == self._inode and not self._is_forking:
                         free.append(connection)
                     else:
-                        connection.close()
+                        connection.made.close()
 
-    def _open(self, *, waits: bool) -> tuple[sqlite3.Connection, tuple[int, int] | None]:
+    def _open(self, *, waits: bool) -> tuple[Connection, tuple[int, int] | None]:
         if is_remote(self.path.parent):
             raise DatabaseFailed(
                 f"{self.path}: it lies on a network file system, where workers cannot share it: "
@@ -209,14 +242,14 @@ class Database:
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
         try:
             self._prepare(connection)
-            connection.execute(f"PRAGMA busy_timeout={self._waits[waits]}")
+            connection.execute(f"PRAGMA busy_timeout={_PAUSE if waits else 0}")
         except BaseException:
             connection.close()
             raise
         inode = _inode(self.path)
         with self._changed:
             self._inode = self._inode or inode
-        return connection, inode
+        return Connection(connection, self._tries if waits else 1), inode
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA busy_timeout={_OPENING}")
@@ -244,14 +277,7 @@ class Database:
         self._inode = None
         for free in self._free:
             while free:
-                free.pop().close()
-
-
-def write(connection: sqlite3.Connection, sql: str, values: Values) -> int:
-    """Run one statement, and tell how many rows it changed."""
-    before = connection.total_changes
-    connection.execute(sql, values)
-    return connection.total_changes - before
+                free.pop().made.close()
 
 
 def _make(path: Path) -> None:
@@ -268,7 +294,7 @@ def _one_of_us(act: Callable[[], object]) -> None:
         try:
             act()
         except sqlite3.OperationalError as error:
-            if not _failed(Path(), error).is_busy or time.monotonic() > deadline:
+            if not _is_busy(error) or time.monotonic() > deadline:
                 raise
             time.sleep(_RETRY)
         else:
@@ -283,7 +309,14 @@ def _inode(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
+def _code(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    return _code(error) == sqlite3.SQLITE_BUSY
+
+
 def _failed(path: Path, error: sqlite3.Error) -> DatabaseFailed:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    words = _WORDS.get(code, str(error))
-    return DatabaseFailed(f"{path}: {words}", is_busy=code == sqlite3.SQLITE_BUSY)
+    words = _WORDS.get(_code(error), str(error))
+    return DatabaseFailed(f"{path}: {words}", is_busy=_is_busy(error))

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 from mlguard import forks
 from mlguard.chance import CHANCE
 from mlguard.host import statements
-from mlguard.host.database import Database, DatabaseFailed, write
+from mlguard.host.database import Connection, Database, DatabaseFailed
 from mlguard.host.processes import Process, boot
 from mlguard.ledger import (
     FLIGHT,
@@ -188,14 +188,14 @@ class HostLedger:
         with self.database.lend() as connection:
             for row in seen:
                 values = (*row[_KEY : _AMOUNT + 1], row[_UNTIL])
-                connection.execute(statements.RESTORE, values)
+                connection.write(statements.RESTORE, values)
         LOGGER.warning("%d counters were written anew, from memory", len(seen))
 
     def _debit(self, order: Order, *, waits: bool) -> Receipt:
         now, token = self._timer(), CHANCE.getrandbits(62) | 1
         many, asked = len(order.lines), self._asked(order, now, token)
         with self.database.lend(waits=waits) as connection:
-            is_admitted = write(connection, statements.debit(many), asked) > 0
+            is_admitted = connection.write(statements.debit(many), asked) > 0
             try:
                 rows = self._rows(connection, order)
             except sqlite3.Error:
@@ -203,7 +203,7 @@ class HostLedger:
                     raise
                 rows = self._remembered(order)  # it is charged, which must be said
             if not is_admitted and _is_behind(order, rows, now):
-                connection.execute(statements.begin(many), asked)
+                connection.write(statements.begin(many), asked)
                 rows = self._rows(connection, order)
         return _receipt(order, rows, now, token, is_admitted=is_admitted)
 
@@ -215,11 +215,11 @@ class HostLedger:
             asked += (key, holder, kind, limit.seconds, limit.amount, cost, bucket, until)
         return asked
 
-    def _rows(self, connection: sqlite3.Connection, order: Order) -> list[list[Row]]:
+    def _rows(self, connection: Connection, order: Order) -> list[list[Row]]:
         """Read the counters of each line; of what is in flight, those of all holders."""
         keys = [_key(order.tag, account, limit) for account, limit, _ in order.lines]
         found: dict[str, list[Row]] = {key: [] for key in keys}
-        for row in connection.execute(statements.reading(len(keys)), keys):
+        for row in connection.read(statements.reading(len(keys)), keys):
             found[row[_KEY]].append(row)
             if not row[_HOLDER]:
                 self._seen.put(row[_KEY], row)
@@ -248,8 +248,8 @@ class HostLedger:
         with self.database.lend(waits=waits) as connection:
             for changes in rounds:
                 if blank := [change for change in changes if change[4] > 0 or change[7]]:
-                    connection.execute(statements.blank(len(blank)), list(chain(*blank)))
-                connection.execute(statements.settle(len(changes)), list(chain(*changes)))
+                    connection.write(statements.blank(len(blank)), list(chain(*blank)))
+                connection.write(statements.settle(len(changes)), list(chain(*changes)))
 
     def _written(self, change: Change, now: float) -> Sequence[Any]:
         limit = change.limit
