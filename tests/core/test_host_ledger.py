@@ -424,6 +424,20 @@ class TestTheFile:
         assert mine.complaint(lifetime=True) == HOMELESS
         assert mine.complaint(lifetime=False) is None
 
+    def test_sums_survive_the_power(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What was charged for ever is synced, once, and windows are not."""
+        synced: list[int] = []
+        monkeypatch.setattr(os, "fsync", synced.append)
+        mine = ledger(tmp_path)
+        mine.debit(order(LONG))
+        mine.sync()
+        assert not synced
+        mine.debit(order(EVER))
+        mine.sync()
+        mine.sync()
+
+        assert len(synced) == 1
+
     def test_every_statement_is_short(self) -> None:
         """None opens a transaction, or answers with rows while it holds the file."""
         texts = [
