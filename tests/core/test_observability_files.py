@@ -31,6 +31,7 @@ METRICS = {
     "mlguard_quota_store_duration_seconds_bucket",
     "mlguard_extraction_suspects",
     "mlguard_extraction_flags_total",
+    "mlguard_analyst_restarts_total",
     "mlguard_drift_score",
     "mlguard_drift_threshold",
     "mlguard_drift_detected",
