@@ -61,7 +61,7 @@ class Database:
     that a child inherits may neither be used there nor be closed.
 
     Args:
-        path: The file; its folder must be there.
+        path: The file; its folder must be there. Where it is may be said later, by `move`.
         wait: Seconds to wait at most while others hold the file.
         is_lasting: Whether what is written is to survive the power, as far as it was synced.
         on_new: Told that the file was made anew while this process knew another one.
@@ -69,7 +69,7 @@ class Database:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | None = None,
         *,
         wait: float,
         is_lasting: bool = False,
@@ -87,7 +87,14 @@ class Database:
         self._free: tuple[deque[sqlite3.Connection], ...] = (deque(), deque())
         self._used = 0
         self._is_forking = False
+        self._is_synced = True
         self._inode: tuple[int, int] | None = None
+
+    def move(self, path: Path) -> None:
+        """Be at this path from now on: a server may give up root after it was made."""
+        if path != self.path:
+            self.close()
+            self.path = path
 
     def write(self, sql: str, values: Values = (), *, waits: bool = True) -> int:
         """Run one statement that writes, and tell how many rows it changed.
@@ -103,6 +110,7 @@ class Database:
         with self._connection(waits=waits) as connection:
             before = connection.total_changes
             connection.execute(sql, values)
+            self._is_synced = False
             return connection.total_changes - before
 
     def read(self, sql: str, values: Values = ()) -> list[Row]:
@@ -123,7 +131,7 @@ class Database:
             DatabaseFailed: There is no file, and none can be made.
         """
         known = self._inode
-        if known is not None and _inode(self.path) != known:
+        if known is not None and self.path and _inode(self.path) != known:
             LOGGER.warning("%s is gone: it is made anew", self.path)
             self.close()
         with self._connection(waits=True) as connection:
@@ -132,13 +140,20 @@ class Database:
             self._on_new()
 
     def sync(self) -> None:
-        """Have what is written survive the power; an OSError where it may not."""
-        # SQLite keeps no lock on its log, so closing it ends none.
-        log = os.open(self.path.with_name(self.path.name + "-wal"), os.O_RDONLY)
+        """Have what this process has written survive the power; an OSError where it may not."""
+        if self._is_synced or self.path is None:
+            return
+        self._is_synced = True
         try:
-            os.fsync(log)
-        finally:
-            os.close(log)
+            # SQLite keeps no lock on its log, so closing it ends none.
+            log = os.open(self.path.with_name(self.path.name + "-wal"), os.O_RDONLY)
+            try:
+                os.fsync(log)
+            finally:
+                os.close(log)
+        except OSError:
+            self._is_synced = False
+            raise
 
     def close(self) -> None:
         """Let go of the file; who asks again opens it again."""
@@ -176,7 +191,7 @@ class Database:
                 connection, inode = self._open(waits=waits)
             yield connection
         except sqlite3.Error as error:
-            failed = _failed(self.path, error)
+            failed = _failed(self.path or Path(), error)
             if connection is not None and not failed.is_busy:
                 connection.close()
                 connection = None
@@ -195,6 +210,8 @@ class Database:
                         connection.close()
 
     def _open(self, *, waits: bool) -> tuple[sqlite3.Connection, tuple[int, int] | None]:
+        if self.path is None:
+            raise DatabaseFailed("there is no folder for it")
         if is_remote(self.path.parent):
             raise DatabaseFailed(
                 f"{self.path}: it lies on a network file system, where workers cannot share it: "
@@ -225,7 +242,9 @@ class Database:
 
     def _set_aside(self, inode: tuple[int, int] | None) -> None:
         """Move a damaged file out of the way, so that a new one is made."""
-        if inode is None or _inode(self.path) != inode:  # another worker has done so
+        if (
+            inode is None or self.path is None or _inode(self.path) != inode
+        ):  # another worker has done so
             return
         aside = self.path.with_suffix(".damaged")
         with contextlib.suppress(OSError):

@@ -42,8 +42,10 @@ class Folder:
 
     @classmethod
     def existing(cls, service: str, wanted: Path | None = None) -> list[Folder]:
-        """Find the folders that a service of this user may have here: an operator may have been
-        given another environment than the service."""
+        """Find the folders that a service of this user has here.
+
+        An operator may have been given another environment than the service.
+        """
         roots = [user_folder(wanted.absolute())] if wanted else usual_roots()
         found = []
         for root in roots:

@@ -30,7 +30,7 @@ class _Inference(NamedTuple):
 
 
 def degraded() -> Gauges:
-    """Return what says which parts are degraded: a worker's, or its companion's."""
+    """Return what says which parts are degraded."""
     return Gauges("mlguard_degraded", "1 while a part works less well than configured.", ("part",))
 
 
@@ -286,7 +286,7 @@ class Metrics:
         self._degraded.cell(part).set(on)
 
     def set_drift_worker_up(self, on: bool) -> None:
-        """Say what this worker knows: where drift is checked, False until a companion knows."""
+        """Say what this worker knows: where drift is checked, False until it is known."""
         self._worker_up.cell().set(on)
 
     def rows_observed(self, model: str, version: str, rows: int) -> None:

@@ -83,7 +83,7 @@ def _grant(options: argparse.Namespace) -> None:
         changes = list(_changes(account, chosen))
         troubles = each(places, lambda place: place.apply(changes))
     done, number = len(places) - len(troubles), len(places)
-    where = f", in {done} of {number} instances" if number > 1 else ""
+    where = f", in {done} of {number} files" if number > 1 else ""
     for grant, found in chosen:
         print(f"granted {grant.units} {grant.said} to {account.said}: {_said(found)}{where}")
     if troubles:

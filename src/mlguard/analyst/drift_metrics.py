@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from prometheus_client import CollectorRegistry
 
+from mlguard.analyst.config import DriftModel
 from mlguard.metrics import Counters, Family, Gauges, families
-from mlguard.runtime.companion.config import DriftModel
 
 if TYPE_CHECKING:
     from mlguard.drift import Verdict

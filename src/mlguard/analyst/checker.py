@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlguard.analyst.config import CompanionConfig, DriftModel
+from mlguard.analyst.drift_metrics import DriftMetrics
+from mlguard.analyst.windows import Windows
 from mlguard.logs import LOGGER
-from mlguard.runtime.companion.config import CompanionConfig, DriftModel
-from mlguard.runtime.companion.drift_metrics import DriftMetrics
-from mlguard.runtime.companion.windows import Windows
 
 if TYPE_CHECKING:
     from mlguard.drift import Calibration, Verdict
