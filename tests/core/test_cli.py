@@ -46,7 +46,7 @@ SECRET = "a secret of the tests that is long enough"
 FILE = """\
 [service]
 name = "iris-api"
-companion = false
+host_file = false
 
 [[models]]
 name = "iris"
@@ -77,7 +77,7 @@ from {framework} import {cls}
 from {package} import MLGuard
 
 app = {cls}({arguments})
-guard = MLGuard(app, {{"service": {{"companion": False}}, "models": {models}}})
+guard = MLGuard(app, {{"service": {{"host_file": False}}, "models": {models}}})
 bare = {cls}({arguments})
 number = 5
 
@@ -759,7 +759,7 @@ algorithms = ["RS256"]
 """
 OWN = """\
 [service]
-companion = false
+host_file = false
 
 [[models]]
 name = "iris"
@@ -774,7 +774,7 @@ scopes = ["predict"]
 """
 SEVERAL = """\
 [service]
-companion = false
+host_file = false
 
 [auth]
 scopes = ["predict"]
@@ -1077,7 +1077,7 @@ class TestMintWithKeys:
 
 EXPLAINED = """\
 [service]
-companion = false
+host_file = false
 
 [[models]]
 name = "iris"
@@ -1461,7 +1461,7 @@ class TestRevoke:
         name = f"cli-{uuid4().hex[:16]}"
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-        text = EXPLAINED.replace("companion = false", f'name = "{name}"')
+        text = EXPLAINED.replace("host_file = false", f'name = "{name}"')
         written("mlguard.toml", text)
         yield name
         for root in roots():
@@ -1557,7 +1557,7 @@ class TestRevoke:
     ) -> None:
         """Where there are several issuers, it must be said whose subject it is."""
         monkeypatch.setenv("CLI_OLD", "o" * 40)
-        text = SEVERAL.replace("companion = false", f'name = "{service}"')
+        text = SEVERAL.replace("host_file = false", f'name = "{service}"')
         written("mlguard.toml", text.replace('"nowhere.pem"', f'"{pem("keys.pem")}"'))
 
         code, _, err = told("token", "revoke", "--subject", "alice")

@@ -1601,7 +1601,7 @@ class TestTwoGuards:
 
     def test_services(self) -> None:
         """Two services have two registries and two keys for pseudonyms."""
-        alone = {"service": {"companion": False}, "tracing": {}}
+        alone = {"service": {"host_file": False}, "tracing": {}}
         one, other = Service(alone), Service(alone)
 
         assert one.metrics.registry is not other.metrics.registry

@@ -165,7 +165,7 @@ class TestFailures:
 
 
 class TestOfAService:
-    ALONE: ClassVar[Any] = {"service": {"companion": False}, "models": [{"name": "iris"}]}
+    ALONE: ClassVar[Any] = {"service": {"host_file": False}, "models": [{"name": "iris"}]}
 
     def test_what_prometheus_gets(self) -> None:
         """The page holds the service's numbers as of now."""

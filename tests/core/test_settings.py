@@ -350,7 +350,7 @@ MISTAKES = [
         id="unit of another name",
     ),
     pytest.param(
-        {"quotas": {"rows": ["5/minute"], "store": "host://"}, "service": {"companion": False}},
+        {"quotas": {"rows": ["5/minute"], "store": "host://"}, "service": {"host_file": False}},
         "quotas.store: host:// needs a process beside",
         id="host without company",
     ),
@@ -1413,7 +1413,7 @@ class TestStore:
 
     def test_needs_the_companion(self) -> None:
         """Without the companion process nobody would ask the store: a mistake."""
-        source = {"service": {"companion": False}, "auth": AUTH | {"revocation_store": "redis://h"}}
+        source = {"service": {"host_file": False}, "auth": AUTH | {"revocation_store": "redis://h"}}
 
         (problem,) = problems(source)
 
