@@ -371,6 +371,30 @@ class TestBack:
             for _ in range(3):
                 assert not admitted(failover.debit(order(1)))
 
+    def test_a_share_of_what_was_left(self) -> None:
+        """Who had used most of a quota before has only a share of the rest without the store."""
+        far = Far()
+        with guarded(far) as (failover, told):
+            assert admitted(failover.debit(order(80)))
+            far.is_there = False
+            assert admitted(failover.debit(order(5)))
+            wait_until(lambda: told.away == [True], "it is away")
+
+            assert not admitted(failover.debit(order(1)))
+
+    def test_changes_that_were_made_are_not_made_again(self) -> None:
+        """A store that fails after the corrections were made says so."""
+        far = Far()
+        with guarded(far) as (failover, _):
+            found = order(40)
+            receipt = failover.debit(found)
+            assert receipt is not None
+            failing = StoreUnavailable("the disk is full", has_changed=True)
+
+            failover._unanswered(found, undone(found, receipt), failing)
+
+            assert len(failover._pending) == 0
+
     def test_a_refund_after_it_was_charged_there(self) -> None:
         """A call that began without the store is settled in it."""
         far = Far()

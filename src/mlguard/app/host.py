@@ -65,13 +65,15 @@ class Host:
         self._database = Database(
             wait=quotas.store_timeout if quotas and is_counted else _WAIT,
             is_lasting=self._is_lasting,
-            on_new=self._renew,
         )
+        self._database.on_new(self._name_boot)  # first: what is counted of another is nothing
         self.ledger = (
             HostLedger(self._database, is_lasting=self._is_lasting) if is_counted else None
         )
         self._snapshots = Snapshots(self._database, metrics.snapshot)
         self._revocations = RevocationTable(self._database, known)
+        self._database.on_new(self._revocations.renew)
+        self._database.on_new(self._snapshots.renew)
         self._store_url = auth.revocation_store if auth else None
         self._store = Store(self._store_url, self._service) if self._store_url else None
         self._begin()
@@ -94,8 +96,8 @@ class Host:
         """Name what is to be done in the background, and what waits for other hosts."""
         background.add("answers", _POLL, self._poll)
         background.add("host", _LOOK, self._look_after)
-        if self._needs_it:
-            background.add("sync", _SYNC, self._database.sync)
+        if self.ledger is not None and self._needs_it:
+            background.add("sync", _SYNC, self.ledger.sync)
         if self._store is not None:
             outside.add("revocations", _EXCHANGE, self._exchange)
 
@@ -184,7 +186,7 @@ class Host:
 
     def _open(self) -> None:
         self._folder = self._find()
-        self._database.write(BOOT, (boot(),))
+        self._name_boot()
         self._snapshots.start(self._instance)
         self._revocations.start()
         self._is_open = True
@@ -227,13 +229,8 @@ class Host:
             self._touched = time.monotonic()
             self._folder.touch()
 
-    def _renew(self) -> None:
-        """Write into a new file what this worker remembers of the old one."""
+    def _name_boot(self) -> None:
         self._database.write(BOOT, (boot(),))
-        if self.ledger is not None:
-            self.ledger.restore()
-        self._revocations.renew()
-        self._snapshots.renew()
 
     def _say(self, trouble: str) -> None:
         if trouble and not self._trouble:

@@ -8,6 +8,7 @@ several calls would hold it while its thread waits for the interpreter, and all 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sqlite3
 import time
@@ -25,7 +26,8 @@ from mlguard.logs import LOGGER
 Row: TypeAlias = tuple[Any, ...]
 Values: TypeAlias = Sequence[Any] | Mapping[str, Any]
 
-_FREELY_GROWN = 20_000  # pages of the log, after which whoever writes moves them into the file
+_PAUSE = 3  # milliseconds that SQLite waits for others before it gives up: 1, then 2
+_FREELY_GROWN = 4_000  # pages of the log, after which whoever writes moves them into the file
 _OPENING = 5000  # milliseconds in which a new file is made by one of several workers
 _RETRY = 0.005  # seconds
 _FORKING = 1.0  # seconds to wait, before a fork, for the statements that run
@@ -54,6 +56,37 @@ class DatabaseFailed(Exception):
         self.is_busy = is_busy
 
 
+class Connection:
+    """A connection to the file, of one thread at a time; each statement is one of autocommit mode.
+
+    Args:
+        made: By sqlite3.
+        tries: How often a statement is tried while others hold the file. SQLite waits in between,
+            without the interpreter: how slow this worker is does not count.
+    """
+
+    def __init__(self, made: sqlite3.Connection, tries: int) -> None:
+        self.made = made
+        self._tries = tries
+
+    def write(self, sql: str, values: Values = ()) -> int:
+        """Run a statement that writes, and tell how many rows it changed."""
+        made = self.made
+        before = made.total_changes
+        for left in range(self._tries - 1, -1, -1):
+            try:
+                made.execute(sql, values)
+                break
+            except sqlite3.OperationalError as error:
+                if not left or not _is_busy(error):
+                    raise
+        return made.total_changes - before
+
+    def read(self, sql: str, values: Values = ()) -> list[Row]:
+        """Run a statement that reads, which waits for nobody."""
+        return self.made.execute(sql, values).fetchall()
+
+
 class Database:
     """A process's way to the file. Threads may share it; making one opens nothing.
 
@@ -61,33 +94,24 @@ class Database:
     that a child inherits may neither be used there nor be closed.
 
     Args:
-        path: The file; its folder must be there. Where it is may be said later, by `move`.
+        path: The file; its folder must be there. None until `move` says where.
         wait: Seconds to wait at most while others hold the file.
         is_lasting: Whether what is written is to survive the power, as far as it was synced.
-        on_new: Told that the file was made anew while this process knew another one.
     """
 
-    def __init__(
-        self,
-        path: Path | None = None,
-        *,
-        wait: float,
-        is_lasting: bool = False,
-        on_new: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, path: Path | None = None, *, wait: float, is_lasting: bool = False) -> None:
         self.path = path
-        self._waits = (0, max(1, int(1000 * wait)))
+        self._tries = max(1, math.ceil(1000 * wait / _PAUSE))
         self._is_lasting = is_lasting
-        self._on_new = on_new
+        self._on_new: list[Callable[[], None]] = []
         self._begin()
         forks.watch(self)
 
     def _begin(self) -> None:
         self._changed = Condition()
-        self._free: tuple[deque[sqlite3.Connection], ...] = (deque(), deque())
+        self._free: tuple[deque[Connection], ...] = (deque(), deque())
         self._used = 0
         self._is_forking = False
-        self._is_synced = True
         self._inode: tuple[int, int] | None = None
 
     def move(self, path: Path) -> None:
@@ -95,6 +119,10 @@ class Database:
         if path != self.path:
             self.close()
             self.path = path
+
+    def on_new(self, write_anew: Callable[[], None]) -> None:
+        """Have something written anew where the file is made anew that this process knew."""
+        self._on_new.append(write_anew)
 
     def write(self, sql: str, values: Values = (), *, waits: bool = True) -> int:
         """Run one statement that writes, and tell how many rows it changed.
@@ -107,11 +135,8 @@ class Database:
         Raises:
             DatabaseFailed: It could not be run; nothing was changed.
         """
-        with self._connection(waits=waits) as connection:
-            before = connection.total_changes
-            connection.execute(sql, values)
-            self._is_synced = False
-            return connection.total_changes - before
+        with self.lend(waits=waits) as connection:
+            return connection.write(sql, values)
 
     def read(self, sql: str, values: Values = ()) -> list[Row]:
         """Run one statement that reads, which waits for nobody.
@@ -119,8 +144,8 @@ class Database:
         Raises:
             DatabaseFailed: It could not be run.
         """
-        with self._connection(waits=False) as connection:
-            return connection.execute(sql, values).fetchall()
+        with self.lend() as connection:
+            return connection.read(sql, values)
 
     def look_after(self) -> None:
         """Notice a file that was swept away, and move the log into the file; blocks for a moment.
@@ -131,29 +156,25 @@ class Database:
             DatabaseFailed: There is no file, and none can be made.
         """
         known = self._inode
-        if known is not None and self.path and _inode(self.path) != known:
+        if known is not None and _inode(self.path) != known:
             LOGGER.warning("%s is gone: it is made anew", self.path)
             self.close()
-        with self._connection(waits=True) as connection:
-            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        with self.lend() as connection:
+            connection.read("PRAGMA wal_checkpoint(PASSIVE)")
         if known is not None and self._inode != known:
-            self._on_new()
+            for write_anew in self._on_new:
+                write_anew()
 
     def sync(self) -> None:
-        """Have what this process has written survive the power; an OSError where it may not."""
-        if self._is_synced or self.path is None:
+        """Have what is written survive the power; an OSError where it may not."""
+        if self.path is None:
             return
-        self._is_synced = True
+        # SQLite keeps no lock on its log, so closing it ends none.
+        log = os.open(self.path.with_name(self.path.name + "-wal"), os.O_RDONLY)
         try:
-            # SQLite keeps no lock on its log, so closing it ends none.
-            log = os.open(self.path.with_name(self.path.name + "-wal"), os.O_RDONLY)
-            try:
-                os.fsync(log)
-            finally:
-                os.close(log)
-        except OSError:
-            self._is_synced = False
-            raise
+            os.fsync(log)
+        finally:
+            os.close(log)
 
     def close(self) -> None:
         """Let go of the file; who asks again opens it again."""
@@ -177,8 +198,17 @@ class Database:
             self._changed.notify_all()
 
     @contextlib.contextmanager
-    def _connection(self, *, waits: bool) -> Iterator[sqlite3.Connection]:
-        """Lend a connection; one whose statement failed is not used again."""
+    def lend(self, *, waits: bool = True) -> Iterator[Connection]:
+        """Lend a connection, for statements in autocommit mode and nothing else.
+
+        One whose statement failed is not used again.
+
+        Args:
+            waits: Whether to wait where others hold the file; without, it never blocks.
+
+        Raises:
+            DatabaseFailed: The file could not be opened, read or written.
+        """
         free = self._free[waits]
         with self._changed:
             if self._is_forking:
@@ -188,14 +218,15 @@ class Database:
             inode = self._inode
         try:
             if connection is None:
+                inode = _inode(self.path)  # of what may turn out to be damaged
                 connection, inode = self._open(waits=waits)
             yield connection
         except sqlite3.Error as error:
             failed = _failed(self.path or Path(), error)
             if connection is not None and not failed.is_busy:
-                connection.close()
+                connection.made.close()
                 connection = None
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
+            if _code(error) in _DAMAGED:
                 self._set_aside(inode)
             raise failed from None
         finally:
@@ -207,9 +238,9 @@ class Database:
                     if inode == self._inode and not self._is_forking:
                         free.append(connection)
                     else:
-                        connection.close()
+                        connection.made.close()
 
-    def _open(self, *, waits: bool) -> tuple[sqlite3.Connection, tuple[int, int] | None]:
+    def _open(self, *, waits: bool) -> tuple[Connection, tuple[int, int] | None]:
         if self.path is None:
             raise DatabaseFailed("there is no folder for it")
         if is_remote(self.path.parent):
@@ -221,14 +252,14 @@ class Database:
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
         try:
             self._prepare(connection)
-            connection.execute(f"PRAGMA busy_timeout={self._waits[waits]}")
+            connection.execute(f"PRAGMA busy_timeout={_PAUSE if waits else 0}")
         except BaseException:
             connection.close()
             raise
         inode = _inode(self.path)
         with self._changed:
             self._inode = self._inode or inode
-        return connection, inode
+        return Connection(connection, self._tries if waits else 1), inode
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA busy_timeout={_OPENING}")
@@ -242,10 +273,9 @@ class Database:
 
     def _set_aside(self, inode: tuple[int, int] | None) -> None:
         """Move a damaged file out of the way, so that a new one is made."""
-        if (
-            inode is None or self.path is None or _inode(self.path) != inode
-        ):  # another worker has done so
-            return
+        if inode is None or self.path is None or _inode(self.path) != inode:
+            return  # another worker has done so
+        self.close()
         aside = self.path.with_suffix(".damaged")
         with contextlib.suppress(OSError):
             self.path.replace(aside)
@@ -257,7 +287,7 @@ class Database:
         self._inode = None
         for free in self._free:
             while free:
-                free.pop().close()
+                free.pop().made.close()
 
 
 def _make(path: Path) -> None:
@@ -274,22 +304,29 @@ def _one_of_us(act: Callable[[], object]) -> None:
         try:
             act()
         except sqlite3.OperationalError as error:
-            if not _failed(Path(), error).is_busy or time.monotonic() > deadline:
+            if not _is_busy(error) or time.monotonic() > deadline:
                 raise
             time.sleep(_RETRY)
         else:
             return
 
 
-def _inode(path: Path) -> tuple[int, int] | None:
+def _inode(path: Path | None) -> tuple[int, int] | None:
     try:
-        found = path.stat()
+        found = path.stat() if path else None
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return (found.st_dev, found.st_ino) if found else None
+
+
+def _code(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    return _code(error) == sqlite3.SQLITE_BUSY
 
 
 def _failed(path: Path, error: sqlite3.Error) -> DatabaseFailed:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    words = _WORDS.get(code, str(error))
-    return DatabaseFailed(f"{path}: {words}", is_busy=code == sqlite3.SQLITE_BUSY)
+    words = _WORDS.get(_code(error), str(error))
+    return DatabaseFailed(f"{path}: {words}", is_busy=_is_busy(error))

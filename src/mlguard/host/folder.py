@@ -42,9 +42,9 @@ class Folder:
 
     @classmethod
     def existing(cls, service: str, wanted: Path | None = None) -> list[Folder]:
-        """Find the folders that a service of this user has here.
+        """Find the folders that a service of this user may have here.
 
-        An operator may have been given another environment than the service.
+        An operator may have been given another environment than the service was.
         """
         roots = [user_folder(wanted.absolute())] if wanted else usual_roots()
         found = []

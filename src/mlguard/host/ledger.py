@@ -7,16 +7,18 @@ import contextlib
 import hashlib
 import json
 import secrets
+import sqlite3
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Any, TypeAlias
 
 from mlguard import forks
 from mlguard.chance import CHANCE
 from mlguard.host import statements
-from mlguard.host.database import Database, DatabaseFailed
+from mlguard.host.database import Connection, Database, DatabaseFailed
 from mlguard.host.processes import Process, boot
 from mlguard.ledger import (
     FLIGHT,
@@ -46,7 +48,6 @@ _KINDS = list(statements.KINDS)
 _KEY, _HOLDER, _BUCKET, _CURRENT, _PREVIOUS, _AMOUNT, _TOKEN, _USED, _OF, _UNTIL = range(10)
 
 Row: TypeAlias = tuple[Any, ...]
-_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class HostLedger:
@@ -60,6 +61,9 @@ class HostLedger:
         is_lasting: Whether it outlives reboots, as lifetimes must.
         timer: The clock, in seconds.
         hold: Seconds for which what is in flight counts without a sign of life.
+
+    Attributes:
+        database: The file.
     """
 
     def __init__(
@@ -70,13 +74,15 @@ class HostLedger:
         timer: Callable[[], float] = time.monotonic,
         hold: float = HOLD,
     ) -> None:
-        self._database = database
+        self.database = database
         self._is_lasting = is_lasting
         self._timer = timer
         self._hold = hold
         self._holder = ""
+        database.on_new(self.restore)
         self._seen: Recent[str, Row] = Recent(_REMEMBERED)
         self._swept = ""
+        self._is_unsynced = False
         self.after_fork(in_child=True)
         forks.watch(self)
 
@@ -91,7 +97,7 @@ class HostLedger:
     def start(self) -> None:
         """Have the file ready; blocks for a moment."""
         with _in_plain_words():
-            self._database.write(statements.BOOT, (boot(),))
+            self.database.write(statements.BOOT, (boot(),))
 
     def debit(self, order: Order, changes: Sequence[Change] = ()) -> Receipt:
         """Make the changes, which have the order's tag, and then the debit; blocks."""
@@ -124,7 +130,7 @@ class HostLedger:
             if changes:
                 self._settle(self._rounds(changes), waits=True)
             else:
-                self._database.write(statements.DEBIT, self._asked(_PROBE, 0.0))
+                self.database.write(statements.debit(1), self._asked(_PROBE, 0.0, 1))
 
     def complaint(self, *, lifetime: bool) -> str | None:
         """Say what makes the file unfit.
@@ -138,7 +144,7 @@ class HostLedger:
         """Tell an operator what an account has used; blocks."""
         prefix = _prefix(tag, account)
         with _in_plain_words():
-            rows = self._database.read(statements.ALL_OF, (prefix, prefix + _LAST))
+            rows = self.database.read(statements.ALL_OF, (prefix, prefix + _LAST))
         now = self._timer()
         held: dict[str, int] = {}
         found = []
@@ -155,12 +161,12 @@ class HostLedger:
         """Forget what an account has used in windows, and ever where that is meant too; blocks."""
         prefix = _prefix(tag, account)
         with _in_plain_words():
-            self._database.write(statements.FORGET, (prefix, prefix + _LAST, lifetime))
+            self.database.write(statements.FORGET, (prefix, prefix + _LAST, lifetime))
 
     def close(self) -> None:
         """Give back what is in flight here."""
         with contextlib.suppress(DatabaseFailed):
-            self._database.write(statements.DROP, (self._holder,))
+            self.database.write(statements.DROP, (self._holder,))
 
     def look_after(self) -> None:
         """Forget what is past, and what was in flight in workers that are gone; blocks briefly.
@@ -168,54 +174,64 @@ class HostLedger:
         Raises:
             DatabaseFailed: The file cannot be read or written.
         """
-        for (holder,) in self._database.read(statements.HOLDERS):
+        for (holder,) in self.database.read(statements.HOLDERS):
             if Process.read(holder.rpartition(".")[0]).is_gone():
-                self._database.write(statements.DROP, (holder,))
-        following = self._database.read(statements.NEXT, (self._swept, _SWEPT))
+                self.database.write(statements.DROP, (holder,))
+        following = self.database.read(statements.NEXT, (self._swept, _SWEPT))
         until = following[0][0] if following else _LAST
-        self._database.write(statements.SWEEP, (self._swept, until, self._timer()))
+        self.database.write(statements.SWEEP, (self._swept, until, self._timer()))
         self._swept = until if following else ""
+
+    def sync(self) -> None:
+        """Have what was charged for ever survive the power; an OSError where it may not.
+
+        To be called at least every 50 ms; does nothing where nothing was charged.
+        """
+        if self._is_unsynced:
+            self._is_unsynced = False
+            self.database.sync()
 
     def restore(self) -> None:
         """Count on in a new file, from what this worker has read of the old one."""
         now = self._timer()
         seen = [row for row in self._seen.values() if row[_UNTIL] > now]
-        kept = [(*row[_KEY : _AMOUNT + 1], row[_UNTIL]) for row in seen]
-        for start in range(0, len(kept), _TOGETHER):
-            some = _encode(kept[start : start + _TOGETHER])
-            self._database.write(statements.RESTORE, {"counters": some})
-        LOGGER.warning("%d counters were written anew, from memory", len(kept))
+        with self.database.lend() as connection:
+            for row in seen:
+                values = (*row[_KEY : _AMOUNT + 1], row[_UNTIL])
+                connection.write(statements.RESTORE, values)
+        LOGGER.warning("%d counters were written anew, from memory", len(seen))
 
     def _debit(self, order: Order, *, waits: bool) -> Receipt:
-        now = self._timer()
-        asked = self._asked(order, now)
-        is_admitted = self._database.write(statements.DEBIT, asked, waits=waits) > 0
-        try:
-            rows = self._rows(order)
-        except DatabaseFailed:
-            if not is_admitted:
-                raise
-            rows = self._remembered(order)  # it is charged, which must be said
-        if not is_admitted and any(
-            _is_behind(*pair, now) for pair in zip(order.lines, rows, strict=True)
-        ):
-            self._database.write(statements.BEGIN, asked, waits=waits)
-            rows = self._rows(order)
-        return _receipt(order, rows, now, asked["token"], is_admitted=is_admitted)
+        now, token = self._timer(), CHANCE.getrandbits(62) | 1
+        many, asked = len(order.lines), self._asked(order, now, token)
+        with self.database.lend(waits=waits) as connection:
+            is_admitted = connection.write(statements.debit(many), asked) > 0
+            if self._is_lasting:
+                self._is_unsynced |= any(line.limit.kind == LIFETIME for line in order.lines)
+            try:
+                rows = self._rows(connection, order)
+            except sqlite3.Error:
+                if not is_admitted:
+                    raise
+                rows = self._remembered(order)  # it is charged, which must be said
+            if not is_admitted and _is_behind(order, rows, now):
+                connection.write(statements.begin(many), asked)
+                rows = self._rows(connection, order)
+        return _receipt(order, rows, now, token, is_admitted=is_admitted)
 
-    def _asked(self, order: Order, now: float) -> dict[str, Any]:
-        lines = []
+    def _asked(self, order: Order, now: float, token: int) -> list[Any]:
+        asked: list[Any] = [now, token]
         for account, limit, cost in order.lines:
             key, holder, kind = self._counter(order.tag, account, limit)
             bucket, until = self._when(limit, now)
-            lines.append((key, holder, kind, limit.seconds, limit.amount, cost, bucket, until))
-        return {"lines": _encode(lines), "now": now, "token": CHANCE.getrandbits(62) | 1}
+            asked += (key, holder, kind, limit.seconds, limit.amount, cost, bucket, until)
+        return asked
 
-    def _rows(self, order: Order) -> list[list[Row]]:
+    def _rows(self, connection: Connection, order: Order) -> list[list[Row]]:
         """Read the counters of each line; of what is in flight, those of all holders."""
         keys = [_key(order.tag, account, limit) for account, limit, _ in order.lines]
         found: dict[str, list[Row]] = {key: [] for key in keys}
-        for row in self._database.read(statements.reading(len(keys)), keys):
+        for row in connection.read(statements.reading(len(keys)), keys):
             found[row[_KEY]].append(row)
             if not row[_HOLDER]:
                 self._seen.put(row[_KEY], row)
@@ -241,10 +257,12 @@ class HostLedger:
         return [list(one.values()) for one in rounds]
 
     def _settle(self, rounds: Sequence[Sequence[Sequence[Any]]], *, waits: bool) -> None:
-        for changes in rounds:
-            if blank := [change for change in changes if change[4] > 0 or change[7]]:
-                self._database.write(statements.BLANK, {"changes": _encode(blank)}, waits=waits)
-            self._database.write(statements.SETTLE, {"changes": _encode(changes)}, waits=waits)
+        with self.database.lend(waits=waits) as connection:
+            for changes in rounds:
+                if blank := [change for change in changes if change[4] > 0 or change[7]]:
+                    connection.write(statements.blank(len(blank)), list(chain(*blank)))
+                connection.write(statements.settle(len(changes)), list(chain(*changes)))
+                self._is_unsynced |= self._is_lasting
 
     def _written(self, change: Change, now: float) -> Sequence[Any]:
         limit = change.limit
@@ -293,10 +311,11 @@ def _named(suffix: str) -> tuple[str, int, str]:
     return _KINDS[int(kind)], int(seconds), json.loads(field)
 
 
-def _is_behind(line: Line, rows: Sequence[Row], now: float) -> bool:
-    """Say whether a window of a counter has ended, and none has begun since."""
-    return line.limit.kind == WINDOW and any(
-        row[_BUCKET] < now // line.limit.seconds for row in rows
+def _is_behind(order: Order, rows: Sequence[Sequence[Row]], now: float) -> bool:
+    """Say whether a window has ended, and none has begun since."""
+    return any(
+        line.limit.kind == WINDOW and found and found[0][_BUCKET] < now // line.limit.seconds
+        for line, found in zip(order.lines, rows, strict=True)
     )
 
 

@@ -4,27 +4,21 @@ They do what `mlguard.ledger.counters` does: the same state machine of tests pro
 buckets come from Python, so that a moment falls into the same one everywhere.
 """
 
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import count
+
 from mlguard.ledger import FLIGHT, LIFETIME, WINDOW
 from mlguard.ledger.counters import MOST
 
 KINDS = {WINDOW: 0, LIFETIME: 1, FLIGHT: 2}
 
-_LINE = """
-line AS MATERIALIZED (
-    SELECT
-        json_extract(value, '$[0]') AS key,
-        json_extract(value, '$[1]') AS holder,
-        json_extract(value, '$[2]') AS kind,
-        json_extract(value, '$[3]') AS seconds,
-        json_extract(value, '$[4]') AS amount,
-        json_extract(value, '$[5]') AS cost,
-        json_extract(value, '$[6]') AS bucket,
-        json_extract(value, '$[7]') AS until
-    FROM json_each(:lines)
-)"""
+_LINE = ("key", "holder", "kind", "seconds", "amount", "cost", "bucket", "until")
+_CHANGE = ("key", "holder", "kind", "amount", "extra", "bucket", "since", "is_grant", "until")
 
-DEBIT = f"""
-WITH {_LINE},
+
+_DEBIT = f"""
+WITH LINE,
 counted AS MATERIALIZED (
     SELECT
         line.*,
@@ -43,12 +37,12 @@ counted AS MATERIALIZED (
 beyond AS (
     SELECT 1 FROM counted WHERE amount < cost + CASE kind
         WHEN {KINDS[WINDOW]} THEN current + previous
-            * CASE WHEN at > bucket THEN 1.0 ELSE 1 - (:now - at * seconds) / seconds END
+            * CASE WHEN at > bucket THEN 1.0 ELSE 1 - (?1 - at * seconds) / seconds END
         WHEN {KINDS[LIFETIME]} THEN current
         ELSE current + (
             SELECT coalesce(sum(other.current), 0) FROM counter AS other
             WHERE other.key = counted.key AND other.holder <> counted.holder
-                AND other.until > :now
+                AND other.until > ?1
         )
     END
 )
@@ -57,7 +51,7 @@ INSERT INTO counter
 SELECT
     key, holder, at, min(current + cost, {MOST}), previous,
     CASE WHEN begins OR kind = {KINDS[LIFETIME]} THEN amount ELSE last_amount END,
-    CASE WHEN begins THEN :token ELSE 0 END, last, last_amount, until
+    CASE WHEN begins THEN ?2 ELSE 0 END, last, last_amount, until
 FROM counted WHERE NOT EXISTS (SELECT 1 FROM beyond)
 ON CONFLICT (key, holder) DO UPDATE SET
     last = CASE WHEN excluded.token THEN excluded.last ELSE last END,
@@ -69,12 +63,11 @@ ON CONFLICT (key, holder) DO UPDATE SET
     amount = excluded.amount,
     until = excluded.until
 """
-"""Charges every line, or none: `lines` as JSON, `now`, and a `token` of this debit's own."""
 
-BEGIN = f"""
-WITH {_LINE}
+_BEGIN = """
+WITH LINE
 UPDATE counter SET
-    token = :token,
+    token = ?2,
     last = max(0, counter.current),
     last_amount = counter.amount,
     previous = CASE counter.bucket WHEN line.bucket - 1 THEN counter.current ELSE 0 END,
@@ -85,32 +78,15 @@ UPDATE counter SET
 FROM line
 WHERE counter.key = line.key AND counter.holder = line.holder AND counter.bucket < line.bucket
 """
-"""Begins the windows of a refused debit for which it is time."""
 
-_CHANGE = """
-change AS MATERIALIZED (
-    SELECT
-        json_extract(value, '$[0]') AS key,
-        json_extract(value, '$[1]') AS holder,
-        json_extract(value, '$[2]') AS kind,
-        json_extract(value, '$[3]') AS amount,
-        json_extract(value, '$[4]') AS extra,
-        json_extract(value, '$[5]') AS bucket,
-        json_extract(value, '$[6]') AS since,
-        json_extract(value, '$[7]') AS is_grant,
-        json_extract(value, '$[8]') AS until
-    FROM json_each(:changes)
-)"""
-
-BLANK = f"""
-WITH {_CHANGE}
+_BLANK = """
+WITH CHANGE
 INSERT OR IGNORE INTO counter
 SELECT key, holder, bucket, 0, 0, amount, 0, 0, amount, until FROM change
 """
-"""Makes the counters that debts and grants are written to."""
 
-SETTLE = f"""
-WITH {_CHANGE},
+_SETTLE = f"""
+WITH CHANGE,
 begun AS MATERIALIZED (
     SELECT
         change.*,
@@ -162,13 +138,45 @@ UPDATE counter SET
     END
 FROM counted WHERE counter.key = counted.key AND counter.holder = counted.holder
 """
-"""Corrects counters, each once: `changes` as JSON."""
+
+
+@lru_cache(64)
+def debit(lines: int) -> str:
+    """Charge every line, or none: the time, a token of this debit's own, and each line's values."""
+    return _DEBIT.replace("LINE", _table("line", _LINE, lines, 2))
+
+
+@lru_cache(64)
+def begin(lines: int) -> str:
+    """Begin the windows of a refused debit for which it is time; takes what `debit` takes."""
+    return _BEGIN.replace("LINE", _table("line", _LINE, lines, 2))
+
+
+@lru_cache(64)
+def blank(changes: int) -> str:
+    """Make the counters that debts and grants are written to: each change's values."""
+    return _BLANK.replace("CHANGE", _table("change", _CHANGE, changes, 0))
+
+
+@lru_cache(64)
+def settle(changes: int) -> str:
+    """Correct counters, each once: each change's values."""
+    return _SETTLE.replace("CHANGE", _table("change", _CHANGE, changes, 0))
+
+
+def _table(name: str, columns: Sequence[str], rows: int, before: int) -> str:
+    """Return a table of values, which stand behind so many others."""
+    numbers = count(before + 1)
+    values = [f"({','.join(f'?{next(numbers)}' for _ in columns)})" for _ in range(rows)]
+    return f"{name} ({','.join(columns)}) AS MATERIALIZED (VALUES {','.join(values)})"
+
 
 _COLUMNS = "key, holder, bucket, current, previous, amount, token, last, last_amount, until"
 
 
+@lru_cache(64)
 def reading(keys: int) -> str:
-    """Return what reads so many counters, with all who hold them."""
+    """Read so many counters, with all who hold them."""
     return f"SELECT {_COLUMNS} FROM counter WHERE key IN ({','.join('?' * keys)})"
 
 
@@ -182,17 +190,12 @@ HOLDERS = "SELECT DISTINCT holder FROM counter WHERE holder <> ''"
 NEXT = "SELECT key FROM counter WHERE key > ? ORDER BY key LIMIT 1 OFFSET ?"
 SWEEP = "DELETE FROM counter WHERE key > ? AND key <= ? AND until < ?"
 RESTORE = """
-INSERT INTO counter
-SELECT
-    json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
-    json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'),
-    0, 0, json_extract(value, '$[5]'), json_extract(value, '$[6]')
-FROM json_each(:counters) WHERE true
+INSERT INTO counter VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, 0, ?6, ?7)
 ON CONFLICT (key, holder) DO UPDATE SET
     current = max(current, excluded.current),
     previous = max(previous, excluded.previous)
 WHERE bucket = excluded.bucket
 """
-"""Lets counters stand where several remember them, each at least as high as anybody does."""
+"""Lets a counter stand where several remember it, at least as high as anybody does."""
 
 BOOT = "UPDATE said SET value = ?1 WHERE name = 'boot' AND value <> ?1"

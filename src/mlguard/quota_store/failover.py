@@ -23,7 +23,7 @@ from mlguard.ledger import (
     StoreUnavailable,
 )
 from mlguard.logs import Seldom
-from mlguard.quota_store.pending import NOW, Held, Owed, Pending
+from mlguard.quota_store.pending import NOW, Held, LastRead, Owed, Pending
 from mlguard.quota_store.store import Store
 
 _FAILURES = 3  # in a row, after which the store counts as away
@@ -80,6 +80,7 @@ class Failover:
         self._pending = Pending()
         self._owed = Owed()
         self._held = Held()
+        self._last_read = LastRead()
         self._asking = 0
         self._failures = 0
         self._is_away = False
@@ -133,7 +134,7 @@ class Failover:
             try:
                 receipt = self._store.debit(order, changes)
             except Exception as error:  # noqa: BLE001 - whatever it is, it is no answer
-                self._unanswered(order, changes)
+                self._unanswered(order, changes, error)
                 self._failed(error)
             else:
                 return self._answered(order, receipt, began)
@@ -155,7 +156,7 @@ class Failover:
                 call.add_done_callback(lambda call: self._abandoned(order, changes, call))
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it is, it is no answer
-                self._unanswered(order, changes)
+                self._unanswered(order, changes, error)
                 self._failed(error)
             else:
                 return self._answered(order, receipt, began)
@@ -201,11 +202,15 @@ class Failover:
         self._on_call(time.perf_counter() - began)
         if not receipt.is_admitted:
             self._fly(order, -1)
+        self._last_read.put(order, receipt)
         return receipt
 
-    def _unanswered(self, order: Order, changes: Sequence[Change]) -> None:
+    def _unanswered(
+        self, order: Order, changes: Sequence[Change], error: BaseException | None
+    ) -> None:
         """Make the changes later; what is in flight may count in the store, or not."""
-        self._pending.put(changes)
+        if not (isinstance(error, StoreUnavailable) and error.has_changed):
+            self._pending.put(changes)
         self._fly(order, -1)
         for account, limit, _ in order.lines:
             if limit.kind == FLIGHT:
@@ -222,7 +227,8 @@ class Failover:
     ) -> None:
         """Give back what was charged for somebody who did not wait for it."""
         if call.cancelled() or call.exception() is not None:
-            self._unanswered(order, changes)
+            error = None if call.cancelled() else call.exception()
+            self._unanswered(order, changes, error)
             return
         self._fly(order, -1)
         if (receipt := call.result()).is_admitted:
@@ -243,6 +249,7 @@ class Failover:
                 if line.cost > limit.amount:
                     return None
                 local.append(line._replace(limit=limit))
+                self._begin_locally(order.tag, line, limit)
         owed = order._replace(lines=tuple(x for x in order.lines if x.limit.on_failure == "local"))
         if not self._owed.takes(owed):
             return None
@@ -256,6 +263,19 @@ class Failover:
             _unread(x) if x.limit.on_failure == "open" else next(readings) for x in order.lines
         )
         return Receipt(tuple(found), _LOCAL)
+
+    def _begin_locally(self, tag: str, line: Line, limit: Limit) -> None:
+        """Admit the share of what was left when the store was last read, not of all anew."""
+        left = self._last_read.take(tag, line)
+        if left is None or left >= line.limit.amount:
+            return
+        place = (tag, line.account, limit)
+        most = int(left * limit.amount / line.limit.amount)
+        now_left = (
+            self._local.peek(Order(tag, (Line(line.account, limit, 0),))).readings[0].remaining
+        )
+        if now_left > most:
+            self._local.settle([Change(*place, now_left - most, NOW, is_grant=True)])
 
     def _failed(self, error: Exception, *, at_once: bool = False) -> None:
         self._wake.set()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+import time
+from collections.abc import Callable, Iterable
 from threading import Lock
 
-from mlguard.ledger import FLIGHT, LIFETIME, Change, Limit, Order
+from mlguard.ledger import FLIGHT, LIFETIME, Change, Limit, Line, Order, Receipt
 from mlguard.logs import Seldom
+from mlguard.recent import Recent
 
 MOST = 100_000
 _TOGETHER = 500  # changes carried at once
@@ -146,3 +149,29 @@ class Held:
 
     def _said(self, place: Place) -> Change:
         return Change(*place, self._units.get(place, 0), NOW, is_grant=True)
+
+
+class LastRead:
+    """What was left of each window and sum when the store last said so. Threads may share it."""
+
+    def __init__(self, timer: Callable[[], float] = time.monotonic) -> None:
+        self._timer = timer
+        self._left: Recent[str, dict[tuple[str, str], tuple[int, float]]] = Recent(MOST // 10)
+
+    def put(self, order: Order, receipt: Receipt) -> None:
+        """Take note of an answer."""
+        now = self._timer()
+        left = self._left.get(order.tag)
+        if left is None:
+            left = {}
+            self._left.put(order.tag, left)
+        for (account, limit, _), (remaining, reset, _) in zip(
+            order.lines, receipt.readings, strict=True
+        ):
+            if limit.kind != FLIGHT:
+                left[account, limit.field] = (remaining, now + reset if reset else math.inf)
+
+    def take(self, tag: str, line: Line) -> int | None:
+        """Return, once, how many units were left of a counter; None where that is past."""
+        found = (self._left.get(tag) or {}).pop((line.account, line.limit.field), None)
+        return found[0] if found and self._timer() < found[1] else None
