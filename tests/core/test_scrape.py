@@ -127,7 +127,7 @@ class TestFailures:
     def test_all_are_told(self, slow: Slow) -> None:
         """What went wrong is told to all who asked, and the next one is asked again."""
         scrapes = SingleFlight(slow)
-        slow.error = OSError("no companion")
+        slow.error = OSError("no file")
         asked = [scrapes.ask(CLASSIC) for _ in range(3)]
         slow.go.release()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
@@ -48,23 +48,6 @@ def books(settings: Settings, quotas: Quotas) -> Iterator[list[Books]]:
             yield list(_opened(settings, quotas, stack))
         except StoreUnavailable as error:
             raise MLGuardError(f"the quotas' store does not answer: {error}") from error
-
-
-def each(places: Sequence[Books], act: Callable[[Books], None]) -> list[str]:
-    """Do something in every place, whether or not others can; return what went wrong.
-
-    Raises:
-        StoreUnavailable: It could be done in none.
-    """
-    troubles: list[str] = []
-    for place in places:
-        try:
-            act(place)
-        except StoreUnavailable as error:
-            if len(troubles) == len(places) - 1:
-                raise
-            troubles.append(str(error))
-    return troubles
 
 
 def _opened(settings: Settings, quotas: Quotas, stack: ExitStack) -> Iterator[Books]:
