@@ -159,7 +159,7 @@ def _by_room() -> Iterator[Case]:
 
 def _scrapes() -> Iterator[Case]:
     ours = (sent(bearer()),)
-    companion: Tables = {**OPEN, "service": {"companion": True}}
+    companion: Tables = {**OPEN, "service": {"host_file": True}}
     yield Case("/metrics, alone", scrape(), (200,), SCRAPE, OPEN, ours)
     yield Case("/metrics, with a companion", scrape(), (200,), SCRAPE, companion, ours)
     many = "/metrics, with a companion, each of 8"

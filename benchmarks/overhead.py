@@ -133,7 +133,7 @@ def compete(arena: Arena, ours: Contestant) -> tuple[Rounds, dict[str, float]]:
     stacks, url = arena.stacks, arena.receiver.url
     prove_limit(arena.driver, stacks.assembled(url, TWO))
     limited = arena.guarded(
-        OURS, quotas={"requests": [TWO]}, service={"companion": False, "name": "limited"}
+        OURS, quotas={"requests": [TWO]}, service={"host_file": False, "name": "limited"}
     )
     prove_limit(arena.driver, limited)
     contestants = [stacks.bare(), stacks.otel(url), stacks.assembled(url), ours]

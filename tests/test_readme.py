@@ -130,7 +130,7 @@ def test_the_guide_names_every_setting() -> None:
     assert {key.removeprefix("auth.") for key in entry} == {*Issuer.model_fields} - {"name"}
 
 
-@pytest.mark.parametrize("part", ["companion", "keys", "revocations", "tracing"])
+@pytest.mark.parametrize("part", ["host", "keys", "revocations", "tracing"])
 def test_the_guide_says_what_happens_without_a_part(part: str) -> None:
     """Who sees a part degraded finds in the guide what that means."""
     assert f'`mlguard_degraded{{part="{part}"}}`' in GUIDE.split("## When something is gone")[1]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import socketserver
+import sys
 import weakref
+from types import FrameType
 from typing import Protocol
 
 
@@ -17,21 +20,35 @@ class Forks(Protocol):
         """Go on, in the parent, or begin anew in the child."""
 
 
-_ALL: weakref.WeakSet[Forks] = weakref.WeakSet()
+_ALL: weakref.WeakValueDictionary[int, Forks] = weakref.WeakValueDictionary()
 
 
 def watch(someone: Forks) -> None:
-    """Tell somebody of each fork from now on, for as long as he lives."""
-    _ALL.add(someone)
+    """Tell somebody of each fork from now on, for as long as he lives.
+
+    Who comes later may use who was there before: before a fork, the last is told first.
+    """
+    _ALL[id(someone)] = someone
+
+
+def is_for_one_request() -> bool:
+    """Say, in `after_fork` of a child, whether its server forks for each request."""
+    forking = getattr(socketserver, "ForkingMixIn", None)
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and forking is not None:
+        if frame.f_code is forking.process_request.__code__:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _before() -> None:
-    for someone in list(_ALL):
+    for someone in reversed(list(_ALL.values())):
         someone.before_fork()
 
 
 def _after(*, in_child: bool) -> None:
-    for someone in list(_ALL):
+    for someone in list(_ALL.values()):
         someone.after_fork(in_child=in_child)
 
 

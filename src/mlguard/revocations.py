@@ -176,6 +176,9 @@ class Revocations:
     def __len__(self) -> int:
         return len(self._known)
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._known
+
 
 def _end(revocation: Revocation) -> float:
     return math.inf if revocation.until is None else revocation.until

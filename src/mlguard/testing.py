@@ -20,7 +20,7 @@ from mlguard.errors import InvalidSettings
 class Rehearsal:
     """Cut a guard off from everything outside, before its app's first request.
 
-    Real decisions, real metrics, real spans; but no companion, no exporter, and tokens signed here.
+    Real decisions, real metrics, real spans; but no file, no exporter, and tokens signed here.
 
     Args:
         guard: The MLGuard of the app under test.

@@ -31,7 +31,7 @@ from mlguard.guard.surroundings import Around
 from tests.adapters.common import settings
 
 ADMIN = "admin.example.org"
-ALONE: dict[str, Any] = {"service": {"companion": False}, "tracing": None}
+ALONE: dict[str, Any] = {"service": {"host_file": False}, "tracing": None}
 
 
 def predict() -> dict[str, Any]:

@@ -750,7 +750,7 @@ class TestServices:
     @pytest.fixture
     def subject(self, monkeypatch: pytest.MonkeyPatch) -> Authenticator:
         monkeypatch.setenv("SECRET", SECRET.decode())
-        service = Service({"auth": self.AUTH, "service": {"companion": False}})
+        service = Service({"auth": self.AUTH, "service": {"host_file": False}})
         assert service.guard.authenticator is not None
         return service.guard.authenticator
 
@@ -759,7 +759,7 @@ class TestServices:
     ) -> None:
         """A token signed with the empty secret is never trusted, however the settings were made."""
         monkeypatch.setenv("SECRET", SECRET.decode())
-        made = Settings.model_validate({"auth": self.AUTH, "service": {"companion": False}})
+        made = Settings.model_validate({"auth": self.AUTH, "service": {"host_file": False}})
         forged = signed(json.dumps(claims(tid="t", sub="root")).encode(), secret=b"")
 
         service = Service(made)

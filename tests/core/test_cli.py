@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from contextlib import closing
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, cast
@@ -35,18 +35,19 @@ from mlguard.app.service import Service
 from mlguard.auth import KeySet, verify_jws
 from mlguard.auth.minting import make_key, mint, secret_signer, signer
 from mlguard.cli import check, main
-from mlguard.host.folder import roots
+from mlguard.host.database import Database
+from mlguard.host.folder import Folder
+from mlguard.host.revocations import RevocationTable
 from mlguard.messages import Deny, Principal
 from mlguard.reference import Reference
-from mlguard.revocations import MAX_ENTRIES
-from mlguard.runtime.companion.revoked_file import RevokedFile
+from mlguard.revocations import Revocation, Revocations
 from tests.keyserver import DISCOVERY, KeyServer, key_pair
 
 SECRET = "a secret of the tests that is long enough"
 FILE = """\
 [service]
 name = "iris-api"
-companion = false
+host_file = false
 
 [[models]]
 name = "iris"
@@ -77,7 +78,7 @@ from {framework} import {cls}
 from {package} import MLGuard
 
 app = {cls}({arguments})
-guard = MLGuard(app, {{"service": {{"companion": False}}, "models": {models}}})
+guard = MLGuard(app, {{"service": {{"host_file": False}}, "models": {models}}})
 bare = {cls}({arguments})
 number = 5
 
@@ -759,7 +760,7 @@ algorithms = ["RS256"]
 """
 OWN = """\
 [service]
-companion = false
+host_file = false
 
 [[models]]
 name = "iris"
@@ -774,7 +775,7 @@ scopes = ["predict"]
 """
 SEVERAL = """\
 [service]
-companion = false
+host_file = false
 
 [auth]
 scopes = ["predict"]
@@ -1077,7 +1078,7 @@ class TestMintWithKeys:
 
 EXPLAINED = """\
 [service]
-companion = false
+host_file = false
 
 [[models]]
 name = "iris"
@@ -1454,18 +1455,24 @@ def is_plain(text: str) -> bool:
     return all(c == "\n" or " " <= c <= "~" for c in text)
 
 
+def revoked_of(service: str) -> list[Revocation]:
+    """Read what a service that starts here would know."""
+    known = Revocations()
+    for folder in Folder.existing(service):
+        with closing(Database(folder.database, wait=2.0)) as database:
+            RevocationTable(database, known).start()
+    return list(known)
+
+
 class TestRevoke:
     @pytest.fixture
-    def service(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-        """Name a service that nobody else has; forget what is written down for it."""
+    def service(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+        """Name a service that nobody else has."""
         name = f"cli-{uuid4().hex[:16]}"
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-        text = EXPLAINED.replace("companion = false", f'name = "{name}"')
-        written("mlguard.toml", text)
-        yield name
-        for root in roots():
-            RevokedFile(root, name).path.unlink(missing_ok=True)
+        written("mlguard.toml", EXPLAINED.replace("host_file = false", f'name = "{name}"'))
+        return name
 
     @pytest.mark.parametrize(
         ("arguments", "expected"),
@@ -1484,37 +1491,41 @@ class TestRevoke:
     def test_nothing_runs(
         self, told: Any, service: str, arguments: list[str], expected: tuple[str, str]
     ) -> None:
-        """Where nothing runs that is told with what to do, and remembered for the next start."""
+        """Where nothing has run that is told with what to do, and remembered for the next start."""
         text = signed(jti="of a token")
 
         code, _, err = told("token", "revoke", *[a.replace("TOKEN", text) for a in arguments])
 
         assert code == 1
-        assert f"no service named {service!r} was told: none runs on this host as this user" in err
-        assert (
-            "It is remembered for the next start here; `auth.revocation_store` would reach" in err
-        )
-        (kept,) = RevokedFile(roots()[0], service).read()
+        assert f"no service named {service!r} has run on this host as this user: one that" in err
+        assert "one that starts here will know; `auth.revocation_store` would reach other" in err
+        (kept,) = revoked_of(service)
         assert (kept.kind, kept.name) == expected
         assert kept.issuer == "https://login.example.com/"
 
-    def test_no_room_to_remember(self, told: Any, service: str) -> None:
-        """What is not remembered is not told to be, and whoever could be told was told."""
-        path = RevokedFile(roots()[0], service).path
-        path.parent.mkdir(0o700)
-        many = [{"issuer": "i", "jti": str(number)} for number in range(MAX_ENTRIES)]
-        path.touch(0o600)
-        path.write_text(json.dumps({"service": service, "revoked": many}))
+    def test_a_service_that_ran_here(self, told: Any, service: str) -> None:
+        """Where the service has its file, it need not run: that is told, and is no failure."""
+        told("token", "revoke", "--jti", "one")
 
-        code, out, err = told("token", "revoke", "--jti", "one")
+        code, out, err = told("token", "revoke", "--jti", "two")
 
-        assert (code, out) == (1, f"told 0 running services named {service!r} on this host\n")
-        assert "it is not remembered on this host: 1 revocations more than the " in err
-        assert (
-            f"; no service named {service!r} was told: none runs on this host as this user" in err
+        assert (code, err) == (0, "")
+        assert out.startswith(
+            f"written for the service {service!r} on this host: 0 of its instances run\n"
         )
-        assert "`auth.revocation_store` would reach other hosts" in err
-        assert "It is remembered" not in err
+        assert {r.jti for r in revoked_of(service)} == {"one", "two"}
+
+    def test_no_room_to_remember(
+        self, told: Any, service: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What is not remembered is not told to be."""
+        told("token", "revoke", "--jti", "one")
+        monkeypatch.setattr("mlguard.revocations.MAX_ENTRIES", 1)
+
+        code, out, err = told("token", "revoke", "--jti", "two")
+
+        assert (code, out) == (1, "")
+        assert "it is not remembered on this host: 1 revocations more than the " in err
 
     @pytest.mark.parametrize(
         ("arguments", "said"),
@@ -1533,7 +1544,7 @@ class TestRevoke:
 
         assert (code, out) == (1, "")
         assert said in err
-        assert RevokedFile(roots()[0], service).read() == []
+        assert revoked_of(service) == []
 
     @pytest.mark.parametrize(
         ("others", "said"),
@@ -1557,7 +1568,7 @@ class TestRevoke:
     ) -> None:
         """Where there are several issuers, it must be said whose subject it is."""
         monkeypatch.setenv("CLI_OLD", "o" * 40)
-        text = SEVERAL.replace("companion = false", f'name = "{service}"')
+        text = SEVERAL.replace("host_file = false", f'name = "{service}"')
         written("mlguard.toml", text.replace('"nowhere.pem"', f'"{pem("keys.pem")}"'))
 
         code, _, err = told("token", "revoke", "--subject", "alice")
@@ -1565,8 +1576,8 @@ class TestRevoke:
         assert "several issuers are accepted: say which, of https://login.example.com/, " in err
 
         _, _, err = told("token", "revoke", "--subject", "alice", "--issuer", "partner")
-        assert "It is remembered for the next start here" in err
-        (kept,) = RevokedFile(roots()[0], service).read()
+        assert "one that starts here will know" in err
+        (kept,) = revoked_of(service)
         assert kept.issuer == "https://partner.example.com/"
 
     def test_a_store_that_does_not_answer(
@@ -1580,16 +1591,16 @@ class TestRevoke:
         assert code == 1
         assert "other hosts were not told: redis://...@127.0.0.1:1/0: " in err
         assert "hunter2" not in out + err
-        assert len(RevokedFile(roots()[0], service).read()) == 1
+        assert len(revoked_of(service)) == 1
 
-    def test_without_a_companion(self, told: Any) -> None:
-        """A service without its companion process cannot be told anything."""
+    def test_without_a_file(self, told: Any) -> None:
+        """A service whose workers do not meet in a file cannot be told anything."""
         written("mlguard.toml", EXPLAINED)
 
         code, out, err = told("token", "revoke", "--jti", "one")
 
         assert (code, out) == (1, "")
-        assert "`service.companion` is false" in err
+        assert "`service.host_file` is false" in err
 
     @pytest.mark.parametrize(
         "arguments", [[], ["x", "--jti", "y"], ["--jti", "x", "--subject", "y"], ["x", "y"]]

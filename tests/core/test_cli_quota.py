@@ -19,18 +19,20 @@ from starlette.testclient import TestClient
 
 from mlguard.app.service import Service
 from mlguard.cli import main
+from mlguard.host.database import Database
+from mlguard.host.folder import Folder
+from mlguard.host.ledger import HostLedger
 from mlguard.ledger import MemoryLedger
 from mlguard.messages import Deny, Principal
 from mlguard.quota_store.choose import maker
 from mlguard.quota_store.store import Store
 from mlguard.quotas import Charged, Demand, Quota, RouteLimit
-from mlguard.runtime.companion import CompanionConfig
 from mlguard.settings import Quotas, Rate, load
 from mlguard.testing import Rehearsal
 from tests.servers import ROOT, find, free_port, wait_until
 
 pytestmark = pytest.mark.skipif(
-    not Path("/proc/self/stat").exists(), reason="a host's ledger finds processes in /proc"
+    not Path("/proc/self/stat").exists(), reason="who holds what is found in /proc"
 )
 
 PASSWORD = "hunter2-" + secrets.token_hex(8)
@@ -105,8 +107,16 @@ class Place(NamedTuple):
 
     def store(self, quotas: Quotas) -> Store:
         """Return a worker's end of the store."""
-        patient = quotas.model_copy(update={"store_timeout": 2.0})
-        return maker(patient, CompanionConfig(self.service, secrets.token_hex(4)))()
+        if self.url.startswith("host://"):
+            return on_this_host(Folder.of(self.service, quotas.folder))
+        return maker(quotas.model_copy(update={"store_timeout": 2.0}), self.service)()
+
+
+def on_this_host(folder: Folder) -> HostLedger:
+    """Return a worker's way to the file."""
+    folder.path.parent.parent.mkdir(exist_ok=True)
+    folder.prepare()
+    return HostLedger(Database(folder.database, wait=2.0), is_lasting=True)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +147,7 @@ def _listens(port: int) -> bool:
 
 @pytest.fixture(autouse=True)
 def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Stand in an empty folder, with a private place for the host's ledgers."""
+    """Stand in an empty folder, with a private place for the host's file."""
     root = Path(tempfile.mkdtemp(prefix="mg"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(root))
@@ -576,13 +586,13 @@ class TestMistakes:
         assert "each worker counts alone and nobody can ask it: set host:// for the workers" in err
 
     def test_a_host_without_the_service(self, told: Told) -> None:
-        """Where no instance runs it is told what to do."""
+        """Where nothing was ever counted it is told what to do."""
         Place("no-such-service", "host://").write(NOBODY)
 
         code, _, err = told("reset", "192.0.2.7")
 
         assert code == 1
-        assert "no ledger of a service named 'no-such-service' runs on this host as this" in err
+        assert "nothing was ever counted for a service named 'no-such-service' on this host" in err
 
     def test_a_redis_that_is_gone(self, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
         """A store that does not answer is one sentence without a password."""
@@ -624,62 +634,28 @@ class TestMistakes:
         assert "quotas.store: the URL of the Redis names several hosts" in err
 
 
-def test_several_instances(told: Told, tmp_path: Path) -> None:
-    """Instances of a service on one host are shown apart, and changed all."""
-    place = Place(f"cli-quota-{secrets.token_hex(4)}", f"host://{tmp_path}/kept")
+def test_several_files(told: Told, runtime: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """Where a service was given other environments, each file is shown apart, and all changed."""
+    place = Place(f"cli-quota-{secrets.token_hex(4)}", "host://")
     quotas = place.write(NOBODY)
-    stores = [place.store(quotas) for _ in range(2)]
-    for number, store in enumerate(stores):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for number, root in enumerate((runtime, tmp_path)):
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(root))
+        store = on_this_host(Folder.of(place.service))
         store.start()
         for _ in range(number):
             charge(store, quotas, Principal("", "192.0.2.7"), Demand())
-    try:
-        _, shown, _ = told("show", "192.0.2.7")
-        _, granted, _ = told("grant", "192.0.2.7", "--requests", 3)
-        left = {
-            counter["left"]
-            for (counter,) in json.loads(told("show", "192.0.2.7", "--json")[1])["ledgers"]
-        }
-    finally:
-        for store in stores:
-            store.close()
+        store.database.close()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
 
-    assert "instance 1 of 2 on this host" in shown
+    _, shown, _ = told("show", "192.0.2.7")
+    _, granted, _ = told("grant", "192.0.2.7", "--requests", 3)
+    listed = json.loads(told("show", "192.0.2.7", "--json")[1])["ledgers"]
+
+    assert "file 1 of 2 on this host" in shown
     assert shown.count("nothing is known of it") == 1
-    assert granted.endswith("in the current window of 600/day, in 2 of 2 instances\n")
-    assert left == {603, 602}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["reset", "alice", "--lifetime"], "not forgotten everywhere: "),
-        (
-            ["grant", "alice", "--rows", 5, "--model", "iris", "--lifetime"],
-            "not granted everywhere: ",
-        ),
-    ],
-    ids=["reset", "grant"],
-)
-def test_an_instance_that_cannot(
-    told: Told, tmp_path: Path, arguments: list[object], said: str
-) -> None:
-    """What one of several instances cannot do is told, and done in the others."""
-    place = Place(f"cli-quota-{secrets.token_hex(4)}", f"host://{tmp_path}/kept")
-    quotas = place.write()
-    stores = [place.store(quotas) for _ in range(2)]  # only one may keep lifetimes
-    for store in stores:
-        store.start()
-    charge(stores[0], quotas, ALICE, ROWS)
-    try:
-        code, out, err = told(*arguments)
-    finally:
-        for store in stores:
-            store.close()
-
-    assert code == 1
-    assert out
-    assert err.startswith(f"mlguard: {said}")
+    assert granted.endswith("in the current window of 600/day, in 2 files\n")
+    assert [counter["left"] for (counter,) in listed] == [603, 602]
 
 
 class TestThePage:

@@ -1387,11 +1387,11 @@ class TestDrift:
 
         assert metric(guard, "mlguard_inference_duration_seconds_count", model="iris") == 1
 
-    def test_a_companion_that_fails(self, source: dict[str, Any]) -> None:
+    def test_an_analyst_that_fails(self, source: dict[str, Any]) -> None:
         """Observers fail open: what takes the rows may break without breaking the answer."""
 
         def broken(*_: object) -> bool:
-            raise OSError("no companion")
+            raise OSError("no analyst")
 
         guard = guarded(source, offer=broken)
         self.ask(guard, [ROW])
@@ -1601,7 +1601,7 @@ class TestTwoGuards:
 
     def test_services(self) -> None:
         """Two services have two registries and two keys for pseudonyms."""
-        alone = {"service": {"companion": False}, "tracing": {}}
+        alone = {"service": {"host_file": False}, "tracing": {}}
         one, other = Service(alone), Service(alone)
 
         assert one.metrics.registry is not other.metrics.registry

@@ -168,7 +168,7 @@ def test_parts_are_counted() -> None:
     metrics.authenticated("token_expired")
     metrics.refused("iris", "quota_exceeded")
     metrics.refused("", "too_many_in_flight")
-    metrics.set_degraded("companion", True)
+    metrics.set_degraded("host", True)
     metrics.rows_observed("iris", "3", 10)
     metrics.rows_sampled("iris", "3", 2)
     metrics.rows_dropped("iris", "3", "queue_full")
@@ -179,7 +179,7 @@ def test_parts_are_counted() -> None:
     assert value(families, "mlguard_auth_total", outcome="token_expired") == 1
     assert value(families, "mlguard_quota_refused_total", model="iris") == 1
     assert value(families, "mlguard_quota_refused_total", model="") == 1
-    assert value(families, "mlguard_degraded", part="companion") == 1
+    assert value(families, "mlguard_degraded", part="host") == 1
     assert value(families, "mlguard_drift_rows_observed_total", model="iris", version="3") == 10
     assert value(families, "mlguard_drift_rows_sampled_total") == 2
     assert value(families, "mlguard_drift_rows_dropped_total", reason="queue_full") == 1
@@ -240,7 +240,7 @@ def test_merge_adds_counts_and_takes_the_worst_state() -> None:
     for i, metrics in enumerate(workers):
         metrics.active.add(1)
         metrics.inference_ended(Outcome("iris", "3", 0.1, 10**i))
-        metrics.set_degraded("companion", i == 1)
+        metrics.set_degraded("host", i == 1)
         metrics.set_drift_worker_up(False)
         Gauge("own", "A user's.", registry=metrics.registry).set(2)
     up = Metrics()
@@ -251,7 +251,7 @@ def test_merge_adds_counts_and_takes_the_worst_state() -> None:
     assert value(families, "mlguard_inference_rows_total") == 111
     assert value(families, "mlguard_inference_duration_seconds_bucket", le="0.1") == 3
     assert value(families, "http_server_active_requests") == 3
-    assert value(families, "mlguard_degraded", part="companion") == 1
+    assert value(families, "mlguard_degraded", part="host") == 1
     assert value(families, "mlguard_drift_worker_up") == 1
     assert value(families, "own") == 6
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
@@ -22,7 +22,6 @@ from mlguard.metrics import Metrics
 from mlguard.settings import Drift, Model, load
 from mlguard.tracing import Tracing
 from tests.core.guards import guarded, served
-from tests.core.receivers import collector
 
 COUNT = "http_server_request_duration_seconds_count"
 ROWS = "mlguard_inference_rows_total"
@@ -52,8 +51,7 @@ def metrics() -> Metrics:
 
 def recorder(metrics: Metrics, tracing: Tracing | None = None, **others: Any) -> Recorder:
     models = others.pop("models", {"iris": a_model(lambda *_: True)})
-    usual: dict[str, Any] = {"on_tick": lambda: None}
-    made = Recorder(metrics, tracing or Told(), models, **(usual | others))
+    made = Recorder(metrics, tracing or Told(), models, **others)
     metrics.before_snapshot = made.fold
     return made
 
@@ -275,103 +273,40 @@ class TestFailures:
         assert value(metrics, self.DEGRADED, part="observers") == 1
 
 
-@pytest.fixture
-def started(metrics: Metrics) -> Iterator[Recorder]:
-    made = recorder(metrics)
-    made.start()
-    yield made
-    made.close()
+def test_a_batch_wakes(metrics: Metrics) -> None:
+    """Where many requests come, somebody is woken once for each batch, and waits for nobody."""
+    woken: list[None] = []
+    records = recorder(metrics, wake=lambda: woken.append(None))
+
+    for _ in range(BATCH):
+        records.put(asked())
+    assert woken == []
+    for _ in range(10):
+        records.put(asked())
+
+    assert len(woken) == 1
 
 
-class TestInTheBackground:
-    def test_close_folds_what_is_left(self, metrics: Metrics) -> None:
-        """What waits when a service ends is told before it does."""
-        tracing = Told()
-        records = recorder(metrics, tracing)
-        metrics.before_snapshot = lambda: None
-        records.start()
-        span = tracing.inference_span("inference iris", {})[0]
-        for _ in range(3):
-            records.put(Record("GET", "/", 200, spans=[span]))
-        records.close()
+def test_spans_that_are_not_taken(metrics: Metrics) -> None:
+    """Whatever fails with the spans, what comes next is told."""
 
-        assert value(metrics, COUNT) == 3
-        assert sum(len(batch) for batch in tracing.batches) == 3
+    class Broken(Told):
+        def take(self, spans: Any) -> None:
+            raise OSError("of a span")
 
-    def test_closing_twice(self, started: Recorder) -> None:
-        """Closing more often does nothing."""
-        started.close()
-        started.close()
+    records = recorder(metrics, Broken())
+    records.put(Record("GET", "/", 200, spans=[Told().inference_span("1", {})[0]]))
+    records.fold()
+    records.put(Record("GET", "/", 200))
 
-    def test_it_can_start_again(self, metrics: Metrics) -> None:
-        """A recorder that was closed can be started again, as in a test's second run of an app."""
-        records = recorder(metrics)
-        for _ in range(2):
-            records.start()
-            records.put(asked())
-            records.close()
+    assert value(metrics, COUNT) == 2
 
-        assert value(metrics, COUNT) == 2
 
-    def test_a_batch_wakes_it(self, metrics: Metrics) -> None:
-        """Nobody waits for half a second where many requests come."""
-        woken = threading.Event()
-        records = recorder(metrics, on_tick=woken.set)
-        records.start()
-        woken.wait(5)
-        woken.clear()
-        for _ in range(BATCH + 1):
-            records.put(asked())
+def test_a_fork(metrics: Metrics) -> None:
+    """What waits at a fork is told by the parent alone."""
+    records = recorder(metrics)
+    records.put(asked())
 
-        assert woken.wait(5)
-        records.close()
+    records.forked()
 
-    def test_it_ticks(self, metrics: Metrics) -> None:
-        """What must be done twice a second is done, whether requests come or not."""
-        ticks = threading.Semaphore(0)
-        records = recorder(metrics, on_tick=ticks.release)
-        records.start()
-
-        assert ticks.acquire(timeout=5)
-        assert ticks.acquire(timeout=5)
-        records.close()
-
-    @pytest.mark.parametrize("part", ["tick", "spans"])
-    def test_it_survives(self, metrics: Metrics, part: str) -> None:
-        """Whatever fails in the background, what comes next is told."""
-        ticks = threading.Semaphore(0)
-
-        class Broken(Told):
-            def take(self, spans: Any) -> None:
-                if part == "spans":
-                    raise OSError("of a span")
-
-        def tick() -> None:
-            ticks.release()
-            if part == "tick":
-                raise ValueError("of a deadline")
-
-        records = recorder(metrics, Broken(), on_tick=tick)
-        records.start()
-        records.put(Record("GET", "/", 200, spans=[Told().inference_span("1", {})[0]]))
-        for _ in range(3):
-            assert ticks.acquire(timeout=5)
-        records.put(Record("GET", "/", 200))
-        records.close()
-
-        assert value(metrics, COUNT) == 2
-
-    def test_spans_reach_the_receiver(self) -> None:
-        """The spans of what waits when a service ends are sent."""
-        with collector() as got:
-            guard = guarded({"tracing": {"endpoint": got.url}})
-            guard.tracing.start(lambda _: None, lambda _: None)
-            guard.recorder.start()
-            exchange = guard.open(Call("GET"))
-            exchange.open_span()
-            exchange.started(204)
-            exchange.ended()
-            guard.recorder.close()
-            guard.tracing.close()
-
-        assert [span.name for span in got.spans] == ["GET"]
+    assert value(metrics, COUNT) == 0

@@ -127,7 +127,7 @@ class TestFailures:
     def test_all_are_told(self, slow: Slow) -> None:
         """What went wrong is told to all who asked, and the next one is asked again."""
         scrapes = SingleFlight(slow)
-        slow.error = OSError("no companion")
+        slow.error = OSError("no file")
         asked = [scrapes.ask(CLASSIC) for _ in range(3)]
         slow.go.release()
 
@@ -165,7 +165,7 @@ class TestFailures:
 
 
 class TestOfAService:
-    ALONE: ClassVar[Any] = {"service": {"companion": False}, "models": [{"name": "iris"}]}
+    ALONE: ClassVar[Any] = {"service": {"host_file": False}, "models": [{"name": "iris"}]}
 
     def test_what_prometheus_gets(self) -> None:
         """The page holds the service's numbers as of now."""

@@ -122,11 +122,11 @@ MISTAKES = [
     pytest.param({"service": {"max_body": -1}}, "must be a size like", id="negative size"),
     pytest.param({"service": {"max_body": 1.5}}, "must be a size like", id="fraction of a byte"),
     pytest.param(
-        {"service": {"companion": "yes"}},
-        "service.companion = 'yes': must be a valid boolean",
+        {"service": {"host_file": "yes"}},
+        "service.host_file = 'yes': must be a valid boolean",
         id="text for a boolean",
     ),
-    pytest.param({"service": {"companion": 1}}, "must be a valid boolean", id="1 for a boolean"),
+    pytest.param({"service": {"host_file": 1}}, "must be a valid boolean", id="1 for a boolean"),
     pytest.param(
         {"service": {"trusted_proxies": ["10.0.0.1/8"]}},
         "service.trusted_proxies[0] = '10.0.0.1/8': must be a network like",
@@ -350,9 +350,9 @@ MISTAKES = [
         id="unit of another name",
     ),
     pytest.param(
-        {"quotas": {"rows": ["5/minute"], "store": "host://"}, "service": {"companion": False}},
-        "quotas.store: host:// needs a process beside",
-        id="host without company",
+        {"quotas": {"rows": ["5/minute"], "store": "host://"}, "service": {"host_file": False}},
+        "quotas.store: host:// needs the file in which",
+        id="host without a file",
     ),
     pytest.param(
         {"quotas": {"rows": ["5/minute"], "local_share": 0}},
@@ -569,7 +569,7 @@ OVERRIDES = [
     pytest.param(
         "SERVICE__ENVIRONMENT", "2024-01-01", "service.environment", "2024-01-01", id="date"
     ),
-    pytest.param("SERVICE__COMPANION", "false", "service.companion", False, id="boolean"),
+    pytest.param("SERVICE__HOST_FILE", "false", "service.host_file", False, id="boolean"),
     pytest.param("SERVICE__MAX_BODY", "1 KiB", "service.max_body", 1024, id="size"),
     pytest.param("SERVICE__MAX_BODY", "4096", "service.max_body", 4096, id="bytes"),
     pytest.param(
@@ -718,9 +718,9 @@ class TestEnvironment:
 
     def test_wrong_values(self) -> None:
         """A value that the key cannot have is told as one in the file would be."""
-        (problem,) = problems({}, MLGUARD_SERVICE__COMPANION="perhaps")
+        (problem,) = problems({}, MLGUARD_SERVICE__HOST_FILE="perhaps")
 
-        assert problem == "service.companion = 'perhaps': must be a valid boolean"
+        assert problem == "service.host_file = 'perhaps': must be a valid boolean"
 
     @pytest.mark.parametrize(
         ("source", "variable"),
@@ -1411,13 +1411,13 @@ class TestStore:
 
         assert one.digest() != other.digest()
 
-    def test_needs_the_companion(self) -> None:
-        """Without the companion process nobody would ask the store: a mistake."""
-        source = {"service": {"companion": False}, "auth": AUTH | {"revocation_store": "redis://h"}}
+    def test_needs_the_file(self) -> None:
+        """Without the file the workers of a host could not agree who asks the store: a mistake."""
+        source = {"service": {"host_file": False}, "auth": AUTH | {"revocation_store": "redis://h"}}
 
         (problem,) = problems(source)
 
-        assert problem.startswith("auth.revocation_store: needs the companion process")
+        assert problem.startswith("auth.revocation_store: needs the file in which")
 
     def test_pydantic_repeats_nothing(self) -> None:
         """Settings that are made by hand do not show what they refuse."""

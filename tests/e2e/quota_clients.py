@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
+from mlguard.runtime.companion import CompanionConfig
+from mlguard.runtime.stores.host import running
+
 from mlguard.ledger import Entry
 from mlguard.quota_store.choose import maker
 from mlguard.quotas.quota import accounts
-from mlguard.runtime.companion import CompanionConfig
-from mlguard.runtime.stores.host import running
 from mlguard.settings import Quotas
 from tests import servers
 from tests.contract.client import AUDIENCE, ISSUER, SECRET, OverSockets, metric, token

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-
-from mlguard.host.processes import Process
-from mlguard.metrics import Metrics
-from mlguard.revocations import Revocation, Revocations
 from mlguard.runtime.companion import Companion, CompanionConfig
 from mlguard.runtime.companion.book import Book
 from mlguard.runtime.companion.operators import publish
 from mlguard.runtime.companion.store import Store
+
+from mlguard.host.processes import Process
+from mlguard.metrics import Metrics
+from mlguard.revocations import Revocation, Revocations
 from tests.servers import find, free_port, wait_until
 
 redis = pytest.importorskip("redis", reason="the package redis is not installed")

@@ -48,7 +48,7 @@ class Runs(Generic[T]):
 def settings(endpoint: str, **tables: Any) -> dict[str, Any]:
     """One model on a route, one in a handler, one slot a caller."""
     return {
-        "service": {"name": "endings", "companion": False},
+        "service": {"name": "endings", "host_file": False},
         "models": [
             {
                 "name": "sum", "version": "3", "route": "/predict",

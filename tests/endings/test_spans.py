@@ -109,7 +109,7 @@ def runs(
         traced, ended = TRACED[name], {}
         start = {"fastapi": servers.uvicorn, "flask": servers.gunicorn}[framework]
         env = {k: v.format(collector=collector.url) for k, v in traced.env.items()}
-        said = settings(collector.url, service={"name": name, "companion": False})
+        said = settings(collector.url, service={"name": name, "host_file": False})
         with serving(
             partial(start, launcher=traced.launcher),
             f"tests.endings.traced_{framework}:app",

@@ -26,7 +26,7 @@ ROWS = {"instances": [[1.0, 2.0]] * 8}
 def settings(**tables: Any) -> dict[str, Any]:
     """One caller may ask for ten rows."""
     said = {
-        "service": {"name": "ways", "companion": False},
+        "service": {"name": "ways", "host_file": False},
         "models": [{"name": "sum", "route": "/predict", "inputs": "instances"}],
         "quotas": {"rows": ["10/hour"]},
     }
@@ -115,7 +115,7 @@ COVERED = """
 import os
 os.environ["TWIN_SECRET"] = "a secret that is long enough for all"
 COVERED = {
-    "service": {"name": "ways", "companion": False},
+    "service": {"name": "ways", "host_file": False},
     "auth": {"issuer": "https://login.example.com/", "audience": "ways",
              "algorithms": ["HS256"], "secret_env": "TWIN_SECRET"},
     "quotas": {"requests": ["600/minute"], "rows": ["1000/hour"]},

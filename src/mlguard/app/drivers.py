@@ -74,3 +74,12 @@ async def adrive(steps: Steps[T], read: AsyncRead | None = None) -> T:
             # Neither a client that leaves nor this timeout cancels what others wait for.
             await asyncio.wait([asyncio.wrap_future(request.ready)], timeout=request.seconds)
             answer = None
+
+
+def on_event_loop() -> bool:
+    """Say whether an event loop runs here, which must not be blocked."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

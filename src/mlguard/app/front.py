@@ -207,8 +207,8 @@ class Front(Generic[App]):
         """Refuse a token, or all tokens that a subject holds, from now on.
 
         Here at once, in this host's other workers within a second, on other hosts where the
-        settings name a store; without a companion process in this process only. Returns at once
-        in a worker; elsewhere it blocks until the others are told.
+        settings name a store; where `service.host_file` is false in this process only. Returns at
+        once on an event loop; elsewhere it blocks until it is written down.
         `mlguard.auth.revocation` says what the arguments mean.
 
         Raises:

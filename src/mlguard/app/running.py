@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from types import TracebackType
 
-from mlguard.app.drivers import adrive, drive
+from mlguard.app.drivers import adrive, drive, on_event_loop
 from mlguard.errors import BlockingCall
 from mlguard.guard import InferenceContext
 from mlguard.messages import Inference
@@ -18,7 +17,7 @@ class Running:
         self._run = run
 
     def __enter__(self) -> Inference:
-        if _on_event_loop():
+        if on_event_loop():
             raise BlockingCall("an event loop runs here: use `async with guard.inference(...)`")
         return drive(self._run.enter())
 
@@ -40,11 +39,3 @@ class Running:
         tb: TracebackType | None,
     ) -> None:
         await adrive(self._run.exit(error))
-
-
-def _on_event_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True

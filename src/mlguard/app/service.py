@@ -9,8 +9,7 @@ import json
 import os
 import threading
 import time
-import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future
 from functools import lru_cache
 from typing import Any
@@ -18,11 +17,17 @@ from typing import Any
 from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
+from mlguard import forks
 from mlguard import metrics as exposition
+from mlguard.app.background import Background
+from mlguard.app.drivers import on_event_loop
+from mlguard.app.host import Host
 from mlguard.app.scrape import Page, SingleFlight
 from mlguard.auth import Authenticator, KeySet
 from mlguard.errors import MissingExtra
 from mlguard.guard import Guard, Offer
+from mlguard.host.database import DatabaseFailed
+from mlguard.host.processes import Process
 from mlguard.keys import KeyFetcher, rings
 from mlguard.ledger import Limit, MemoryLedger
 from mlguard.logs import LOGGER, Seldom
@@ -31,12 +36,11 @@ from mlguard.quota_store.choose import ledger
 from mlguard.quota_store.failover import Failover
 from mlguard.quotas import Quota
 from mlguard.revocations import Revocation, Revocations, RevocationsFull
-from mlguard.runtime.companion import Companion, CompanionConfig, DriftModel
-from mlguard.settings import PREFIX, Quotas, Settings, load
+from mlguard.settings import Quotas, Settings, load
 from mlguard.tracing import Tracing
 
 PSEUDONYMS = 10_000  # remembered
-_STORES = (f"{PREFIX}AUTH__REVOCATION_STORE", f"{PREFIX}QUOTAS__STORE")
+_FOLD = 0.5  # seconds
 _DRIFT_PACKAGES = ("evidently", "pandas", "pyarrow")
 
 
@@ -53,6 +57,7 @@ class Service:
 
     Attributes:
         started: Whether this process has started.
+        serves_once: Whether this process was forked for one request, and closes after it.
     """
 
     def __init__(
@@ -66,18 +71,21 @@ class Service:
         self.metrics = Metrics((m.name, m.version) for m in settings.models)
         self._log = Seldom()
         self._lock = threading.Lock()
+        self._maker = Process.mine()
         self.started = False
+        self.serves_once = False
         self._has_begun = False
         self._pseudonym_key = settings.pseudonym_key
         self._pseudonym = lru_cache(PSEUDONYMS)(self._hashed)
         self._revoked = Revocations()
         self._rings = rings(settings)
         self._fetcher = self._make_fetcher()
-        self._config = self._companion_config()
-        self._companion = self._make_companion() if settings.service.companion else None
+        uses_file = settings.service.host_file
+        self._host = Host(settings, self.metrics, self._revoked) if uses_file else None
         # Routes may declare limits where the settings have none.
         quotas = settings.quotas or Quotas.model_construct()
-        counts = ledger(quotas, self._config, self.metrics)
+        on_host = self._host.ledger if self._host else None
+        counts = ledger(quotas, settings.service.name, on_host, self.metrics)
         self._failover = counts if isinstance(counts, Failover) else None
         self.tracing = Tracing(settings, tracer_provider or _configured())
         self.guard = Guard(
@@ -93,11 +101,25 @@ class Service:
             ),
             metrics=self.metrics,
             tracing=self.tracing,
-            offer=self._companion.offer if self._companion and settings.drift else None,
+            offer=None,  # the analyst's, where settings.drift
             pseudonym=self._pseudonym,
+            wake=lambda: self._background.wake("records"),
         )
         self.metrics.before_snapshot = self.guard.recorder.fold
         self._scrapes = SingleFlight(self.expose)
+        self._name_chores()
+        forks.watch(self)
+
+    def _name_chores(self) -> None:
+        """Say what is done beside the requests: here, and apart from that what waits for others."""
+        self._background = Background("mlguard-background")
+        self._spans, self._stores = Background("mlguard-spans"), Background("mlguard-stores")
+        if self._host:
+            self._host.add_to(self._background, self._stores)
+        self._background.add("deadlines", _FOLD, self.guard.deadlines.check)
+        self._background.add("records", _FOLD, self.guard.recorder.fold)
+        if self.tracing.is_exported:
+            self._spans.add("spans", _FOLD, self.tracing.flush)
 
     def rehearse(self, *, keys: KeySet, spans: SpanProcessor, offer: Offer) -> None:
         """Cut everything outside off, for tests: only before the start.
@@ -105,16 +127,17 @@ class Service:
         Args:
             keys: Verify tokens instead of the configured ones.
             spans: Takes the spans instead of an exporter.
-            offer: Takes the sampled rows instead of the companion.
+            offer: Takes the sampled rows instead of the analyst.
         """
         if self.started:
             raise AssertionError("a service that has started cannot be rehearsed")
-        self._companion = None
+        self._host = None
         self._fetcher = None
         self._failover = None
         self.guard.quota.count_in(MemoryLedger())
         self.tracing.rehearse(spans)
         self.guard.rehearse(keys, offer)
+        self._name_chores()
 
     @property
     def tracer_provider(self) -> trace.TracerProvider | None:
@@ -126,26 +149,41 @@ class Service:
         with self._lock:
             if self.started:
                 return
-            if self._failover:  # first, as it may refuse to start
+            if self._host:
+                self._host.start(self._maker)  # first, as it may refuse to start
+            if self._failover:
                 self._failover.start()
             if self.settings.drift:
                 self.metrics.set_drift_worker_up(False)
-            if self._companion:
-                self._remember(self._companion)
-                self._companion.start()
             if self._fetcher:
                 self._fetcher.start()
             self.tracing.start(self._exported, self.metrics.spans_dropped)
-            self.guard.recorder.start()
+            if not self.serves_once:
+                for background in self._backgrounds:
+                    background.start()
             if not self._has_begun:  # nor inherited from a process that forked
                 atexit.register(self.close)
-                _forget_at_fork(self)
             self._has_begun = self.started = True
 
-    def forked(self) -> None:
-        """Be in a forked process, where nothing has started."""
-        self.started = False
-        self._lock = threading.Lock()
+    @property
+    def _backgrounds(self) -> tuple[Background, ...]:
+        return self._background, self._spans, self._stores
+
+    def before_fork(self) -> None:
+        """Hold what is done in the background."""
+        for background in self._backgrounds:
+            background.before_fork()
+
+    def after_fork(self, *, in_child: bool) -> None:
+        """Go on; in a child, nothing has started."""
+        for background in self._backgrounds:
+            background.after_fork(in_child=in_child)
+        if in_child:
+            self.started = False
+            self.serves_once = forks.is_for_one_request()
+            self._lock = threading.Lock()
+            self._scrapes = SingleFlight(self.expose)
+            self.guard.recorder.forked()
 
     def close(self) -> None:
         """Send what is still held and stop; takes a few seconds at most."""
@@ -157,10 +195,12 @@ class Service:
                 self._fetcher.close()
             if self._failover:
                 self._failover.close()
-            if self._companion:
-                self._companion.close()
-            self.guard.recorder.close()
+            self._background.close()
+            self._stores.close()
+            if self._host:
+                self._host.close()
             self.tracing.close()
+            self._spans.close()
 
     def flush(self) -> None:
         """Bring the metrics up to date, and send the spans of all requests that have ended."""
@@ -183,39 +223,14 @@ class Service:
         Returns:
             The HTTP status, the content type and the text.
         """
-        families = self._companion.collect() if self._companion else self.metrics.snapshot()
-        if families is None and self._companion and not self._companion.is_alone:
-            return 503, "text/plain; charset=utf-8", b"the companion process cannot be reached\n"
-        return 200, *exposition.expose(families or self.metrics.snapshot(), accept)
-
-    def _companion_config(self) -> CompanionConfig:
-        settings = self.settings
-        drift = settings.drift
-        models = tuple(
-            DriftModel(m.name, m.version, m.features, str(m.reference))
-            for m in settings.models
-            if drift and m.reference
-        )
-        quotas = settings.quotas
-        return CompanionConfig(
-            service=settings.service.name,
-            digest=settings.digest(),
-            drift_models=models,
-            window=drift.window if drift else 0,
-            report=str(drift.report) if drift and drift.report else None,
-            secrets=_secret_variables(settings),
-            counts_apart=quotas is not None and quotas.store == "memory://",
-            store=settings.auth.revocation_store if settings.auth else None,
-        )
-
-    def _make_companion(self) -> Companion:
-        return Companion(
-            self._config,
-            snapshot=self.metrics.snapshot,
-            on_state=self._companion_is,
-            on_drop=self.metrics.rows_dropped,
-            on_revoked=self._told,
-        )
+        try:
+            families = self._host.collect() if self._host else self.metrics.snapshot()
+        except DatabaseFailed as error:
+            if self._host and not self._host.is_alone:
+                text = f"the workers of this host cannot meet: {error}\n"
+                return 503, "text/plain; charset=utf-8", text.encode()
+            families = self.metrics.snapshot()
+        return 200, *exposition.expose(families, accept)
 
     def _window_ended(self, limit: Limit, share: float) -> None:
         self.metrics.quota_used(limit.model, limit.name, share)
@@ -235,41 +250,31 @@ class Service:
         self.metrics.set_degraded("keys", any(ring.is_failing for ring in self._rings.values()))
 
     def revoke(self, revocation: Revocation) -> None:
-        """Refuse what it names from now on: here at once, soon wherever the companion tells.
+        """Refuse what it names from now on: here at once, soon wherever the service runs.
 
-        Returns at once in a worker; elsewhere it blocks until others are told. Without a companion
-        process it holds in this process only.
+        Returns at once on an event loop, and where nothing runs that could write it down but this
+        process, blocks until others can know. Without the host's file it holds here only.
 
         Raises:
-            RevocationsFull: There is no room for more, here or on the way.
+            RevocationsFull: There is no room for more.
             OSError: Outside of a worker: it cannot be kept.
         """
-        refused = self._learn([revocation])  # first, as telling others may raise
-        if self._companion:
-            self._companion.revoke([revocation])
+        if self._host is None:
+            LOGGER.warning("a revocation holds in this process only: service.host_file is false")
+            refused = self._revoked.learn([revocation], time.time())[1]
+        elif not self.started:
+            refused = self._host.tell(revocation)
         else:
-            LOGGER.warning("a revocation holds in this process only: there is no companion")
+            refused = self._host.learn(revocation)
+            try:
+                if not on_event_loop():
+                    self._host.share()
+            except DatabaseFailed as error:
+                self._log.warning("revoke", "a revocation is kept here until it can be: %s", error)
+            self._background.wake("host")
+            self._stores.wake("revocations")
         if refused:
             raise RevocationsFull(refused)
-
-    def _remember(self, companion: Companion) -> None:
-        """Learn what was revoked earlier; where that cannot be read, the companion may know."""
-        try:
-            self._learn(companion.known_revocations())
-        except OSError as error:
-            self.metrics.set_degraded("revocations", True)
-            LOGGER.warning("what was revoked earlier cannot be read: %s", error)
-
-    def _told(self, revocations: Sequence[Revocation]) -> None:
-        if refused := self._learn(revocations):
-            text = "%d revocations do not hold here: no room"
-            self._log.warning("revocations", text, refused)
-
-    def _learn(self, revocations: Sequence[Revocation]) -> int:
-        return self._revoked.learn(revocations, time.time())[1]
-
-    def _companion_is(self, up: bool) -> None:
-        self.metrics.set_degraded("companion", not up)
 
     def _exported(self, taken: bool) -> None:
         self.metrics.set_degraded("tracing", not taken)
@@ -280,20 +285,18 @@ class Service:
 
     def _hashed(self, key: tuple[str, str, str]) -> str:
         if self._pseudonym_key is None:
-            self._pseudonym_key = self._companion.key() if self._companion else os.urandom(32)
+            self._pseudonym_key = self._common_key()
         digest = hmac.new(self._pseudonym_key, json.dumps(key).encode(), hashlib.sha256)
         return digest.hexdigest()[:16]
 
-
-def _forget_at_fork(service: Service) -> None:
-    """Have a forked process start what its parent did."""
-    known = weakref.ref(service)
-
-    def forget() -> None:
-        if (found := known()) is not None:
-            found.forked()
-
-    os.register_at_fork(after_in_child=forget)
+    def _common_key(self) -> bytes:
+        """Return the key that all workers of this host share, or where there is none its own."""
+        try:
+            if self._host:
+                return self._host.key()
+        except OSError as error:
+            LOGGER.warning("pseudonyms are of this worker only, for want of a key: %s", error)
+        return os.urandom(32)
 
 
 def _configured() -> trace.TracerProvider | None:
@@ -303,13 +306,6 @@ def _configured() -> trace.TracerProvider | None:
         return None
     LOGGER.info("an OpenTelemetry provider is configured already and joined")
     return found
-
-
-def _secret_variables(settings: Settings) -> tuple[str, ...]:
-    auth = settings.auth
-    named = [name for issuer in (auth.issuers if auth else ()) for name in issuer.secret_env]
-    key = settings.service.pseudonym_key_env
-    return (*named, *_STORES, *([key] if key else []))
 
 
 def stable_conventions() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from contextvars import Context, copy_context
 from functools import lru_cache, partial
 from http import HTTPStatus
@@ -70,6 +71,21 @@ class Middleware:
         """Answer the scrape; watch everything else."""
         if not self._service.started:
             self._start()
+        if self._service.serves_once:
+            return self._answer_once(environ, start_response)
+        return self._answer(environ, start_response)
+
+    def _answer_once(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Answer, and bring in what is known of it: the process ends without another word."""
+        with closing(self._service):
+            answer = self._answer(environ, start_response)
+            try:
+                yield from answer
+            finally:
+                if hasattr(answer, "close"):
+                    answer.close()
+
+    def _answer(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         guard = self._guard
         known: Exchange | None = environ.get(EXCHANGE)
         around = _take_watched() if known is None else None

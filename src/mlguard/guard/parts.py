@@ -38,6 +38,7 @@ class Parts:
         tracing: Observes.
         offer: Takes sampled rows; None where drift checks are off.
         pseudonym: Makes the keyed hash of a principal's key.
+        wake: Has ended requests observed soon, as many wait.
         clock: Seconds since 1970.
         timer: A monotonic clock in seconds.
         rng: Chooses the rows that the drift check gets.
@@ -53,6 +54,7 @@ class Parts:
         tracing: Tracing,
         offer: Offer | None,
         pseudonym: Callable[[tuple[str, str, str]], str],
+        wake: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
         timer: Callable[[], float] = time.perf_counter,
         rng: Random = CHANCE,
@@ -77,7 +79,7 @@ class Parts:
         self.timer = timer
         self.models = {m.name: ServedModel(m, settings.drift, offer, rng) for m in settings.models}
         self.deadlines = Deadlines()
-        self.recorder = Recorder(metrics, tracing, self.models, on_tick=self.deadlines.check)
+        self.recorder = Recorder(metrics, tracing, self.models, wake=wake)
         self._needed = frozenset(auth.scopes if auth else ())
         self._places = Places(settings)
         self._bound: dict[tuple[str, str, frozenset[str]], BoundRoute] = {}

@@ -1,6 +1,6 @@
 """How do requests that have ended become metrics, spans and sampled rows?
 
-Each hands over one record; a thread, and whoever reads the metrics, folds them in batches.
+Each hands over one record; whoever reads the metrics, and a thread, folds them in batches.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from mlguard.tracing import Tracing
 
 MOST = 16_384  # records that wait
 BATCH = 512  # records that wait before somebody is woken for them
-PERIOD = 0.5  # seconds
 
 
 @dataclass(slots=True)
@@ -55,7 +54,7 @@ class Recorder:
         metrics: Where they are counted.
         tracing: Where their spans go.
         models: Whose sampled rows are handed on.
-        on_tick: Called twice a second, in the background.
+        wake: Has them folded soon, as many wait; returns at once.
         most: Records that wait at most; more are dropped, and counted.
     """
 
@@ -65,19 +64,16 @@ class Recorder:
         tracing: Tracing,
         models: Mapping[str, ServedModel],
         *,
-        on_tick: Callable[[], None],
+        wake: Callable[[], None] = lambda: None,
         most: int = MOST,
     ) -> None:
         self._metrics = metrics
         self._tracing = tracing
         self._models = models
-        self._on_tick = on_tick
+        self._wake = wake
         self._most = most
         self._waiting: deque[Record] = deque()
         self._folding = threading.Lock()
-        self._wake = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._ends = False
         self._is_observing = True
         self._log = Seldom()
 
@@ -90,7 +86,12 @@ class Recorder:
             return
         waiting.append(record)
         if number == BATCH:
-            self._wake.set()
+            self._wake()
+
+    def forked(self) -> None:
+        """Be in a forked process: what waits is the parent's, and so is who was folding it."""
+        self._waiting.clear()
+        self._folding = threading.Lock()
 
     def fold(self) -> None:
         """Make metrics, spans and rows of all that waits."""
@@ -101,37 +102,11 @@ class Recorder:
                 spans += record.spans
                 self._observe(record)
             if spans:
-                self._try(lambda: self._tracing.take(spans))
+                self._take(spans)
 
-    def start(self) -> None:
-        """Begin to fold in the background."""
-        self._ends = False
-        self._folding = threading.Lock()  # one that was held at a fork is held for ever
-        self._wake = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="mlguard-recorder", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Fold what is left, and stop."""
-        thread, self._thread = self._thread, None
-        if thread is None:
-            return
-        self._ends = True
-        self._wake.set()
-        thread.join(PERIOD * 4)
-        self.fold()
-
-    def _run(self) -> None:
-        while not self._ends:
-            self._wake.wait(PERIOD)
-            self._wake.clear()
-            for step in (self._on_tick, self.fold, self._tracing.flush):
-                self._try(step)
-
-    def _try(self, step: Callable[[], None]) -> None:
-        """Do something whose failure must keep nothing else from being done."""
+    def _take(self, spans: list[Span]) -> None:
         try:
-            step()
+            self._tracing.take(spans)
         except Exception as error:  # noqa: BLE001 - observers fail open
             self.failed(error)
 

@@ -94,12 +94,12 @@ class Database:
     that a child inherits may neither be used there nor be closed.
 
     Args:
-        path: The file; its folder must be there.
+        path: The file; its folder must be there. None until `move` says where.
         wait: Seconds to wait at most while others hold the file.
         is_lasting: Whether what is written is to survive the power, as far as it was synced.
     """
 
-    def __init__(self, path: Path, *, wait: float, is_lasting: bool = False) -> None:
+    def __init__(self, path: Path | None = None, *, wait: float, is_lasting: bool = False) -> None:
         self.path = path
         self._tries = max(1, math.ceil(1000 * wait / _PAUSE))
         self._is_lasting = is_lasting
@@ -113,6 +113,12 @@ class Database:
         self._used = 0
         self._is_forking = False
         self._inode: tuple[int, int] | None = None
+
+    def move(self, path: Path) -> None:
+        """Be at this path from now on: a server may give up root after it was made."""
+        if path != self.path:
+            self.close()
+            self.path = path
 
     def on_new(self, write_anew: Callable[[], None]) -> None:
         """Have something written anew where the file is made anew that this process knew."""
@@ -161,6 +167,8 @@ class Database:
 
     def sync(self) -> None:
         """Have what is written survive the power; an OSError where it may not."""
+        if self.path is None:
+            return
         # SQLite keeps no lock on its log, so closing it ends none.
         log = os.open(self.path.with_name(self.path.name + "-wal"), os.O_RDONLY)
         try:
@@ -214,7 +222,7 @@ class Database:
                 connection, inode = self._open(waits=waits)
             yield connection
         except sqlite3.Error as error:
-            failed = _failed(self.path, error)
+            failed = _failed(self.path or Path(), error)
             if connection is not None and not failed.is_busy:
                 connection.made.close()
                 connection = None
@@ -233,6 +241,8 @@ class Database:
                         connection.made.close()
 
     def _open(self, *, waits: bool) -> tuple[Connection, tuple[int, int] | None]:
+        if self.path is None:
+            raise DatabaseFailed("there is no folder for it")
         if is_remote(self.path.parent):
             raise DatabaseFailed(
                 f"{self.path}: it lies on a network file system, where workers cannot share it: "
@@ -263,8 +273,8 @@ class Database:
 
     def _set_aside(self, inode: tuple[int, int] | None) -> None:
         """Move a damaged file out of the way, so that a new one is made."""
-        if inode is None or _inode(self.path) != inode:  # another worker has done so
-            return
+        if inode is None or self.path is None or _inode(self.path) != inode:
+            return  # another worker has done so
         self.close()
         aside = self.path.with_suffix(".damaged")
         with contextlib.suppress(OSError):
@@ -301,12 +311,12 @@ def _one_of_us(act: Callable[[], object]) -> None:
             return
 
 
-def _inode(path: Path) -> tuple[int, int] | None:
+def _inode(path: Path | None) -> tuple[int, int] | None:
     try:
-        found = path.stat()
+        found = path.stat() if path else None
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return (found.st_dev, found.st_ino) if found else None
 
 
 def _code(error: sqlite3.Error) -> int:

@@ -1,4 +1,4 @@
-"""What stands in the file? Tables of counters, revocations, workers and rows."""
+"""What stands in the file? Tables of counters, revocations and workers."""
 
 NUMBER = 1
 """Of this schema; a file with another number has another name."""
@@ -28,6 +28,8 @@ INSERT OR IGNORE INTO said VALUES ('boot', '');
 CREATE TRIGGER IF NOT EXISTS began AFTER UPDATE ON said WHEN new.name = 'boot'
 BEGIN
     DELETE FROM counter WHERE until < 1e17;
+    DELETE FROM instance;
+    DELETE FROM lease;
 END;
 
 -- Sampled rows on their way to the analyst of the workers with these settings: model, version and
@@ -58,6 +60,46 @@ CREATE TABLE IF NOT EXISTS analysed (
     process TEXT NOT NULL,
     beat REAL NOT NULL,
     PRIMARY KEY (digest, process)
+) WITHOUT ROWID;
+
+-- What is revoked, as JSON; NULL is for ever. Whatever says something new has a new, larger id.
+CREATE TABLE IF NOT EXISTS revocation (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    key TEXT NOT NULL UNIQUE,
+    issued REAL NOT NULL,
+    until REAL
+);
+
+-- The workers of one supervisor: who asked them last, by the clock, and what those that are gone
+-- have counted. Who adds some of them up says which, in the same statement, and of which version.
+CREATE TABLE IF NOT EXISTS instance (
+    name TEXT PRIMARY KEY,
+    asked INTEGER NOT NULL,
+    seen REAL NOT NULL,
+    version INTEGER NOT NULL,
+    departed TEXT NOT NULL,
+    gone TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS worker (
+    name TEXT PRIMARY KEY,
+    instance TEXT NOT NULL,
+    answered INTEGER NOT NULL,
+    families TEXT NOT NULL
+);
+CREATE TRIGGER IF NOT EXISTS departed AFTER UPDATE OF departed ON instance
+BEGIN
+    DELETE FROM worker WHERE name IN (SELECT value FROM json_each(new.gone));
+END;
+CREATE TRIGGER IF NOT EXISTS ended AFTER DELETE ON instance
+BEGIN
+    DELETE FROM worker WHERE instance = old.name;
+END;
+
+-- What one worker does for all, until when it may.
+CREATE TABLE IF NOT EXISTS lease (
+    name TEXT PRIMARY KEY,
+    holder TEXT NOT NULL,
+    until REAL NOT NULL
 ) WITHOUT ROWID;
 
 PRAGMA user_version={NUMBER};

@@ -30,7 +30,7 @@ class _Inference(NamedTuple):
 
 
 def degraded() -> Gauges:
-    """Return what says which parts are degraded: a worker's, or its companion's."""
+    """Return what says which parts are degraded."""
     return Gauges("mlguard_degraded", "1 while a part works less well than configured.", ("part",))
 
 

@@ -5,27 +5,30 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 
+from mlguard.host.ledger import HostLedger
 from mlguard.ledger import MemoryLedger
 from mlguard.metrics import Metrics
 from mlguard.quota_store.failover import Failover
 from mlguard.quota_store.store import Store
-from mlguard.runtime.companion import CompanionConfig
 from mlguard.settings import Quotas
 from mlguard.urls import shown
 
 
-def ledger(quotas: Quotas, config: CompanionConfig, metrics: Metrics) -> MemoryLedger | Failover:
+def ledger(
+    quotas: Quotas, service: str, host: HostLedger | None, metrics: Metrics
+) -> MemoryLedger | Failover:
     """Make the ledger that the settings name. Starts nothing.
 
     Args:
         quotas: The settings.
-        config: Names the service.
+        service: Its name.
+        host: Counts for this host, where the settings say so.
         metrics: Told whether the store is away, and how long it takes.
     """
     if quotas.store == "memory://":
         return MemoryLedger()
     return Failover(
-        maker(quotas, config),
+        (lambda: host) if host else maker(quotas, service),
         name=shown(quotas.store),
         share=quotas.local_share,
         lifetime=quotas.has_lifetime,
@@ -34,22 +37,13 @@ def ledger(quotas: Quotas, config: CompanionConfig, metrics: Metrics) -> MemoryL
     )
 
 
-def maker(quotas: Quotas, config: CompanionConfig) -> Callable[[], Store]:
-    """Return what makes a process's own end of the store that the settings name."""
-    if quotas.store.startswith("host://"):
-        from mlguard.runtime.stores.host import HostStore
-
-        return lambda: HostStore(
-            config,
-            path=quotas.folder,
-            timeout=quotas.store_timeout,
-            holder=secrets.token_hex(8),
-        )
+def maker(quotas: Quotas, service: str) -> Callable[[], Store]:
+    """Return what makes a process's own end of the Redis that the settings name."""
     from mlguard.redis import RedisStore
 
     return lambda: RedisStore(
         quotas.store,
-        prefix=f"{quotas.prefix}:{config.service}",
+        prefix=f"{quotas.prefix}:{service}",
         timeout=quotas.store_timeout,
         holder=secrets.token_hex(8),
     )

@@ -125,7 +125,7 @@ def _absolute(data: dict[str, Any], folder: Path) -> None:
     issuers = auth.get("issuers") if isinstance(auth, dict) else None
     keys = ("jwks_file", "pem_file", "secret_file")
     places = [(table, key) for table in [auth, *_entries(issuers)] for key in keys]
-    places += [(data.get("drift"), "report")]
+    places += [(data.get("drift"), "report"), (data.get("service"), "folder")]
     places += [(model, "reference") for model in _entries(data.get("models"))]
     for table, key in places:
         if isinstance(table, dict) and table.get(key):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import ByteSize, Field, PrivateAttr, StrictBool, StrictInt, model_validator
@@ -44,8 +45,10 @@ class Service(Table):
         max_body: Bytes of a model route's request body that are read at most.
         body_timeout: Seconds in which a body that is read must have come; later is a 408.
         pseudonym_key_env: Names the variable with the key that turns principals into pseudonyms;
-            without it, a random key lives as long as the service on this host.
-        companion: Whether a companion process stands beside the workers.
+            without it, a random key lives as long as the service's folder on this host.
+        host_file: Whether the workers of a host meet in a file.
+        folder: Where the service's private folder is made; default: in the runtime folder or the
+            temporary folder. A folder in `quotas.store` wins.
     """
 
     name: Name = "ml-service"
@@ -56,7 +59,8 @@ class Service(Table):
     max_body: Size = ByteSize(8 * 1024 * 1024)
     body_timeout: Annotated[StrictInt, Field(ge=1, le=3600)] = 30
     pseudonym_key_env: Variable | None = None
-    companion: StrictBool = True
+    host_file: StrictBool = True
+    folder: FilePath | None = None
 
 
 class Model(Table):
@@ -194,11 +198,11 @@ class Settings(Table):
                 raise PydanticCustomError(
                     "contradiction", f"models[{model.name}].scopes: needs the table [auth]"
                 )
-        if self.auth and self.auth.revocation_store and not self.service.companion:
+        if self.auth and self.auth.revocation_store and not self.service.host_file:
             raise PydanticCustomError(
                 "contradiction",
-                "auth.revocation_store: needs the companion process, "
-                "which `service.companion` switches off",
+                "auth.revocation_store: needs the file in which the workers of a host meet, "
+                "which `service.host_file` switches off",
             )
         if self.quotas:
             self._quotas_agree(self.quotas)
@@ -219,11 +223,11 @@ class Settings(Table):
                 "contradiction",
                 "quotas.tenant: needs `auth.tenant_claim`, which tells tenants apart",
             )
-        if quotas.store.startswith("host://") and not self.service.companion:
+        if quotas.store.startswith("host://") and not self.service.host_file:
             raise PydanticCustomError(
                 "contradiction",
-                "quotas.store: host:// needs a process beside the workers, "
-                "which `service.companion` switches off",
+                "quotas.store: host:// needs the file in which the workers of a host meet, "
+                "which `service.host_file` switches off",
             )
 
     def resolve(
@@ -249,6 +253,11 @@ class Settings(Table):
     def pseudonym_key(self) -> bytes | None:
         """The key of pseudonyms, where the operator gave one."""
         return self._pseudonym_key
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the service's private folder is made, None where the platform keeps such."""
+        return (self.quotas.folder if self.quotas else None) or self.service.folder
 
     @property
     def resolved(self) -> bool:

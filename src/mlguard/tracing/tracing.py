@@ -108,6 +108,11 @@ class Tracing:
         self.endpoint = shown(receiver.url)
         return Sending(receiver)
 
+    @property
+    def is_exported(self) -> bool:
+        """Whether spans are sent away from here."""
+        return self._export is not None
+
     def leaves_to_packages(self, *, is_instrumented: bool) -> bool:
         """Say whether a package is to be asked for the server spans, and warn of one that is there.
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
 from mlguard.errors import InvalidSettings, MLGuardError
+from mlguard.host.database import Database
+from mlguard.host.folder import Folder
+from mlguard.host.ledger import HostLedger
 from mlguard.ledger import Change, Entry, StoreUnavailable
 from mlguard.quota_store.choose import maker
-from mlguard.runtime.companion import CompanionConfig
 from mlguard.settings import Quotas, Settings
 
 _PATIENCE = 2.0  # seconds: an operator waits longer than a request
@@ -27,13 +29,12 @@ class Books(Protocol):
     def reset(self, tag: str, account: str, *, lifetime: bool) -> None:
         """Forget what an account has used in windows, and ever where that is meant too."""
 
-    def close(self) -> None:
-        """Let the connections go."""
-
 
 @contextmanager
 def books(settings: Settings, quotas: Quotas) -> Iterator[list[Books]]:
-    """Open all places where a service counts, each apart: on one host there may be several.
+    """Open all places where a service counts, whether or not it runs.
+
+    On a host there may be several, where its environment was not always the same.
 
     Args:
         settings: Of the service.
@@ -44,32 +45,13 @@ def books(settings: Settings, quotas: Quotas) -> Iterator[list[Books]]:
     """
     with ExitStack() as stack:
         try:
-            found = _found(settings, quotas)
-            for place in found:
-                stack.callback(place.close)
-            yield found
+            yield list(_opened(settings, quotas, stack))
         except StoreUnavailable as error:
             raise MLGuardError(f"the quotas' store does not answer: {error}") from error
 
 
-def each(places: Sequence[Books], act: Callable[[Books], None]) -> list[str]:
-    """Do something in every place, whether or not others can; return what went wrong.
-
-    Raises:
-        StoreUnavailable: It could be done in none.
-    """
-    troubles: list[str] = []
-    for place in places:
-        try:
-            act(place)
-        except StoreUnavailable as error:
-            if len(troubles) == len(places) - 1:
-                raise
-            troubles.append(str(error))
-    return troubles
-
-
-def _found(settings: Settings, quotas: Quotas) -> list[Books]:
+def _opened(settings: Settings, quotas: Quotas, stack: ExitStack) -> Iterator[Books]:
+    """Open each place, and have it closed with the stack."""
     service = settings.service.name
     if quotas.store == "memory://":
         raise InvalidSettings(
@@ -77,19 +59,27 @@ def _found(settings: Settings, quotas: Quotas) -> list[Books]:
             "set host:// for the workers of one host, or a Redis for several hosts",
             source=settings.source,
         )
-    if quotas.store.startswith("host://"):
-        return _on_this_host(service)
-    patient = quotas.model_copy(update={"store_timeout": max(_PATIENCE, quotas.store_timeout)})
-    return [maker(patient, CompanionConfig(service, ""))()]
-
-
-def _on_this_host(service: str) -> list[Books]:
-    from mlguard.runtime.stores.host import running
-
-    found: list[Books] = [*running(service)]
-    if not found:
+    if not quotas.store.startswith("host://"):
+        patient = quotas.model_copy(update={"store_timeout": max(_PATIENCE, quotas.store_timeout)})
+        store = maker(patient, service)()
+        stack.callback(store.close)
+        yield store
+        return
+    folders = [f for f in Folder.existing(service, settings.folder) if f.database.exists()]
+    if not folders:
         raise MLGuardError(
-            f"no ledger of a service named {service!r} runs on this host as this user: "
+            f"nothing was ever counted for a service named {service!r} on this host as this user: "
             "start the service, or ask as the user who runs it, on its host"
         )
-    return found
+    for folder in folders:
+        yield _on_this_host(folder, is_lasting=quotas.folder is not None, stack=stack)
+
+
+def _on_this_host(folder: Folder, *, is_lasting: bool, stack: ExitStack) -> HostLedger:
+    database = Database(folder.database, wait=_PATIENCE, is_lasting=is_lasting)
+    stack.callback(database.close)
+    if is_lasting:
+        stack.callback(database.sync)
+    ledger = HostLedger(database, is_lasting=is_lasting)
+    ledger.start()
+    return ledger

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from mlguard.cli.quota.books import books, each
+from mlguard.cli.quota.books import books
 from mlguard.cli.quota.whose import Whose, add_whose, whose
 from mlguard.errors import MLGuardError
 from mlguard.guard.coverage import rate
@@ -81,13 +81,11 @@ def _grant(options: argparse.Namespace) -> None:
             entries = [e for place in places for e in place.entries(account.tag, account.account)]
             chosen = [(grant, _known(grant, found, entries)) for grant, found in chosen]
         changes = list(_changes(account, chosen))
-        troubles = each(places, lambda place: place.apply(changes))
-    done, number = len(places) - len(troubles), len(places)
-    where = f", in {done} of {number} instances" if number > 1 else ""
+        for place in places:
+            place.apply(changes)
+    where = f", in {len(places)} files" if len(places) > 1 else ""
     for grant, found in chosen:
         print(f"granted {grant.units} {grant.said} to {account.said}: {_said(found)}{where}")
-    if troubles:
-        raise MLGuardError(f"not granted everywhere: {'; '.join(troubles)}")
 
 
 def _wanted(account: Whose, options: argparse.Namespace) -> Iterator[Grant]:

@@ -17,8 +17,8 @@ def add(actions: Any) -> None:
     show = actions.add_parser(
         "show",
         help="say what a caller has used, and what is left",
-        description="With host://, ask the running instances of the service on this host, as its "
-        "user; with a Redis, ask that, its password in MLGUARD_QUOTAS__STORE.",
+        description="With host://, read the service's file on this host, as its user, whether or "
+        "not it runs; with a Redis, ask that, its password in MLGUARD_QUOTAS__STORE.",
     )
     add_whose(show)
     show.add_argument("--json", action="store_true", help="for programs")
@@ -36,7 +36,7 @@ def _show(options: argparse.Namespace) -> None:
     print(account.said)
     for number, (entries, of_place) in enumerate(zip(listed, found, strict=True), 1):
         if len(found) > 1:
-            print(f"\ninstance {number} of {len(found)} on this host")
+            print(f"\nfile {number} of {len(found)} on this host")
         if not entries:
             print("nothing is known of it: nothing was counted, or it is long ago")
         if of_place:

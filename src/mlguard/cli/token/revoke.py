@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 from mlguard.auth import revocation
@@ -16,9 +18,16 @@ from mlguard.cli.token.options import (
     loaded,
     token_of,
 )
-from mlguard.errors import InvalidSettings, MLGuardError
-from mlguard.revocations import Revocation
-from mlguard.settings import Auth
+from mlguard.errors import InvalidSettings, MissingExtra, MLGuardError
+from mlguard.host.database import Database, DatabaseFailed
+from mlguard.host.folder import Folder
+from mlguard.host.revocations import RevocationTable
+from mlguard.host.snapshots import instances
+from mlguard.redis.revocations import publish
+from mlguard.revocations import Revocation, Revocations, RevocationsFull
+from mlguard.settings import Auth, Settings
+
+_PATIENCE = 2.0  # seconds: an operator waits longer than a request
 
 
 def add(actions: Any) -> None:
@@ -26,8 +35,8 @@ def add(actions: Any) -> None:
     revoke = actions.add_parser(
         "revoke",
         help="refuse a token, or all tokens of a subject, from now on",
-        description="Tell every running service of the settings' name on this host, started by "
-        "this user, and the other hosts through the store that the settings name.",
+        description="Write it into the file of the settings' service on this host, as its user, "
+        "whether or not it runs, and tell other hosts through the store that the settings name.",
     )
     which = revoke.add_mutually_exclusive_group(required=True)
     add_token(which, nargs="?")
@@ -40,14 +49,14 @@ def add(actions: Any) -> None:
 
 def _revoke(options: argparse.Namespace) -> None:
     settings, auth = loaded(options, ())  # in an emergency, the shell at hand will do
-    if not settings.service.companion:
+    if not settings.service.host_file:
         raise InvalidSettings(
-            "nobody can be told: `service.companion` is false, and the companion process is who "
-            "listens; call `revoke` of the guard within the service",
+            "nobody can be told: `service.host_file` is false, and the workers read that file; "
+            "call `revoke` of the guard within the service",
             source=settings.source,
         )
     revoked = _revocation(options, auth)
-    if troubles := list(_spread(settings.service.name, auth.revocation_store, revoked)):
+    if troubles := list(_spread(settings, auth.revocation_store, revoked)):
         raise MLGuardError("; ".join(troubles))
     if revoked.until is None:
         print("it stays revoked for good: with `auth.max_age`, entries leave when tokens do")
@@ -67,25 +76,49 @@ def _revocation(options: argparse.Namespace, auth: Auth) -> Revocation:
         raise MLGuardError(str(error)) from error
 
 
-def _spread(service: str, store: str | None, revoked: Revocation) -> Iterator[str]:
-    """Say who was told, and yield the troubles."""
-    from mlguard.runtime.companion import operators
+def _spread(settings: Settings, store: str | None, revoked: Revocation) -> Iterator[str]:
+    """Tell the service here, and other hosts; say so, and yield the troubles."""
+    service = settings.service.name
+    found = Folder.existing(service, settings.folder)
+    told = 0
+    try:
+        for folder in found or [_prepared(service, settings.folder)]:
+            told += _write(folder, revoked)
+    except (OSError, DatabaseFailed, RevocationsFull) as error:
+        yield f"it is not remembered on this host: {_said(error)}"
+    else:
+        running = f"{told} of its instances run" if told != 1 else "1 of its instances runs"
+        print(f"written for the service {service!r} on this host: {running}")
+        if not found and not store:
+            yield (
+                f"no service named {service!r} has run on this host as this user: one that starts "
+                "here will know; `auth.revocation_store` would reach other hosts"
+            )
+    if store:
+        try:
+            publish(store, service, [revoked])
+        except (OSError, MissingExtra) as error:
+            yield f"other hosts were not told: {_said(error)}"
+        else:
+            print("told the other hosts, through the store")
 
-    told, forgotten, unpublished = operators.spread(service, [revoked], store)
-    if forgotten:
-        yield f"it is not remembered on this host: {_said(forgotten)}"
-    services = f"{told} running service{'' if told == 1 else 's'}"
-    print(f"told {services} named {service!r} on this host")
-    if unpublished:
-        yield f"other hosts were not told: {_said(unpublished)}"
-    elif store:
-        print("told the other hosts, through the store")
-    elif not told:
-        kept = "" if forgotten else ". It is remembered for the next start here"
-        yield (
-            f"no service named {service!r} was told: none runs on this host as this user{kept}; "
-            "`auth.revocation_store` would reach other hosts"
-        )
+
+def _prepared(service: str, wanted: Path | None) -> Folder:
+    folder = Folder.of(service, wanted)
+    folder.prepare()
+    return folder
+
+
+def _write(folder: Folder, revoked: Revocation) -> int:
+    """Write a revocation down; tell how many instances run that will read it within a second."""
+    database = Database(folder.database, wait=_PATIENCE)
+    with closing(database):
+        table = RevocationTable(database, Revocations())
+        table.start()
+        if refused := table.learn([revoked]):
+            raise RevocationsFull(refused)
+        table.save()
+        return instances(database)
 
 
 def _said(error: Exception) -> str:

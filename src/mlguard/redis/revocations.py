@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
 
 from mlguard.chance import CHANCE
 from mlguard.errors import MissingExtra
 from mlguard.logs import Seldom
 from mlguard.revocations import Key, Revocation
-from mlguard.runtime.companion.book import Book
 from mlguard.urls import shown
 
 if TYPE_CHECKING:
@@ -26,6 +25,20 @@ _PAUSE = 0.01  # seconds more for each try
 _DAY = 86_400.0
 _TOGETHER = 1000  # revocations written at once
 _NEVER = "never"
+
+
+class Book(Protocol):
+    """What a host knows to be revoked."""
+
+    @property
+    def revision(self) -> int:
+        """Changes with every entry."""
+
+    def learn(self, revocations: Iterable[Revocation]) -> int:
+        """Take in what is not past; return how many there was no room for."""
+
+    def missing_from(self, stored: Mapping[Key, Revocation]) -> list[Revocation]:
+        """Return the entries that are not stored, or stored otherwise."""
 
 
 class Store:
@@ -175,6 +188,17 @@ class Store:
         # An answer of Redis may quote what it was sent.
         is_ours = isinstance(error, OSError | redis.ConnectionError | redis.TimeoutError)
         return f"{name}: {text}" if is_ours and not _is_secret(text, self._url) else name
+
+
+def publish(url: str, service: str, revocations: Iterable[Revocation]) -> None:
+    """Write revocations to the store where the service's hosts meet.
+
+    Raises:
+        ConnectionError: It does not take them; the message holds no password.
+        MissingExtra: The package that it needs is not installed.
+    """
+    with contextlib.closing(Store(url, service)) as store:
+        store.publish(revocations)
 
 
 def _is_long_past(revocation: Revocation, now: float) -> bool:

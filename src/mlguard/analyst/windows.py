@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from threading import Condition
 
-from mlguard.runtime.companion.config import DriftModel
+from mlguard.analyst.config import DriftModel
 
 
 class Windows:

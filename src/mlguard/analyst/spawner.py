@@ -14,10 +14,10 @@ from pathlib import Path
 from threading import Thread
 from typing import IO, cast
 
+from mlguard.analyst.config import CompanionConfig
 from mlguard.host.folder import Folder
 from mlguard.host.processes import Process
 from mlguard.logs import LOGGER
-from mlguard.runtime.companion.config import CompanionConfig
 
 FIRST_PAUSE = 0.2  # seconds
 LONGEST_PAUSE = 5.0
@@ -45,7 +45,7 @@ class Spawner:
         config: CompanionConfig,
         supervisor: Process,
         *,
-        module: str = "mlguard.runtime.companion",
+        module: str = "mlguard.analyst",
         lock: str = "spawn",
         more: Mapping[str, object] | None = None,
     ) -> None:

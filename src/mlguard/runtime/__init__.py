@@ -1,1 +1,0 @@
-"""Which processes stand beside the workers?"""

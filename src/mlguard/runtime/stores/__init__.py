@@ -1,1 +1,0 @@
-"""Where are quotas counted when one process is not enough?"""
