@@ -212,7 +212,7 @@ def _pseudonym_key(variable: str | None, environ: Mapping[str, str]) -> tuple[by
 def _reference(model: Model) -> Iterator[str]:
     if model.reference is None:
         return
-    from mlguard.reference import Reference
+    from mlguard.drift.reference import Reference
 
     try:
         features = Reference.peek(model.reference)

@@ -11,7 +11,7 @@ from mlguard.runtime.companion.config import DriftModel
 
 if TYPE_CHECKING:
     from mlguard.drift import Verdict
-    from mlguard.reference import Reference
+    from mlguard.drift.reference import Reference
 
 _MODEL = ("model", "version")
 _FEATURE = (*_MODEL, "feature")
