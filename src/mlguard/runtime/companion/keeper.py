@@ -6,11 +6,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from threading import Lock
 
-from prometheus_client import CollectorRegistry
-
 from mlguard.logs import Seldom
-from mlguard.metrics import Family, families
-from mlguard.metrics.worker import degraded
+from mlguard.metrics import Family, Numbers
 from mlguard.revocations import Revocation
 from mlguard.runtime.companion.book import Book
 from mlguard.runtime.companion.errand import Errand
@@ -43,9 +40,7 @@ class Keeper:
         self._owed: list[tuple[Future[int], int]] = []
         self._troubles: set[str] = set()
         self._log = Seldom()
-        self._registry = CollectorRegistry()
-        self._degraded = degraded()
-        self._registry.register(self._degraded)
+        self._numbers = Numbers()
         self._errands = [Errand("mlguard-revoked-file", _FILE_EVERY, self._save)]
         if store is not None:
             self._errands.append(
@@ -90,8 +85,8 @@ class Keeper:
     def families(self) -> list[Family]:
         """Write down whether all is well."""
         is_lacking = self._file.was_damaged or self.book.is_full
-        self._degraded.cell("revocations").set(bool(self._troubles) or is_lacking)
-        return families(self._registry)
+        self._numbers.set("mlguard_degraded", "revocations", to=bool(self._troubles) or is_lacking)
+        return self._numbers.families()
 
     def _save(self) -> None:
         with self._lock:
