@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
@@ -97,7 +98,8 @@ class Guard(Parts):
     def rehearse(self, keys: KeySet, offer: Offer) -> None:
         """Verify with other keys and offer rows elsewhere, for tests."""
         if self.authenticator is not None:
-            self.authenticator.trust(keys)
+            for ring in self.authenticator.rings.values():
+                ring.put(keys, math.inf)
         for model in self.models.values():
             model.offer = offer if model.checks_drift else None
 
