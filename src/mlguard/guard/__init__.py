@@ -7,7 +7,6 @@ from mlguard.guard.exchange import Exchange, Steps, watched
 from mlguard.guard.guard import Guard, reset
 from mlguard.guard.inference import InferenceContext
 from mlguard.guard.models import Offer
-from mlguard.guard.scopes import checked_scopes, demanded, demanding, mark
 
 __all__ = [
     "BoundRoute",
@@ -18,10 +17,6 @@ __all__ = [
     "InferenceContext",
     "Offer",
     "Steps",
-    "checked_scopes",
-    "demanded",
-    "demanding",
-    "mark",
     "reset",
     "watched",
 ]

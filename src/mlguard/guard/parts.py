@@ -17,12 +17,12 @@ from mlguard.guard.bound import BoundRoute
 from mlguard.guard.deadlines import Deadlines
 from mlguard.guard.in_flight import InFlight
 from mlguard.guard.models import Offer, ServedModel
-from mlguard.guard.placement import Places
 from mlguard.guard.record import Recorder
 from mlguard.logs import Seldom
 from mlguard.messages import Inference
 from mlguard.metrics import Metrics
 from mlguard.quotas import Quota, Throttle
+from mlguard.routes.placement import Places
 from mlguard.settings import Settings
 from mlguard.tracing import Tracing
 

@@ -16,12 +16,12 @@ from starlette.websockets import WebSocketDisconnect
 from mlguard.app.asgi import Middleware
 from mlguard.app.front import F, Front
 from mlguard.app.service import Service
-from mlguard.guard import mark
 from mlguard.guard.limits import Declared, limiting, mark_limits
-from mlguard.guard.options import Options
-from mlguard.guard.routes import Route
-from mlguard.guard.surroundings import Around
 from mlguard.messages import Principal
+from mlguard.routes.limit_options import Options
+from mlguard.routes.route import Route
+from mlguard.routes.scopes import mark
+from mlguard.routes.surroundings import Around
 from mlguard_fastapi import telemetry
 from mlguard_fastapi.limits import declare, request_of
 from mlguard_fastapi.listing import around, routes_of
