@@ -751,8 +751,8 @@ class TestServices:
     def subject(self, monkeypatch: pytest.MonkeyPatch) -> Authenticator:
         monkeypatch.setenv("SECRET", SECRET.decode())
         service = Service({"auth": self.AUTH, "service": {"companion": False}})
-        assert service.guard.authenticator is not None
-        return service.guard.authenticator
+        assert service.guard.parts.authenticator is not None
+        return service.guard.parts.authenticator
 
     def test_settings_made_by_hand_do_not_open_the_door(
         self, monkeypatch: pytest.MonkeyPatch
@@ -764,8 +764,8 @@ class TestServices:
 
         service = Service(made)
 
-        assert service.guard.authenticator is not None
-        verdict = authenticate(service.guard.authenticator, (f"Bearer {forged}",), NOW)
+        assert service.guard.parts.authenticator is not None
+        verdict = authenticate(service.guard.parts.authenticator, (f"Bearer {forged}",), NOW)
         assert isinstance(verdict, Deny)
 
     @pytest.mark.parametrize("place", ["sub", "tid"])

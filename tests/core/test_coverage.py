@@ -292,10 +292,10 @@ class Noting(MemoryLedger):
 def _charged(told: Settings, template: str, *, is_limited: bool) -> list[str] | None:
     """Tell what the guard charges for a request without a token, None where it refuses it."""
     guard = Service(told).guard
-    ledger = guard.quota.ledger = Noting()
+    ledger = guard.parts.quota.ledger = Noting()
     exchange = guard.open(Call("POST", peer="192.0.2.7", has_body=True))
     limit = RouteLimit(Rate(text="5/minute", limit=5, seconds=60), 1, f"{template} f", None)
-    steps = exchange.matched(guard.bind("", template), (limit,) if is_limited else ())
+    steps = exchange.matched(guard.parts.bind("", template), (limit,) if is_limited else ())
     refused = drive(steps, lambda *_: b'{"instances": [[1]]}')
     return None if refused else _said(ledger.orders)
 

@@ -219,7 +219,7 @@ class Front(Generic[App]):
             InvalidSettings: Authentication is off.
         """
         auth = self.service.settings.auth
-        authenticator = self.service.guard.authenticator
+        authenticator = self.service.guard.parts.authenticator
         if auth is None or authenticator is None:
             raise InvalidSettings("revoke needs [auth]", source=self.service.settings.source)
         self.service.revoke(
@@ -263,7 +263,7 @@ class Front(Generic[App]):
         """
         routes = list(self.routes())
         guard = self.service.guard
-        check_routes(self.service.settings, routes, guard.counting, self.around())
+        check_routes(self.service.settings, routes, guard.parts.counting, self.around())
         for route in routes:
             for text in route.missed:
                 said = "guard.limit(%r) does not hold on %s: put it below the route's decorator"

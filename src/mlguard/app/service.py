@@ -22,7 +22,7 @@ from mlguard import metrics as exposition
 from mlguard.app.scrape import Page, SingleFlight
 from mlguard.auth import Authenticator, KeySet
 from mlguard.errors import MissingExtra
-from mlguard.guard import Guard, Offer
+from mlguard.guard import Guard, Offer, Parts
 from mlguard.keys import KeyFetcher, rings
 from mlguard.ledger import Limit, MemoryLedger
 from mlguard.logs import LOGGER, Seldom
@@ -46,6 +46,7 @@ class Service:
     Args:
         source: The settings: a path, a mapping or Settings.
         tracer_provider: A provider that is configured already, which is joined.
+        departures: What a framework raises in a handler whose client has left.
 
     Raises:
         InvalidSettings: The settings contradict what must be true.
@@ -60,6 +61,7 @@ class Service:
         source: str | os.PathLike[str] | Mapping[str, Any] | Settings,
         *,
         tracer_provider: trace.TracerProvider | None = None,
+        departures: tuple[type[BaseException], ...] = (),
     ) -> None:
         self.settings = settings = load(source)
         _demand_packages(settings)
@@ -80,11 +82,14 @@ class Service:
         counts = ledger(quotas, self._config, self.metrics)
         self._failover = counts if isinstance(counts, Failover) else None
         self.tracing = Tracing(settings, tracer_provider or _configured())
-        self.guard = Guard(
-            settings,
-            authenticator=Authenticator(settings.auth, self._rings, self._pseudonym, self._revoked)
+        authenticator = (
+            Authenticator(settings.auth, self._rings, self._pseudonym, self._revoked)
             if settings.auth
-            else None,
+            else None
+        )
+        parts = Parts(
+            settings,
+            authenticator=authenticator,
             quota=Quota(
                 quotas,
                 counts,
@@ -95,8 +100,10 @@ class Service:
             tracing=self.tracing,
             offer=self._companion.offer if self._companion and settings.drift else None,
             pseudonym=self._pseudonym,
+            departures=departures,
         )
-        self.metrics.before_snapshot = self.guard.recorder.fold
+        self.guard = Guard(parts)
+        self.metrics.before_snapshot = parts.recorder.fold
         self._scrapes = SingleFlight(self.expose)
 
     def rehearse(self, *, keys: KeySet, spans: SpanProcessor, offer: Offer) -> None:
@@ -112,7 +119,7 @@ class Service:
         self._companion = None
         self._fetcher = None
         self._failover = None
-        self.guard.quota.count_in(MemoryLedger())
+        self.guard.parts.quota.count_in(MemoryLedger())
         self.tracing.rehearse(spans)
         self.guard.rehearse(keys, offer)
 
@@ -136,7 +143,7 @@ class Service:
             if self._fetcher:
                 self._fetcher.start()
             self.tracing.start(self._exported, self.metrics.spans_dropped)
-            self.guard.recorder.start()
+            self.guard.parts.recorder.start()
             if not self._has_begun:  # nor inherited from a process that forked
                 atexit.register(self.close)
                 _forget_at_fork(self)
@@ -159,12 +166,12 @@ class Service:
                 self._failover.close()
             if self._companion:
                 self._companion.close()
-            self.guard.recorder.close()
+            self.guard.parts.recorder.close()
             self.tracing.close()
 
     def flush(self) -> None:
         """Bring the metrics up to date, and send the spans of all requests that have ended."""
-        self.guard.recorder.fold()
+        self.guard.parts.recorder.fold()
         self.tracing.flush()
 
     def scrape(self, accept: str) -> Future[Page]:

@@ -7,6 +7,7 @@ from mlguard.guard.exchange import Exchange, Steps, watched
 from mlguard.guard.guard import Guard, reset
 from mlguard.guard.inference import InferenceContext
 from mlguard.guard.models import Offer
+from mlguard.guard.parts import Parts
 
 __all__ = [
     "BoundRoute",
@@ -16,6 +17,7 @@ __all__ = [
     "HeldAnswer",
     "InferenceContext",
     "Offer",
+    "Parts",
     "Steps",
     "reset",
     "watched",

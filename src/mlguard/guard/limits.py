@@ -210,7 +210,7 @@ def owed(
         method: Tells its method.
         handler: Which it stands above.
     """
-    exchange: Exchange | None = guard.current.get() if guard else None
+    exchange: Exchange | None = guard.parts.current.get() if guard else None
     if guard is None or exchange is None or declared in exchange.limited:
         return None
     limits = due(

@@ -41,6 +41,7 @@ class Parts:
         clock: Seconds since 1970.
         timer: A monotonic clock in seconds.
         rng: Chooses the rows that the drift check gets.
+        departures: What a framework raises in a handler whose client has left.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Parts:
         clock: Callable[[], float] = time.time,
         timer: Callable[[], float] = time.perf_counter,
         rng: Random = CHANCE,
+        departures: tuple[type[BaseException], ...] = (),
     ) -> None:
         self.settings = settings
         self.metrics = metrics
@@ -68,8 +70,9 @@ class Parts:
         self.in_flight = InFlight(quotas.max_in_flight if quotas else None)
         self.quota = quota
         self.counting: dict[str, Callable[[Inference], int]] = {}
-        # Who leaves while the model runs has had it run; an adapter adds its framework's.
-        self.departures: tuple[type[BaseException], ...] = (asyncio.CancelledError, GeneratorExit)
+        # Who leaves while the model runs has had it run.
+        left: tuple[type[BaseException], ...] = (asyncio.CancelledError, GeneratorExit)
+        self.departures = (*left, *departures)
         self.tracing = tracing
         self.pseudonym = pseudonym
         self._log = Seldom()

@@ -82,9 +82,12 @@ class MLGuard(Front[FastAPI]):
         return limitation
 
     def _install(self, app: FastAPI) -> Service:
-        service = Service(self._settings, tracer_provider=telemetry.configured(app))
+        service = Service(
+            self._settings,
+            tracer_provider=telemetry.configured(app),
+            departures=(ClientDisconnect, WebSocketDisconnect),
+        )
         self._app = app
-        service.guard.departures += (ClientDisconnect, WebSocketDisconnect)
         app.state.mlguard = self
         telemetry.instrument(app, service.tracing)
         app.router.middleware_stack = RouterGate(app.router, service.guard)
@@ -109,7 +112,7 @@ class MLGuard(Front[FastAPI]):
 
     def _scope(self) -> Scope:
         """Find the scope of the request that is being handled."""
-        exchange = self.service.guard.current.get()
+        exchange = self.service.guard.parts.current.get()
         scope: Scope | None = exchange.request if exchange else None
         return scope or {"type": "http", "headers": [], "method": "GET"}
 

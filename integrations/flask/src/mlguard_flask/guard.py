@@ -43,9 +43,8 @@ class MLGuard(Front[Flask]):
         return declare(options)
 
     def _install(self, app: Flask) -> Service:
-        service = Service(self._settings)
+        service = Service(self._settings, departures=(ClientDisconnected,))
         self._app = app
-        service.guard.departures += (ClientDisconnected,)
         app.extensions["mlguard"] = self
         self._inner = app.wsgi_app  # before the instrumentation hides it in a function
         telemetry.instrument(app, service.tracing)

@@ -143,7 +143,7 @@ class Gate:
                 template=bound.template,
                 handler=getattr(matched.view, "view_class", matched.view),
             )
-        read = partial(read_body, request.environ, self._guard.deadlines)
+        read = partial(read_body, request.environ, self._guard.parts.deadlines)
         return to_response(exchange) if drive(exchange.matched(bound, limits), read) else None
 
     def dispatch(self, *args: Any) -> Any:
