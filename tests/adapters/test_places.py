@@ -25,9 +25,9 @@ from werkzeug.middleware.shared_data import SharedDataMiddleware
 import mlguard_fastapi as fastapi_adapter
 import mlguard_flask as flask_adapter
 from mlguard.errors import InvalidSettings
-from mlguard.guard.coverage import other_pages, unmodelled_twins, ways_around
-from mlguard.guard.routes import Route
-from mlguard.guard.surroundings import Around
+from mlguard.routes.coverage import Coverage
+from mlguard.routes.route import Route
+from mlguard.routes.surroundings import Around
 from tests.adapters.common import settings
 
 ADMIN = "admin.example.org"
@@ -163,7 +163,7 @@ class TestTwins:
         app.include_router(router)
         app.post("/other")(lambda: "other")
 
-        found = unmodelled_twins(guard.service.settings, guard.routes())
+        found = Coverage(guard.service.settings, guard.routes()).unmodelled_twins()
 
         assert [said.partition(" ")[0] for said in found] == ["/limited", "/v1/predict"]
 
@@ -176,7 +176,7 @@ class TestTwins:
         for name in ("a", "b"):
             app.add_url_rule(f"/{name}", view_func=MethodView.as_view(name))
 
-        found = unmodelled_twins(guard.service.settings, guard.routes())
+        found = Coverage(guard.service.settings, guard.routes()).unmodelled_twins()
 
         assert [said.partition(" ")[0] for said in found] == ["/alias", "/limited"]
 
@@ -228,7 +228,7 @@ class TestAroundFlask:
 
         name = "werkzeug.middleware.dispatcher.DispatcherMiddleware"
         assert list(guard.around()) == [Around(name, "/old")]
-        assert ways_around(guard.service.settings, guard.routes(), guard.around()) == []
+        assert Coverage(guard.service.settings, guard.routes(), guard.around()).ways_around() == []
         assert [r.template for r in guard.routes() if not r.is_guarded] == ["/old"]
 
     def test_a_function(self) -> None:
@@ -298,7 +298,7 @@ class TestAroundFlask:
             assert "route of the app, made by prometheus_flask_exporter; choose" in stopped(guard)
         else:
             guard.check()
-            (said,) = other_pages(guard.service.settings, guard.routes())
+            (said,) = Coverage(guard.service.settings, guard.routes()).other_pages()
             assert said.startswith("/prom shows the metrics of prometheus_flask_exporter")
 
 
@@ -375,7 +375,7 @@ class TestAroundFastAPI:
         app.mount("/prom", make_asgi_app(CollectorRegistry()))
 
         guard.check()
-        (said,) = other_pages(guard.service.settings, guard.routes())
+        (said,) = Coverage(guard.service.settings, guard.routes()).other_pages()
         app.mount("/metrics", make_asgi_app(CollectorRegistry()))
 
         assert said.startswith("/prom shows the metrics of prometheus_client")

@@ -14,7 +14,7 @@ from opentelemetry.trace import TracerProvider
 
 from mlguard.app.drivers import adrive, drive
 from mlguard.auth import Authenticator, Keyring, KeySet
-from mlguard.guard import BoundRoute, Exchange, Guard
+from mlguard.guard import BoundRoute, Exchange, Guard, Parts
 from mlguard.ledger import MemoryLedger
 from mlguard.messages import Call, Cut, Deny
 from mlguard.metrics import Metrics
@@ -75,8 +75,8 @@ def guarded(
         "timer": timer,
         "rng": Random(0),
     }
-    guard = Guard(settings, **(usual | parts))
-    guard.metrics.before_snapshot = guard.recorder.fold
+    guard = Guard(Parts(settings, **(usual | parts)))
+    guard.parts.metrics.before_snapshot = guard.parts.recorder.fold
     return guard
 
 
@@ -106,7 +106,7 @@ def metric(guard: Guard, name: str, **labels: str) -> float:
     """Sum up the samples of this name that have these labels."""
     return sum(
         float(sample["value"])
-        for family in guard.metrics.snapshot()
+        for family in guard.parts.metrics.snapshot()
         for sample in family["samples"]
         if sample["name"] == name and labels.items() <= sample["labels"].items()
     )

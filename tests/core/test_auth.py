@@ -22,8 +22,8 @@ from mlguard import refusals
 from mlguard.app.service import Service
 from mlguard.auth import Authenticator, Keyring, KeySet
 from mlguard.auth.bearer import bearer_token
-from mlguard.auth.memory import REMEMBERED
 from mlguard.auth.minting import make_key, mint, signer
+from mlguard.auth.token_cache import REMEMBERED
 from mlguard.messages import Deny, Principal
 from mlguard.revocations import Revocation
 from mlguard.settings import Auth, Settings
@@ -67,7 +67,7 @@ def token(header: dict[str, Any] | None = None, **others: Any) -> str:
 
 def pickled(subject: Authenticator) -> bytes:
     """Write down all that it remembers."""
-    return repr(vars(subject._memory)).encode()
+    return repr(vars(subject._cache)).encode()
 
 
 def pseudonym(key: tuple[str, str, str]) -> str:
@@ -588,7 +588,7 @@ class TestScopes:
         assert principal.scopes == expected
 
 
-class TestMemory:
+class TestTokenCache:
     def test_bounded(self) -> None:
         """However many tokens an issuer signs, so many are remembered, the newest among them."""
         subject = authenticator()
@@ -619,7 +619,7 @@ class TestMemory:
         for header in spelt:
             assert isinstance(authenticate(subject, (header,), NOW), Principal)
 
-        assert len(subject._memory._young) == 1
+        assert len(subject._cache) == 1
         assert all(isinstance(recalled(subject, (header,)), Principal) for header in spelt)
 
     def test_a_lapsed_one_is_verified_anew(self) -> None:
@@ -751,8 +751,8 @@ class TestServices:
     def subject(self, monkeypatch: pytest.MonkeyPatch) -> Authenticator:
         monkeypatch.setenv("SECRET", SECRET.decode())
         service = Service({"auth": self.AUTH, "service": {"host_file": False}})
-        assert service.guard.authenticator is not None
-        return service.guard.authenticator
+        assert service.guard.parts.authenticator is not None
+        return service.guard.parts.authenticator
 
     def test_settings_made_by_hand_do_not_open_the_door(
         self, monkeypatch: pytest.MonkeyPatch
@@ -764,8 +764,8 @@ class TestServices:
 
         service = Service(made)
 
-        assert service.guard.authenticator is not None
-        verdict = authenticate(service.guard.authenticator, (f"Bearer {forged}",), NOW)
+        assert service.guard.parts.authenticator is not None
+        verdict = authenticate(service.guard.parts.authenticator, (f"Bearer {forged}",), NOW)
         assert isinstance(verdict, Deny)
 
     @pytest.mark.parametrize("place", ["sub", "tid"])

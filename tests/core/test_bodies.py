@@ -16,7 +16,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from mlguard.bodies import Layout, Reading, is_json, parse
-from mlguard.reference import MAX_CATEGORY_LENGTH
+from mlguard.drift.reference import MAX_CATEGORY_LENGTH
 
 NAMED = Layout(("a", "b"), "instances", "predictions")
 UNNAMED = Layout((), "instances", "predictions")

@@ -804,7 +804,7 @@ pem_file = "nowhere.pem"
 
 def verdict(settings: str, token: str) -> Principal | Deny:
     """Ask what a service with these settings would."""
-    authenticator = Service(settings).guard.authenticator
+    authenticator = Service(settings).guard.parts.authenticator
     assert authenticator is not None
     credential = authenticator.credential((f"Bearer {token}",))
     if isinstance(credential, Deny):

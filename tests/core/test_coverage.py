@@ -9,11 +9,11 @@ import pytest
 
 from mlguard.app.drivers import drive
 from mlguard.app.service import Service
-from mlguard.guard.coverage import Covered, coverage, describe, rate
-from mlguard.guard.routes import Route
 from mlguard.ledger import FLIGHT, MemoryLedger, Order, Receipt
 from mlguard.messages import Call
 from mlguard.quotas import RouteLimit
+from mlguard.routes.coverage import Coverage, Covered, rate
+from mlguard.routes.route import Route
 from mlguard.settings import Rate, Settings, load
 
 AUTH = {
@@ -35,7 +35,7 @@ def settings(**tables: Any) -> Settings:
 def covered(route: Route | str, **tables: Any) -> Covered:
     """Tell what covers one route."""
     found = Route(("GET",), route) if isinstance(route, str) else route
-    (covered,) = coverage(settings(**tables), [found])
+    (covered,) = Coverage(settings(**tables), [found]).covered()
     return covered
 
 
@@ -238,7 +238,7 @@ def test_for_the_log() -> None:
     ]
     quotas = {**ROWS, "plans": {"gold": {"requests": ["9/second"]}}}
 
-    assert describe(settings(auth=AUTH, quotas=quotas), routes) == [
+    assert Coverage(settings(auth=AUTH, quotas=quotas), routes).lines() == [
         (
             "POST /own: token; 600/minute requests, 10000/hour rows of own; "
             "plan gold: 9/second requests, 10000/hour rows of own; model own"
@@ -292,16 +292,16 @@ class Noting(MemoryLedger):
 def _charged(told: Settings, template: str, *, is_limited: bool) -> list[str] | None:
     """Tell what the guard charges for a request without a token, None where it refuses it."""
     guard = Service(told).guard
-    ledger = guard.quota.ledger = Noting()
+    ledger = guard.parts.quota.ledger = Noting()
     exchange = guard.open(Call("POST", peer="192.0.2.7", has_body=True))
     limit = RouteLimit(Rate(text="5/minute", limit=5, seconds=60), 1, f"{template} f", None)
-    steps = exchange.matched(guard.bind("", template), (limit,) if is_limited else ())
+    steps = exchange.matched(guard.parts.bind("", template), (limit,) if is_limited else ())
     refused = drive(steps, lambda *_: b'{"instances": [[1]]}')
     return None if refused else _said(ledger.orders)
 
 
 def _said(orders: list[Order]) -> list[str]:
-    from mlguard.guard.coverage import said
+    from mlguard.routes.coverage import said
 
     return [
         "5/minute declared" if limit.field.startswith("route:") else said(limit)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mlguard.drift import Calibration, check
-from mlguard.drift_report import render
+from mlguard.drift.report import render
 from mlguard.reference import Reference
 
 WHEN = datetime(2024, 5, 1, 12, 30, tzinfo=UTC)

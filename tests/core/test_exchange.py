@@ -155,7 +155,7 @@ class TestHowItEnds:
     def status(guard: Guard) -> list[str]:
         return [
             sample["labels"]["http_response_status_code"]
-            for family in guard.metrics.snapshot()
+            for family in guard.parts.metrics.snapshot()
             for sample in family["samples"]
             if sample["name"] == COUNT
         ]
@@ -430,7 +430,7 @@ class Lives(RuleBasedStateMachine):
             ),
         )
         self.exporter = InMemorySpanExporter()
-        self.guard.tracing.rehearse(SimpleSpanProcessor(self.exporter))
+        self.guard.parts.tracing.rehearse(SimpleSpanProcessor(self.exporter))
         self.known: list[Known] = []
         self.statuses: Counter[str] = Counter()
         self.inferences = 0
@@ -681,7 +681,9 @@ class Lives(RuleBasedStateMachine):
     @invariant()
     def each_is_told_once(self) -> None:
         """Each request that has ended is one record, with its status; each other is in flight."""
-        families = {family["name"]: family["samples"] for family in self.guard.metrics.snapshot()}
+        families = {
+            family["name"]: family["samples"] for family in self.guard.parts.metrics.snapshot()
+        }
         told: Counter[str] = Counter()
         for sample in families.get("http_server_request_duration_seconds", ()):
             if sample["name"] == COUNT:

@@ -1290,7 +1290,7 @@ class TestDrift:
         exchange = guard.open(call(None))
         in_a_thread(exchange, "/predict", json.dumps({"instances": body}).encode())
         answered(exchange, status)
-        guard.recorder.fold()
+        guard.parts.recorder.fold()
 
     def test_one_row_a_request(self, source: dict[str, Any]) -> None:
         """Of an answered request one row is offered, in the order of the reference's features."""
@@ -1425,7 +1425,7 @@ class TestSpans:
     def ours(self, exporter: InMemorySpanExporter) -> Guard:
         """A guard that makes the server spans itself."""
         guard = guarded(self.TRACED)
-        guard.tracing.rehearse(SimpleSpanProcessor(exporter))
+        guard.parts.tracing.rehearse(SimpleSpanProcessor(exporter))
         return guard
 
     def test_the_story_of_a_request(
@@ -1607,18 +1607,20 @@ class TestTwoGuards:
         assert one.metrics.registry is not other.metrics.registry
         assert one.tracer_provider is not other.tracer_provider
         key = ("", "", "alice")
-        assert one.guard.pseudonym(key) == one.guard.pseudonym(key)
-        assert one.guard.pseudonym(key) != other.guard.pseudonym(key)
+        assert one.guard.parts.pseudonym(key) == one.guard.parts.pseudonym(key)
+        assert one.guard.parts.pseudonym(key) != other.guard.parts.pseudonym(key)
 
 
 def test_routes_are_bound_once() -> None:
     """What holds for a route is found once, not with each request."""
     guard = guarded()
 
-    assert guard.bind("", "/predict") is guard.bind("", "/predict")
-    assert guard.bind("", "/predict") is guard.open(call()).bind("", "/predict", frozenset())
-    assert guard.bind("", "/predict") is not guard.bind("other.example.org", "/predict")
-    assert guard.bind("", "/predict") is not guard.bind("", "/predict", frozenset(["admin"]))
+    assert guard.parts.bind("", "/predict") is guard.parts.bind("", "/predict")
+    assert guard.parts.bind("", "/predict") is guard.open(call()).bind("", "/predict", frozenset())
+    assert guard.parts.bind("", "/predict") is not guard.parts.bind("other.example.org", "/predict")
+    assert guard.parts.bind("", "/predict") is not guard.parts.bind(
+        "", "/predict", frozenset(["admin"])
+    )
 
 
 class TestDrivers:

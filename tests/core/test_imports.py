@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
+
+from tests.servers import ROOT
 
 FRAMEWORKS = ("fastapi", "starlette", "flask", "werkzeug")
 SCIENCE = ("numpy", "pandas", "sklearn", "scipy", "pyarrow", "evidently")
@@ -54,32 +58,60 @@ def test_importing_loads_nothing_more(module: str, without: tuple[str, ...]) -> 
     assert modules & set(without) == set()
 
 
-@pytest.mark.parametrize(
-    ("module", "names"),
-    [
-        ("mlguard_fastapi", PUBLIC),
-        ("mlguard_flask", PUBLIC),
-        (
-            "mlguard.auth",
-            [
-                "Authenticator",
-                "InvalidToken",
-                "KeySet",
-                "Keyring",
-                "KeysUnavailable",
-                "Verification",
-                "revocation",
-                "verify_jws",
-            ],
-        ),
+FACE = {
+    "mlguard_fastapi": PUBLIC,
+    "mlguard_flask": PUBLIC,
+    "mlguard.auth": ["InvalidToken", "KeySet", "verify_jws"],
+    "mlguard.drift": ["Calibration", "FeatureVerdict", "Reference", "Verdict", "check"],
+    "mlguard.errors": [
+        "BlockingCall",
+        "InvalidReference",
+        "InvalidSettings",
+        "MLGuardError",
+        "MissingExtra",
+        "ProtocolError",
+        "Refused",
+        "UnknownModel",
     ],
-)
-def test_public_names(module: str, names: list[str]) -> None:
-    """The names that users may import are these, and each is there."""
-    imported = __import__(module, fromlist=["*"])
+    "mlguard.reference": ["Feature", "Reference"],
+    "mlguard.settings": ["Settings"],
+    "mlguard.testing": ["Rehearsal"],
+}
+"""What users may import; whatever else is there may change with any version."""
 
-    assert sorted(imported.__all__) == names
-    assert all(hasattr(imported, name) for name in names)
+
+@pytest.mark.parametrize(("module", "names"), FACE.items(), ids=FACE)
+def test_the_public_face(module: str, names: list[str]) -> None:
+    """The names that users may import are there, and the adapters have no other."""
+    imported = import_module(module)
+
+    assert set(names) <= vars(imported).keys()
+    if module in ("mlguard_fastapi", "mlguard_flask", "mlguard.drift", "mlguard.reference"):
+        assert sorted(imported.__all__) == names
+
+
+def test_errors_are_public() -> None:
+    """Each error of the tree may be caught by its name."""
+    import mlguard.errors
+
+    found = [n for n, v in vars(mlguard.errors).items() if isinstance(v, type)]
+    assert sorted(found) == FACE["mlguard.errors"]
+
+
+def test_pages_and_examples_import_the_public_face() -> None:
+    """What is shown to users imports nothing else."""
+    pages = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("examples/**/*.py")]
+    shown = [
+        (module, name.split(" as ")[0].strip())
+        for page in pages
+        for module, names in re.findall(
+            r"^ *from (mlguard[\w.]*) import ([\w, ]+)", page.read_text(), re.MULTILINE
+        )
+        for name in names.split(",")
+    ]
+
+    assert len(shown) > 10
+    assert [(module, name) for module, name in shown if name not in FACE.get(module, ())] == []
 
 
 def test_the_package_has_a_version_only() -> None:

@@ -747,7 +747,6 @@ class TestAlgorithms:
         """Our keys for python-jose refuse an algorithm that is not theirs."""
         key = KeySet([jwk_for(algorithm)]).candidates(algorithm, None)[0].key
 
-        assert key.public_key() is key
         with pytest.raises(Exception, match="is no"):
             type(key)(key.prepared_key, "RS256")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import repeat
 
 import pytest
@@ -11,10 +12,12 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as read_classic
 
 from mlguard.messages import Outcome
-from mlguard.metrics import Family, Metrics, expose, merge
+from mlguard.metrics import METRICS, Family, Metrics, Numbers, expose, merge
 from mlguard.metrics.worker import MAX_ERROR_TYPES
+from tests.servers import ROOT
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
+GUIDE = ROOT / "docs" / "guide.md"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
@@ -40,6 +43,41 @@ def labels(families: list[Family], name: str, label: str) -> set[str]:
         for sample in family["samples"]
         if sample["name"] == name
     }
+
+
+def test_the_documentation_has_the_table() -> None:
+    """The guide lists each metric of the table with its labels, and no other."""
+    rows = re.findall(
+        r"^\| `((?:mlguard|http)_\w+)` \|((?: `\w+`)*) +\|", GUIDE.read_text(), re.MULTILINE
+    )
+
+    documented = [(name, tuple(re.findall(r"\w+", labels))) for name, labels in rows]
+    assert documented == [(metric.name, metric.labels) for metric in METRICS]
+
+
+def test_what_is_exposed_is_of_the_table() -> None:
+    """Each metric has the name, the type, the help and the labels that the table says."""
+    numbers = Numbers()
+    for metric in METRICS:
+        of = (metric.name, *metric.labels)
+        if metric.kind == "histogram":
+            numbers.histogram(*of).observe(0.1)
+        else:
+            numbers.add(*of)
+
+    _, page = expose(numbers.families(), OPENMETRICS)
+
+    exposed = {
+        (f.name, f.type, f.documentation, *(k for k in f.samples[0].labels if k != "le"))
+        for f in openmetrics(page)
+    }
+    assert exposed == {(m.family, m.kind, m.help, *sorted(m.labels)) for m in METRICS}
+
+
+def test_names_of_the_kit_are_taken() -> None:
+    """A user's metric cannot have the name of one of ours, not even of one without a number."""
+    with pytest.raises(ValueError, match="mlguard_drift_score"):
+        Gauge("mlguard_drift_score", "A user's.", registry=Metrics().registry)
 
 
 def test_a_request_is_in_flight_until_it_ended() -> None:

@@ -11,7 +11,7 @@ from prometheus_client import openmetrics
 from prometheus_client.exposition import generate_latest
 
 from mlguard.metrics import expose
-from mlguard.metrics.families import _Written
+from mlguard.metrics.families import Written
 
 OPEN = "application/openmetrics-text; version=1.0.0"
 VALUES = st.one_of(
@@ -48,4 +48,4 @@ def test_the_same_bytes(accept: str, told: list[dict[str, Any]]) -> None:
     """Whatever is told, the page is the library's."""
     library = openmetrics.exposition.generate_latest if accept else generate_latest
 
-    assert expose(told, accept)[1] == library(_Written(told))
+    assert expose(told, accept)[1] == library(Written(told))

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from mlguard.errors import InvalidSettings
-from mlguard.guard.coverage import coverage, other_pages, remarks, unmodelled_twins, ways_around
-from mlguard.guard.placement import Placement, Places, check_routes
-from mlguard.guard.routes import Route
-from mlguard.guard.surroundings import Around, answering, layers_to
+from mlguard.routes.coverage import Coverage
+from mlguard.routes.placement import Placement, Places, check_routes
+from mlguard.routes.route import Route
+from mlguard.routes.surroundings import Around, answering, layers_to
 from mlguard.settings import Settings, load
 
 AUTH = {
@@ -261,7 +261,9 @@ class TestTwins:
     )
     def test_are_named(self, others: list[Route], expected: list[str]) -> None:
         """A route that shares its handler with a model's, and has no model, is named."""
-        found = unmodelled_twins(settings(), [route("/predict", handler=_predict), *others])
+        found = Coverage(
+            settings(), [route("/predict", handler=_predict), *others]
+        ).unmodelled_twins()
 
         assert [said.partition(" ")[0] for said in found] == expected
         assert all("has the handler of /predict, but no model, so" in said for said in found)
@@ -272,9 +274,9 @@ class TestCoverage:
     def test_by_host(self) -> None:
         """What is public, exempt or a model's on one host is not so on another."""
         told = settings(public=["*/status"], exempt=["*/status"])
-        here, there, ask = coverage(
+        here, there, ask = Coverage(
             told, [route("/status"), route("/status", ADMIN), route("/ask", "eu.example.org")]
-        )
+        ).covered()
 
         assert (here.access, here.sentences) == ("public", [])
         assert (there.access, there.sentences) == ("token", ["9/day requests"])
@@ -287,7 +289,7 @@ class TestCoverage:
     )
     def test_a_get_is_no_inference(self, methods: tuple[str, ...], asks: str) -> None:
         """Of a route that serves GET too, it is said that only a body asks the model."""
-        (found,) = coverage(settings(), [Route(methods, "/predict")])
+        (found,) = Coverage(settings(), [Route(methods, "/predict")]).covered()
 
         assert found.asks == asks
 
@@ -296,7 +298,7 @@ class TestCoverage:
         handler = type("F", (), {"__module__": "prometheus_client.asgi"})()
         pages = [route("/prom", ADMIN, handler=handler), route("/metrics", handler=handler)]
 
-        assert other_pages(settings(), pages) == [
+        assert Coverage(settings(), pages).other_pages() == [
             (
                 f"{ADMIN}/prom shows the metrics of prometheus_client; those of mlguard are at "
                 "/metrics: scrape both"
@@ -313,7 +315,9 @@ class TestCoverage:
             route("/old", is_guarded=False),
         ]
 
-        found = remarks(settings(), routes, [Around("m.Mounts", "/old"), Around("m.Unknown", None)])
+        found = Coverage(
+            settings(), routes, [Around("m.Mounts", "/old"), Around("m.Unknown", None)]
+        ).remarks()
 
         assert [said.partition(" ")[0] for said in found] == ["what", "m.Unknown", "/twin", "/prom"]
         assert found[0].startswith("what is mounted at /old is not guarded: mount it before")
@@ -328,7 +332,7 @@ class TestCoverage:
             Around("m.Sockets", "/socket.io"),
         ]
 
-        found = ways_around(settings(), [route("/old", is_guarded=False)], layers)
+        found = Coverage(settings(), [route("/old", is_guarded=False)], layers).ways_around()
 
         assert found == [
             (

@@ -149,12 +149,12 @@ class TestFolding:
         """A request's spans reach who takes them, its own the last."""
         guard = guarded({"models": [], "tracing": {"endpoint": "http://127.0.0.1:1"}})
         exporter = InMemorySpanExporter()
-        guard.tracing.rehearse(SimpleSpanProcessor(exporter))
+        guard.parts.tracing.rehearse(SimpleSpanProcessor(exporter))
         exchange = guard.open(Call("GET"))
         exchange.open_span()
         exchange.started(204)
         exchange.ended()
-        guard.recorder.fold()
+        guard.parts.recorder.fold()
 
         assert [span.name for span in exporter.get_finished_spans()] == ["GET"]
 
@@ -222,11 +222,11 @@ class TestBounds:
     def test_a_request_is_answered_all_the_same(self) -> None:
         """A request whose record is dropped is in flight no longer."""
         guard = guarded()
-        guard.recorder._most = 0
+        guard.parts.recorder._most = 0
 
         assert served(guard, 1) is None
-        assert value(guard.metrics, COUNT) == 0
-        assert value(guard.metrics, "http_server_active_requests") == 0
+        assert value(guard.parts.metrics, COUNT) == 0
+        assert value(guard.parts.metrics, "http_server_active_requests") == 0
 
 
 class TestFailures:

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mlguard.drift.reference import Reference, to_category, to_number
 from mlguard.errors import InvalidReference
-from mlguard.reference import Reference, to_category, to_number
 
 
 @pytest.fixture

@@ -1512,9 +1512,9 @@ class TestQuotas:
     @pytest.mark.parametrize(
         ("variable", "said"),
         [
-            ("PLANS__SILVER__ROWS", "no one of plans is named 'silver'; valid: gold_1"),
+            ("PLANS__SILVER__ROWS", "no entry of plans is named 'silver'; valid: gold_1"),
             ("PLANS__GOLD_1__RWS", "unknown key 'rws'; did you mean 'rows'?"),
-            ("PLANS__GOLD_1", "names no key of that table"),
+            ("PLANS__GOLD_1", "names no key of that entry"),
         ],
     )
     def test_wrong_names_in_the_environment(self, variable: str, said: str) -> None:

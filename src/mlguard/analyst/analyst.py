@@ -15,7 +15,7 @@ from mlguard.host.folder import Folder
 from mlguard.host.rows import Rows, write_row
 from mlguard.host.verdicts import Said, Verdicts
 from mlguard.logs import LOGGER, Seldom
-from mlguard.metrics import Family, Gauges
+from mlguard.metrics import Family, Numbers
 
 MAX_QUEUED = 10_000  # rows
 _TOGETHER = 2**20  # bytes of rows, beyond which a statement writes no more
@@ -55,7 +55,6 @@ class Analyst:
         self._on_drop = on_drop
         self._timer = timer
         self._log = Seldom()
-        self._up = Gauges("mlguard_drift_worker_up", "1 while drift checks are ready to run.")
         self._queue: deque[tuple[str, str, str]] = deque()
         self._families: list[Family] = []
         self._was_up = False
@@ -106,9 +105,9 @@ class Analyst:
         with suppress(DatabaseFailed):
             said = self._verdicts.read()
             self._families = said.families
-        self._up.cell().set(said.is_up)
-        told = self._up.told()
-        return [*self._families, *([told] if told else [])]
+        up = Numbers()
+        up.set("mlguard_drift_worker_up", to=said.is_up)
+        return [*self._families, *up.families()]
 
     def close(self) -> None:
         """Hand over the last rows; the analyst ends some seconds after its last worker."""

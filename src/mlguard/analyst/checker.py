@@ -15,7 +15,7 @@ from mlguard.logs import LOGGER, Seldom
 
 if TYPE_CHECKING:
     from mlguard.drift import Calibration, Verdict
-    from mlguard.reference import Reference
+    from mlguard.drift.reference import Reference
 
 
 class Checker:
@@ -63,7 +63,7 @@ class Checker:
         self._metrics.begin(model)
         try:
             from mlguard.drift import Calibration
-            from mlguard.reference import Reference
+            from mlguard.drift.reference import Reference
 
             reference = Reference.load(model.reference_path)
             self._known[model] = (reference, Calibration.of(reference))
@@ -110,10 +110,10 @@ class Checker:
             name = re.sub(r"[^\w.-]", "_", model.name)
             path = path.with_name(f"{path.stem}-{name}{path.suffix}")
         try:
-            from mlguard import drift_report
+            from mlguard.drift.report import render
 
             when = datetime.now(UTC)
-            html = drift_report.render(
+            html = render(
                 verdict, reference, window, model=model.name, version=model.version, when=when
             )
             part = path.with_name(f".{path.name}.{os.getpid()}.part")

@@ -75,7 +75,7 @@ class Middleware:
         channels = _Channels(guard, exchange, scope, receive, send)
         context = None if self._defers else exchange.open_span()
         token = None if context is None else attach(context)
-        current = guard.current.set(exchange)
+        current = guard.parts.current.set(exchange)
         try:
             if exchange.opened() is None:
                 await self.app(scope, channels.receive, channels.send)
@@ -87,7 +87,7 @@ class Middleware:
         finally:
             if not exchange.has_ended:
                 await channels.close()
-            reset(guard.current, current)
+            reset(guard.parts.current, current)
             if token is not None:
                 detach(token)
 
@@ -342,7 +342,7 @@ class _Channels:
     def failed(self, error: BaseException) -> None:
         """Take note of what the app raised, or that it was stopped as its client left."""
         self._head = None  # no byte followed: the server answers
-        if isinstance(error, self._guard.departures):
+        if isinstance(error, self._guard.parts.departures):
             self._exchange.left()
         else:
             self._exchange.failed(error)

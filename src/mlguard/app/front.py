@@ -13,15 +13,16 @@ from mlguard.app.running import Running
 from mlguard.app.service import Service
 from mlguard.auth import revocation
 from mlguard.errors import InvalidSettings, Refused
-from mlguard.guard import Steps, checked_scopes, demanding
-from mlguard.guard.coverage import describe, remarks
+from mlguard.guard import Steps
 from mlguard.guard.limits import Declared, limiting, owed
-from mlguard.guard.options import Options, check_options
-from mlguard.guard.placement import check_routes
-from mlguard.guard.routes import Route
-from mlguard.guard.surroundings import Around
 from mlguard.logs import LOGGER
 from mlguard.messages import Inference
+from mlguard.routes.coverage import Coverage
+from mlguard.routes.limit_options import Options, check_options
+from mlguard.routes.placement import check_routes
+from mlguard.routes.route import Route
+from mlguard.routes.scopes import checked_scopes, demanding
+from mlguard.routes.surroundings import Around
 from mlguard.settings import Settings
 
 App = TypeVar("App")
@@ -218,7 +219,7 @@ class Front(Generic[App]):
             InvalidSettings: Authentication is off.
         """
         auth = self.service.settings.auth
-        authenticator = self.service.guard.authenticator
+        authenticator = self.service.guard.parts.authenticator
         if auth is None or authenticator is None:
             raise InvalidSettings("revoke needs [auth]", source=self.service.settings.source)
         self.service.revoke(
@@ -246,11 +247,11 @@ class Front(Generic[App]):
             InvalidSettings: A model's route is not there.
         """
         self.check()
-        settings, routes = self.service.settings, list(self.routes())
-        for line in remarks(settings, routes, self.around()):
+        coverage = Coverage(self.service.settings, self.routes(), self.around())
+        for line in coverage.remarks():
             LOGGER.warning("%s", line)
         if LOGGER.isEnabledFor(logging.DEBUG):
-            for line in describe(self.service.settings, self.routes()):
+            for line in coverage.lines():
                 LOGGER.debug("%s", line)
         self.service.start()
 
@@ -262,7 +263,7 @@ class Front(Generic[App]):
         """
         routes = list(self.routes())
         guard = self.service.guard
-        check_routes(self.service.settings, routes, guard.counting, self.around())
+        check_routes(self.service.settings, routes, guard.parts.counting, self.around())
         for route in routes:
             for text in route.missed:
                 said = "guard.limit(%r) does not hold on %s: put it below the route's decorator"

@@ -25,7 +25,7 @@ from mlguard.app.host import Host
 from mlguard.app.scrape import Page, SingleFlight
 from mlguard.auth import Authenticator, KeySet
 from mlguard.errors import MissingExtra
-from mlguard.guard import Guard, Offer
+from mlguard.guard import Guard, Offer, Parts
 from mlguard.host.database import DatabaseFailed
 from mlguard.host.processes import Process
 from mlguard.keys import KeyFetcher, rings
@@ -50,6 +50,7 @@ class Service:
     Args:
         source: The settings: a path, a mapping or Settings.
         tracer_provider: A provider that is configured already, which is joined.
+        departures: What a framework raises in a handler whose client has left.
 
     Raises:
         InvalidSettings: The settings contradict what must be true.
@@ -65,6 +66,7 @@ class Service:
         source: str | os.PathLike[str] | Mapping[str, Any] | Settings,
         *,
         tracer_provider: trace.TracerProvider | None = None,
+        departures: tuple[type[BaseException], ...] = (),
     ) -> None:
         self.settings = settings = load(source)
         _demand_packages(settings)
@@ -88,11 +90,14 @@ class Service:
         counts = ledger(quotas, settings.service.name, on_host, self.metrics)
         self._failover = counts if isinstance(counts, Failover) else None
         self.tracing = Tracing(settings, tracer_provider or _configured())
-        self.guard = Guard(
-            settings,
-            authenticator=Authenticator(settings.auth, self._rings, self._pseudonym, self._revoked)
+        authenticator = (
+            Authenticator(settings.auth, self._rings, self._pseudonym, self._revoked)
             if settings.auth
-            else None,
+            else None
+        )
+        parts = Parts(
+            settings,
+            authenticator=authenticator,
             quota=Quota(
                 quotas,
                 counts,
@@ -104,8 +109,10 @@ class Service:
             offer=None,  # the analyst's, where settings.drift
             pseudonym=self._pseudonym,
             wake=lambda: self._background.wake("records"),
+            departures=departures,
         )
-        self.metrics.before_snapshot = self.guard.recorder.fold
+        self.guard = Guard(parts)
+        self.metrics.before_snapshot = parts.recorder.fold
         self._scrapes = SingleFlight(self.expose)
         self._name_chores()
         forks.watch(self)
@@ -116,8 +123,8 @@ class Service:
         self._spans, self._stores = Background("mlguard-spans"), Background("mlguard-stores")
         if self._host:
             self._host.add_to(self._background, self._stores)
-        self._background.add("deadlines", _FOLD, self.guard.deadlines.check)
-        self._background.add("records", _FOLD, self.guard.recorder.fold)
+        self._background.add("deadlines", _FOLD, self.guard.parts.deadlines.check)
+        self._background.add("records", _FOLD, self.guard.parts.recorder.fold)
         if self.tracing.is_exported:
             self._spans.add("spans", _FOLD, self.tracing.flush)
 
@@ -134,7 +141,7 @@ class Service:
         self._host = None
         self._fetcher = None
         self._failover = None
-        self.guard.quota.count_in(MemoryLedger())
+        self.guard.parts.quota.count_in(MemoryLedger())
         self.tracing.rehearse(spans)
         self.guard.rehearse(keys, offer)
         self._name_chores()
@@ -183,7 +190,7 @@ class Service:
             self.serves_once = forks.is_for_one_request()
             self._lock = threading.Lock()
             self._scrapes = SingleFlight(self.expose)
-            self.guard.recorder.forked()
+            self.guard.parts.recorder.forked()
 
     def close(self) -> None:
         """Send what is still held and stop; takes a few seconds at most."""
@@ -204,7 +211,7 @@ class Service:
 
     def flush(self) -> None:
         """Bring the metrics up to date, and send the spans of all requests that have ended."""
-        self.guard.recorder.fold()
+        self.guard.parts.recorder.fold()
         self.tracing.flush()
 
     def scrape(self, accept: str) -> Future[Page]:

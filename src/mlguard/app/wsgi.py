@@ -153,7 +153,7 @@ class _Answer:
             app: The app.
             context: In which its server span is the current one, None where there is none of ours.
         """
-        exchange, environ, current = self._exchange, self._environ, self._guard.current
+        exchange, environ, current = self._exchange, self._environ, self._guard.parts.current
         environ[EXCHANGE] = exchange
         environ[ROOT] = environ.get("SCRIPT_NAME", "")
         attached = None if context is None else attach(context)
@@ -232,7 +232,7 @@ class _Answer:
             return self
         if deny is not None:
             exchange.cut_off(deny)
-        elif isinstance(error, self._guard.departures):
+        elif isinstance(error, self._guard.parts.departures):
             exchange.left()
         else:
             exchange.failed(error)
@@ -331,7 +331,7 @@ class MountGate:
         if exchange is None or exchange.depth:
             return self.app(environ, start_response)
         bound = exchange.bind("", below(environ), frozenset())
-        if drive(exchange.matched(bound), partial(read_body, environ, self._guard.deadlines)):
+        if drive(exchange.matched(bound), partial(read_body, environ, self._guard.parts.deadlines)):
             return refusal(exchange, environ, start_response)
         with attached(exchange.open_span(is_last=True)), exchange.handing_over():
             return self.app(environ, start_response)

@@ -63,10 +63,6 @@ class PSSKey(Key):  # type: ignore[misc]
             return False
         return True
 
-    def public_key(self) -> PSSKey:
-        """Return itself: it holds no private key."""
-        return self
-
 
 class Ed25519Key(Key):  # type: ignore[misc]
     """Verify EdDSA over Ed25519, which python-jose lacks (RFC 8037 section 3.1)."""
@@ -83,10 +79,6 @@ class Ed25519Key(Key):  # type: ignore[misc]
         except InvalidSignature:
             return False
         return True
-
-    def public_key(self) -> Ed25519Key:
-        """Return itself: it holds no private key."""
-        return self
 
 
 def build(algorithm: str, key: Any) -> Any:

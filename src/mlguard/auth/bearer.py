@@ -13,8 +13,7 @@ from mlguard.auth import claims as jwt
 from mlguard.auth.finding import KeysUnavailable, find_key
 from mlguard.auth.jws import InvalidToken, parse_jws, parse_object
 from mlguard.auth.keyring import Keyring
-from mlguard.auth.keys import KeySet
-from mlguard.auth.memory import Known, Memory
+from mlguard.auth.token_cache import TokenCache, VerifiedToken
 from mlguard.logs import Seldom
 from mlguard.messages import Deny, FetchKeys, Principal
 from mlguard.revocations import Revocations
@@ -45,7 +44,7 @@ class Credential(NamedTuple):
 
     token: str
     digest: bytes
-    known: Known | None = None
+    known: VerifiedToken | None = None
 
 
 class Authenticator:
@@ -72,18 +71,13 @@ class Authenticator:
         self._issuers = {i.issuer: (i, rings[i.issuer]) for i in settings.issuers}
         self._pseudonym = pseudonym
         self.revoked = Revocations() if revoked is None else revoked
-        self._memory = Memory()
+        self._cache = TokenCache()
         self._log = Seldom()
 
     @property
     def rings(self) -> Mapping[str, Keyring]:
         """The keys of each issuer."""
         return {name: ring for name, (_, ring) in self._issuers.items()}
-
-    def trust(self, keys: KeySet) -> None:
-        """Verify every issuer's tokens with these keys from now on, whatever their algorithm."""
-        self._issuers = {name: (i, Keyring(keys)) for name, (i, _) in self._issuers.items()}
-        self._memory = Memory()
 
     def credential(self, authorization: tuple[str, ...]) -> Credential | Deny:
         """Take the one bearer token out of a request.
@@ -94,7 +88,7 @@ class Authenticator:
         if len(authorization) == 1:
             header = authorization[0]
             digest = _digest(header)
-            known = self._memory.get(digest)
+            known = self._cache.get(digest)
             if known is not None:  # nothing but this spelling has this digest
                 return Credential(header[len(_USUAL) :], digest, known)
         try:
@@ -105,7 +99,7 @@ class Authenticator:
             return refusals.token_missing()
         # However it was spelt, it is remembered once: as clients usually spell it.
         digest = _digest(_USUAL + token)
-        return Credential(token, digest, self._memory.get(digest))
+        return Credential(token, digest, self._cache.get(digest))
 
     def known(self, credential: Credential, now: float) -> Principal | Deny | None:
         """Decide about a token that was verified before; None where it takes `verify` to decide.
@@ -134,7 +128,7 @@ class Authenticator:
         except KeysUnavailable:
             self._log.warning("keys", "a token cannot be verified: its issuer's keys are not there")
             return refusals.keys_unavailable(self._settings.jwks_cooldown)
-        self._memory.put(credential.digest, found)
+        self._cache.put(credential.digest, found)
         return self._revoked(found.principal) or found.principal
 
     def lapsed(self, principal: Principal, now: float) -> Deny | None:
@@ -148,7 +142,7 @@ class Authenticator:
             return refusals.token_expired()
         return self._revoked(principal)
 
-    def judge(self, token: str, now: float) -> Generator[FetchKeys, None, Known]:
+    def judge(self, token: str, now: float) -> Generator[FetchKeys, None, VerifiedToken]:
         """Verify a token; whether it was revoked is another question.
 
         Raises:
@@ -163,7 +157,7 @@ class Authenticator:
         issuer, ring = self._issuers[name]
         key = yield from find_key(unverified, issuer, ring, self._settings.jwks_timeout)
         until = jwt.check(claims, unverified.header, issuer, self._settings, now)
-        return Known(self._principal(claims, issuer), until, ring, key.id)
+        return VerifiedToken(self._principal(claims, issuer), until, ring, key.id)
 
     def _principal(self, claims: Mapping[str, Any], issuer: Issuer) -> Principal:
         tenant = jwt.tenant(claims, issuer)

@@ -13,12 +13,12 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
-    PublicFormat,
     load_pem_private_key,
 )
 from jose import jwk
 
 from mlguard.auth.algorithms import EC, HASHES
+from mlguard.auth.pem import public_jwk
 from mlguard.auth.strict import to_base64url
 from mlguard.settings import NO_TYPE, RSA, Issuer
 
@@ -92,7 +92,7 @@ def make_key(algorithm: str) -> tuple[bytes, dict[str, Any]]:
         private = rsa.generate_private_key(65537, 3072)
     pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     fixed = {"alg": algorithm, "use": "sig", "kid": secrets.token_hex(8)}
-    return pem, _public_jwk(private.public_key(), algorithm) | fixed
+    return pem, public_jwk(private.public_key()) | fixed
 
 
 def signer(private_pem: bytes, algorithm: str) -> Signer:
@@ -133,14 +133,6 @@ def _is_of(private: Any, algorithm: str) -> bool:
     if algorithm not in _CURVES or not isinstance(private, ec.EllipticCurvePrivateKey):
         return False
     return private.curve.name == _CURVES[algorithm].name
-
-
-def _public_jwk(public: Any, algorithm: str) -> dict[str, Any]:
-    if algorithm == "EdDSA":
-        x = public.public_bytes(Encoding.Raw, PublicFormat.Raw)
-        return {"kty": "OKP", "crv": "Ed25519", "x": to_base64url(x)}
-    family = algorithm.replace("PS", "RS")  # what python-jose knows
-    return dict(jwk.construct(public, family).to_dict())
 
 
 def _segment(members: Mapping[str, Any]) -> str:

@@ -14,13 +14,14 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509 import load_pem_x509_certificate
 
+from mlguard.auth.algorithms import EC
 from mlguard.auth.strict import to_base64url
 
 _BLOCK = re.compile(
     rb"-----BEGIN (?P<label>[A-Z0-9 ]+)-----[^-]*-----END (?P=label)-----", re.ASCII
 )
 _MARK = re.compile(rb"-----(?:BEGIN|END) ")
-_CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
+_CURVES = {curve.curve.name: (name, curve.octets) for name, curve in EC.items()}
 
 
 def blocks(pem: bytes) -> list[tuple[str, bytes]]:
@@ -53,14 +54,23 @@ def to_jwk(label: str, block: bytes) -> dict[str, Any]:
             key = load_pem_public_key(block)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise ValueError(f"cannot be read as a {label}") from None
+    return public_jwk(key)
+
+
+def public_jwk(key: Any) -> dict[str, Any]:
+    """Write one of cryptography's public keys as a JWK (RFC 7518 section 6).
+
+    Raises:
+        ValueError: It can verify no token; goes on after the key's name.
+    """
     if isinstance(key, rsa.RSAPublicKey):
         numbers = key.public_numbers()
         return {"kty": "RSA", "n": _number(numbers.n), "e": _number(numbers.e)}
     if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _CURVES:
-        octets = (key.curve.key_size + 7) // 8
+        name, octets = _CURVES[key.curve.name]
         point = key.public_numbers()
         x, y = (to_base64url(c.to_bytes(octets)) for c in (point.x, point.y))
-        return {"kty": "EC", "crv": _CURVES[key.curve.name], "x": x, "y": y}
+        return {"kty": "EC", "crv": name, "x": x, "y": y}
     if isinstance(key, ed25519.Ed25519PublicKey):
         raw = key.public_bytes(Encoding.Raw, PublicFormat.Raw)
         return {"kty": "OKP", "crv": "Ed25519", "x": to_base64url(raw)}

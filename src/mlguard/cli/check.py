@@ -18,8 +18,8 @@ from typing import Any
 from mlguard.app.front import Front
 from mlguard.app.service import Service
 from mlguard.errors import InvalidSettings, MLGuardError
-from mlguard.guard.coverage import Covered, coverage, other_pages, ways_around
-from mlguard.guard.surroundings import Around, answering, guard_in, has_guard, layers_to
+from mlguard.routes.coverage import Coverage, Covered
+from mlguard.routes.surroundings import Around, answering, guard_in, has_guard, layers_to
 from mlguard.settings import DEFAULT, Auth, Limits, Model, Quotas, Settings
 from mlguard.tracing import Tracing
 from mlguard.urls import shown
@@ -55,11 +55,12 @@ def _check(options: argparse.Namespace) -> None:
         return
     guard, outside = _guard_of(options.target)
     guard.check()
-    settings, routes = guard.service.settings, list(guard.routes())
-    covered = coverage(settings, routes)
-    ways = ways_around(settings, routes, [*outside, *guard.around()])
-    notes = other_pages(settings, routes)
-    _print([*_told(options.target, guard.service), *_routes(covered), *_ways(ways), *_noted(notes)])
+    coverage = Coverage(guard.service.settings, guard.routes(), [*outside, *guard.around()])
+    covered, ways = coverage.covered(), coverage.ways_around()
+    lines = [*_told(options.target, guard.service), *_routes(covered)]
+    lines += _indented("\nThese ways lead around the guard:", ways)
+    lines += _indented("", coverage.other_pages())
+    _print(lines)
     gaps = sum(found.gap is not None for found in covered)
     failures = [f"nothing covers {_count(gaps, 'route')}"] if gaps else []
     failures += [f"{_count(len(ways), 'way')} around the guard"] if ways else []
@@ -173,11 +174,8 @@ def _routes(covered: Sequence[Covered]) -> Iterator[str]:
         yield from _row(head, ["quotas"], widths, room)
     for cells, quotas in rows:
         yield from _row(cells, quotas, widths, room)
-    gaps = [found for found in covered if found.gap]
-    if gaps:
-        yield "\nNothing covers these, which may be meant:"
-    for found in gaps:
-        yield from _wrapped(f"  {found.asked} {found.route.shown} {found.gap}", 4)
+    gaps = [f"{found.asked} {found.route.shown} {found.gap}" for found in covered if found.gap]
+    yield from _indented("\nNothing covers these, which may be meant:", gaps)
 
 
 def _cells(found: Covered) -> tuple[str, ...]:
@@ -201,20 +199,12 @@ def _row(
             first = " " * len(first)
 
 
-def _ways(ways: Sequence[str]) -> Iterator[str]:
-    """Tell what goes around the guard."""
-    if ways:
-        yield "\nThese ways lead around the guard:"
-    for way in ways:
-        yield from _wrapped(f"  {way}", 4)
-
-
-def _noted(notes: Sequence[str]) -> Iterator[str]:
-    """Tell what is worth knowing."""
-    if notes:
-        yield ""
-    for note in notes:
-        yield from _wrapped(f"  {note}", 4)
+def _indented(title: str, lines: Sequence[str]) -> Iterator[str]:
+    """Tell something below its title, where there is something to tell."""
+    if lines:
+        yield title
+    for line in lines:
+        yield from _wrapped(f"  {line}", 4)
 
 
 def _summary(settings: Settings, tracing: Tracing) -> Iterator[str]:

@@ -24,7 +24,7 @@ def add(commands: Any) -> None:
 
 
 def _build(options: argparse.Namespace) -> None:
-    from mlguard.reference import Reference
+    from mlguard.drift.reference import Reference
 
     reference = Reference.build(
         _table(options.data, options.columns), categorical=options.categorical

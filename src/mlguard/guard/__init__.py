@@ -7,7 +7,7 @@ from mlguard.guard.exchange import Exchange, Steps, watched
 from mlguard.guard.guard import Guard, reset
 from mlguard.guard.inference import InferenceContext
 from mlguard.guard.models import Offer
-from mlguard.guard.scopes import checked_scopes, demanded, demanding, mark
+from mlguard.guard.parts import Parts
 
 __all__ = [
     "BoundRoute",
@@ -17,11 +17,8 @@ __all__ = [
     "HeldAnswer",
     "InferenceContext",
     "Offer",
+    "Parts",
     "Steps",
-    "checked_scopes",
-    "demanded",
-    "demanding",
-    "mark",
     "reset",
     "watched",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
@@ -18,12 +19,19 @@ from mlguard.messages import Call, Inference, Principal
 from mlguard.settings import nearest
 
 
-class Guard(Parts):
-    """Order the parts around each request; takes what `Parts` takes."""
+class Guard:
+    """Order the parts around each request.
+
+    Attributes:
+        parts: What deciders and observers of all requests share.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
 
     def open(self, call: Call) -> Exchange:
         """Begin to watch a request, at its first byte."""
-        return Exchange(self, call)
+        return Exchange(self.parts, call)
 
     def shares(self, exchange: Exchange | None) -> bool:
         """Say whether another guard watches a request so that this one need not.
@@ -31,20 +39,22 @@ class Guard(Parts):
         A guarded app that is mounted in a guarded app is watched, charged and counted once; but
         where only this guard asks who calls, it asks.
         """
-        return exchange is not None and (exchange.is_authenticated or self.authenticator is None)
+        return exchange is not None and (
+            exchange.is_authenticated or self.parts.authenticator is None
+        )
 
     @contextmanager
     def handling(self, exchange: Exchange) -> Iterator[None]:
         """Make a request that another guard watches the current one of this guard too."""
-        token = self.current.set(exchange)
+        token = self.parts.current.set(exchange)
         try:
             yield
         finally:
-            reset(self.current, token)
+            reset(self.parts.current, token)
 
     def caller(self) -> Principal | None:
         """Say who sent the request that is being handled; None on a public route."""
-        exchange: Exchange | None = self.current.get()
+        exchange: Exchange | None = self.parts.current.get()
         return exchange.principal if exchange else None
 
     def demand(self, scopes: frozenset[str]) -> None:
@@ -53,7 +63,7 @@ class Guard(Parts):
         Raises:
             Refused: The caller was not, or there is no request.
         """
-        exchange: Exchange | None = self.current.get()
+        exchange: Exchange | None = self.parts.current.get()
         deny = exchange.demand(scopes) if exchange else refusals.token_missing()
         if deny:
             raise Refused(deny)
@@ -69,14 +79,14 @@ class Guard(Parts):
             UnknownModel: The settings have no such model.
             Refused: On entering, where the quota does not admit it.
         """
-        if model not in self.models:
-            raise UnknownModel(f"no model is named {model!r}; {nearest(model, self.models)}")
-        exchange: Exchange | None = self.current.get()
+        if model not in self.parts.models:
+            raise UnknownModel(f"no model is named {model!r}; {nearest(model, self.parts.models)}")
+        exchange: Exchange | None = self.parts.current.get()
         if exchange is None:
-            self.unattributed(model)
+            self.parts.unattributed(model)
         if exchange and exchange.run and exchange.run.inference.model == model:
             return JoinedInference(exchange.run, rows)
-        return InferenceContext(self, self.models[model], exchange, rows)
+        return InferenceContext(self.parts, self.parts.models[model], exchange, rows)
 
     def counts(self, unit: str, count: Callable[[Inference], int]) -> None:
         """Have a unit of the quotas counted by a function.
@@ -84,21 +94,22 @@ class Guard(Parts):
         Raises:
             InvalidSettings: No quota has that unit.
         """
-        quotas = self.settings.quotas
+        quotas = self.parts.settings.quotas
         units = quotas.all_units if quotas else frozenset()
         if unit not in units:
             raise InvalidSettings(
                 f"quotas.units has no {unit!r}, which would count for nothing; "
                 f"{nearest(unit, units)}",
-                source=self.settings.source,
+                source=self.parts.settings.source,
             )
-        self.counting[unit] = count
+        self.parts.counting[unit] = count
 
     def rehearse(self, keys: KeySet, offer: Offer) -> None:
         """Verify with other keys and offer rows elsewhere, for tests."""
-        if self.authenticator is not None:
-            self.authenticator.trust(keys)
-        for model in self.models.values():
+        if self.parts.authenticator is not None:
+            for ring in self.parts.authenticator.rings.values():
+                ring.put(keys, math.inf)
+        for model in self.parts.models.values():
             model.offer = offer if model.checks_drift else None
 
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast, overload
 
 from mlguard.guard.exchange import Exchange, Steps
 from mlguard.guard.guard import Guard
-from mlguard.guard.options import Options, check_handler, named, rates, told
 from mlguard.logs import Seldom
 from mlguard.metrics import METHODS
 from mlguard.quotas import RouteLimit
+from mlguard.routes.limit_options import Options, check_handler, named, rates, told
 from mlguard.settings import Rate
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ def owed(
         method: Tells its method.
         handler: Which it stands above.
     """
-    exchange: Exchange | None = guard.current.get() if guard else None
+    exchange: Exchange | None = guard.parts.current.get() if guard else None
     if guard is None or exchange is None or declared in exchange.limited:
         return None
     limits = due(

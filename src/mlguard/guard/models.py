@@ -21,7 +21,7 @@ class ServedModel:
     def __init__(self, model: Model, drift: Drift | None, offer: Offer | None, rng: Random) -> None:
         features = model.features
         if model.reference and not features:
-            from mlguard.reference import Reference
+            from mlguard.drift.reference import Reference
 
             features = Reference.peek(model.reference)
         self.name = model.name

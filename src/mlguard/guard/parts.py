@@ -17,12 +17,12 @@ from mlguard.guard.bound import BoundRoute
 from mlguard.guard.deadlines import Deadlines
 from mlguard.guard.in_flight import InFlight
 from mlguard.guard.models import Offer, ServedModel
-from mlguard.guard.placement import Places
 from mlguard.guard.record import Recorder
 from mlguard.logs import Seldom
 from mlguard.messages import Inference
 from mlguard.metrics import Metrics
 from mlguard.quotas import Quota, Throttle
+from mlguard.routes.placement import Places
 from mlguard.settings import Settings
 from mlguard.tracing import Tracing
 
@@ -42,6 +42,7 @@ class Parts:
         clock: Seconds since 1970.
         timer: A monotonic clock in seconds.
         rng: Chooses the rows that the drift check gets.
+        departures: What a framework raises in a handler whose client has left.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Parts:
         clock: Callable[[], float] = time.time,
         timer: Callable[[], float] = time.perf_counter,
         rng: Random = CHANCE,
+        departures: tuple[type[BaseException], ...] = (),
     ) -> None:
         self.settings = settings
         self.metrics = metrics
@@ -70,8 +72,9 @@ class Parts:
         self.in_flight = InFlight(quotas.max_in_flight if quotas else None)
         self.quota = quota
         self.counting: dict[str, Callable[[Inference], int]] = {}
-        # Who leaves while the model runs has had it run; an adapter adds its framework's.
-        self.departures: tuple[type[BaseException], ...] = (asyncio.CancelledError, GeneratorExit)
+        # Who leaves while the model runs has had it run.
+        left: tuple[type[BaseException], ...] = (asyncio.CancelledError, GeneratorExit)
+        self.departures = (*left, *departures)
         self.tracing = tracing
         self.pseudonym = pseudonym
         self._log = Seldom()

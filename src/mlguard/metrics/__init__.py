@@ -1,16 +1,17 @@
 """How long, how many, how bad?"""
 
-from mlguard.metrics.cells import Counters, Gauges, Histograms
+from mlguard.metrics.cells import Numbers
 from mlguard.metrics.families import Family, content_type, expose, families, merge
+from mlguard.metrics.table import METRICS, Metric
 from mlguard.metrics.worker import METHODS, Metrics
 
 __all__ = [
     "METHODS",
-    "Counters",
+    "METRICS",
     "Family",
-    "Gauges",
-    "Histograms",
+    "Metric",
     "Metrics",
+    "Numbers",
     "content_type",
     "expose",
     "families",

@@ -9,24 +9,19 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
+from math import isnan
 from threading import Lock
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, cast
 
-from prometheus_client import Metric
+from prometheus_client import Metric as CollectedMetric
 from prometheus_client.registry import Collector
-from prometheus_client.samples import Exemplar
 
-# The boundaries that OpenTelemetry advises for HTTP durations, in seconds.
-BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
-SHARES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.5, 2.0)
-
-
-Told: TypeAlias = dict[str, Any]
-"""A metric or a sample of one, ready for JSON, as `mlguard.metrics.Family` says."""
+from mlguard.metrics.families import Family, Written
+from mlguard.metrics.table import METRICS, Metric
 
 
 class Number:
-    """A count that goes up, or a gauge that goes both ways."""
+    """A count that goes up, or a gauge that goes both ways; NaN where there is nothing to tell."""
 
     __slots__ = ("_lock", "value")
 
@@ -43,23 +38,10 @@ class Number:
         """Replace the number."""
         self.value = float(value)
 
-    def samples(self, name: str, labels: dict[str, str]) -> list[Told]:
+    def samples(self, name: str, labels: dict[str, str]) -> list[dict[str, Any]]:
         """Tell the number."""
-        return [{"name": name, "labels": labels, "value": self.value}]
-
-
-class Reading:
-    """A gauge that is read when it is asked for."""
-
-    __slots__ = ("read",)
-
-    def __init__(self) -> None:
-        self.read: Callable[[], float | None] = lambda: None
-
-    def samples(self, name: str, labels: dict[str, str]) -> list[Told]:
-        """Tell the number, where there is something to read."""
-        value = self.read()
-        return [] if value is None else [{"name": name, "labels": labels, "value": value}]
+        value = self.value
+        return [] if isnan(value) else [{"name": name, "labels": labels, "value": value}]
 
 
 class Histogram:
@@ -85,15 +67,15 @@ class Histogram:
             if trace_id:
                 self._exemplars[bucket] = (trace_id, value, self._clock())
 
-    def samples(self, name: str, labels: dict[str, str]) -> list[Told]:
+    def samples(self, name: str, labels: dict[str, str]) -> list[dict[str, Any]]:
         """Tell the numbers: each bucket counts what the ones before it do."""
         with self._lock:
             counts, exemplars, total = self._counts.copy(), self._exemplars.copy(), self._sum
         seen, bucket = 0, f"{name}_bucket"
-        found: list[Told] = []
+        found: list[dict[str, Any]] = []
         for le, count, kept in zip(self._names, counts, exemplars, strict=True):
             seen += count
-            told: Told = {"name": bucket, "labels": {**labels, "le": le}, "value": seen}
+            told: dict[str, Any] = {"name": bucket, "labels": {**labels, "le": le}, "value": seen}
             if kept is not None:
                 trace_id, value, moment = kept
                 told["exemplar"] = {
@@ -107,96 +89,80 @@ class Histogram:
         return found
 
 
-class Cell(Protocol):
-    """What holds the number of one label set."""
-
-    def samples(self, name: str, labels: dict[str, str]) -> list[Told]:
-        """Tell the numbers of one label set."""
-
-
-C = TypeVar("C", bound=Cell)
-
-
-class _Labelled(Collector, Generic[C]):
+class _Labelled:
     """One metric: a cell for each label set, made once."""
 
-    def __init__(
-        self, kind: str, make: Callable[[], C], name: str, text: str, labels: tuple[str, ...]
-    ) -> None:
-        self._kind = kind
-        self._make = make
-        self._name = name
-        self._text = text
-        self._labels = labels
+    def __init__(self, metric: Metric, clock: Callable[[], float]) -> None:
+        self.metric = metric
+        self._clock = clock
         self._lock = Lock()
-        self._cells: dict[tuple[str, ...], C] = {}
+        self._cells: dict[tuple[str, ...], Number | Histogram] = {}
 
-    def cell(self, *values: str) -> C:
-        """Return the cell of these label values, in the order of the metric's labels."""
+    def cell(self, values: tuple[str, ...]) -> Number | Histogram:
         with self._lock:
             if values not in self._cells:
-                self._cells[values] = self._make()
+                self._cells[values] = self._made()
             return self._cells[values]
 
-    def describe(self) -> list[Metric]:
-        # prometheus-client keeps a counter's name without the suffix of its samples.
-        return [Metric(self._name.removesuffix("_total"), self._text, self._kind)]
+    def _made(self) -> Number | Histogram:
+        if self.metric.kind == "histogram":
+            return Histogram(self.metric.buckets, self._clock)
+        return Number()
 
-    def told(self) -> Told | None:
-        """Tell all that it counts, ready for JSON; None where that is nothing."""
+    def told(self) -> Family | None:
+        """Tell all that it counts; None where that is nothing."""
         with self._lock:
             cells = list(self._cells.items())
-        samples: list[Told] = []
+        metric = self.metric
+        samples: list[dict[str, Any]] = []
         for values, cell in cells:
-            samples += cell.samples(self._name, dict(zip(self._labels, values, strict=True)))
+            samples += cell.samples(metric.name, dict(zip(metric.labels, values, strict=True)))
         if not samples:
             return None
-        name = self._name.removesuffix("_total")
-        return {"name": name, "type": self._kind, "help": self._text, "samples": samples}
-
-    def collect(self) -> Iterator[Metric]:
-        told = self.told()
-        if told is None:
-            return
-        (metric,) = self.describe()
-        for s in told["samples"]:
-            kept = s.get("exemplar")
-            exemplar = kept and Exemplar(kept["labels"], kept["value"], kept["timestamp"])
-            metric.add_sample(s["name"], s["labels"], s["value"], None, exemplar)
-        yield metric
+        return {
+            "name": metric.family,
+            "type": metric.kind,
+            "help": metric.help,
+            "samples": samples,
+        }
 
 
-class Counters(_Labelled[Number]):
-    """Counts that only go up; the name ends in `_total`."""
+class Numbers(Collector):
+    """The numbers of every metric of the table, kept in one process.
 
-    def __init__(self, name: str, text: str, labels: tuple[str, ...] = ()) -> None:
-        super().__init__("counter", Number, name, text, labels)
+    Each label set is named in the order of the metric's labels.
 
+    Args:
+        clock: Seconds since 1970, for exemplars.
+    """
 
-class Gauges(_Labelled[Number]):
-    """Numbers that go up and down."""
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._labelled = {metric.name: _Labelled(metric, clock) for metric in METRICS}
 
-    def __init__(self, name: str, text: str, labels: tuple[str, ...] = ()) -> None:
-        super().__init__("gauge", Number, name, text, labels)
+    def number(self, name: str, *labels: str) -> Number:
+        """Return the cell of a counter or gauge."""
+        return cast("Number", self._labelled[name].cell(labels))
 
+    def histogram(self, name: str, *labels: str) -> Histogram:
+        """Return the cell of a histogram."""
+        return cast("Histogram", self._labelled[name].cell(labels))
 
-class Readings(_Labelled[Reading]):
-    """Gauges that are read when they are asked for."""
+    def add(self, name: str, *labels: str, amount: float = 1.0) -> None:
+        """Add to a counter or gauge."""
+        self.number(name, *labels).add(amount)
 
-    def __init__(self, name: str, text: str, labels: tuple[str, ...] = ()) -> None:
-        super().__init__("gauge", Reading, name, text, labels)
+    def set(self, name: str, *labels: str, to: float) -> None:
+        """Replace the number of a gauge."""
+        self.number(name, *labels).set(to)
 
+    def families(self) -> list[Family]:
+        """Tell all that was counted."""
+        return [told for each in self._labelled.values() if (told := each.told()) is not None]
 
-class Histograms(_Labelled[Histogram]):
-    """Distributions: of seconds, unless other bounds are given."""
+    def describe(self) -> list[CollectedMetric]:
+        """Name every metric, so that nobody else registers one of these names."""
+        return [CollectedMetric(m.family, m.help, m.kind) for m in METRICS]
 
-    def __init__(
-        self,
-        name: str,
-        text: str,
-        labels: tuple[str, ...] = (),
-        *,
-        bounds: Sequence[float] = BOUNDS,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        super().__init__("histogram", lambda: Histogram(bounds, clock), name, text, labels)
+    def collect(self) -> Iterator[CollectedMetric]:
+        """Tell all that was counted, in prometheus-client's words."""
+        yield from Written(self.families()).collect()

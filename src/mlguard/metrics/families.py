@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar, Sample
 
 from mlguard.metrics.page import write
+from mlguard.metrics.table import METRICS
 
 Family: TypeAlias = dict[str, Any]
 """One metric, ready for JSON: `name`, `type`, `help` and `samples`, each with `name`, `labels`,
@@ -19,8 +20,7 @@ Family: TypeAlias = dict[str, Any]
 
 _Key: TypeAlias = tuple[str, tuple[tuple[str, str], ...]]
 
-# A state is as bad as in the worst worker, or as good as in the only one that knows.
-_LARGEST = {"mlguard_degraded", "mlguard_drift_worker_up", "mlguard_keys_age_seconds"}
+_LARGEST = frozenset(metric.family for metric in METRICS if metric.merge == "largest")
 _LARGEST_TYPES = {"info", "stateset"}
 _LONGEST_ACCEPT = 512  # characters
 _MAX_EXEMPLAR = 128  # characters, by OpenMetrics
@@ -99,7 +99,7 @@ def expose(families: Iterable[Family], accept: str = "") -> tuple[str, bytes]:
     encode, kind = _encoder(accept)
 
     def library(some: Iterable[Family]) -> bytes:
-        return encode(_Written(some))
+        return encode(Written(some))
 
     if "escaping=allow-utf-8" in kind:
         return kind, library(families)
@@ -129,13 +129,14 @@ def _with_short_exemplars(family: Family) -> Family:
     }
 
 
-class _Written(Collector):
+class Written(Collector):
     """Families, as prometheus-client's encoders want them."""
 
     def __init__(self, families: Iterable[Family]) -> None:
         self._families = families
 
     def collect(self) -> Iterator[Metric]:
+        """List the families, without exemplars that are too long."""
         for family in self._families:
             metric = Metric(family["name"], family["help"], family["type"])
             for sample in family["samples"]:

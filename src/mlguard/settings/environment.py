@@ -46,45 +46,37 @@ def _put(data: dict[str, Any], table: type[Table], path: list[str], raw: str) ->
             return "is empty; for an empty list write []"
         data[key] = _convert(raw, annotation)
         return None
-    if typing.get_origin(annotation) is dict:
-        return _put_named(data, key, inner, rest, raw)
-    if typing.get_origin(annotation) is not tuple:
-        entry = data.get(key, {})
-        if not isinstance(entry, dict):
-            return None  # the file's own mistake, which is told with the others
-        problem = _put(entry, inner, rest, raw)
-        data.update({} if problem else {key: entry})
-        return problem
-    entries = data.get(key, [])
-    if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
-        return None
-    name, *rest = rest
-    named = {_spelt(e): e for e in entries}
-    if [_spelt(e) for e in entries].count(name) > 1:
-        return f"two entries of {key} are spelt {name!r} here; rename one"
-    if name not in named:
-        return f"no entry of {key} is named {name!r}; {nearest(name, named)}"
-    return _put(named[name], inner, rest, raw) if rest else "names no key of that entry"
+    held = data.get(key, {})
+    if typing.get_origin(annotation) in (dict, tuple):
+        return _put_named(held, key, inner, rest, raw)
+    if not isinstance(held, dict):
+        return None  # the file's own mistake, which is told with the others
+    problem = _put(held, inner, rest, raw)
+    data.update({} if problem else {key: held})
+    return problem
 
 
-def _put_named(
-    data: dict[str, Any], key: str, inner: type[Table], path: list[str], raw: str
-) -> str | None:
-    """Set a key of a table that has a name of its own, like a plan."""
-    tables = data.get(key, {})
-    if not isinstance(tables, dict) or not all(isinstance(t, dict) for t in tables.values()):
+def _put_named(held: Any, key: str, inner: type[Table], path: list[str], raw: str) -> str | None:
+    """Set a key of one of several tables: an entry of a list, or a table with a name of its own."""
+    if isinstance(held, list) and all(isinstance(entry, dict) for entry in held):
+        named = [(str(entry.get("name", "")), entry) for entry in held]
+    elif isinstance(held, dict) and all(isinstance(entry, dict) for entry in held.values()):
+        named = list(held.items())
+    else:
         return None
     name, *rest = path
-    named = [known for known in tables if _spelt({"name": known}) == name]
-    if len(named) != 1:
-        spelt = [_spelt({"name": known}) for known in tables]
-        return f"no one of {key} is named {name!r}; {nearest(name, spelt)}"
-    return _put(tables[named[0]], inner, rest, raw) if rest else "names no key of that table"
+    found = [entry for spelling, entry in named if _spelt(spelling) == name]
+    if len(found) > 1:
+        return f"two entries of {key} are spelt {name!r} here; rename one"
+    if not found:
+        known = [_spelt(spelling) for spelling, _ in named]
+        return f"no entry of {key} is named {name!r}; {nearest(name, known)}"
+    return _put(found[0], inner, rest, raw) if rest else "names no key of that entry"
 
 
-def _spelt(entry: Mapping[str, Any]) -> str:
+def _spelt(name: str) -> str:
     """Spell an entry's name as a variable can."""
-    return str(entry.get("name", "")).lower().replace("-", "_").replace(".", "_")
+    return name.lower().replace("-", "_").replace(".", "_")
 
 
 def _convert(raw: str, annotation: Any) -> Any:

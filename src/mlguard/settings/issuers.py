@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 from pydantic import Field, StrictInt, field_serializer, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticCustomError
 
 from mlguard.settings.values import (
     HMAC,
@@ -27,6 +26,7 @@ from mlguard.settings.values import (
     Texts,
     Url,
     Variables,
+    contradiction,
 )
 from mlguard.urls import is_secure, shown
 
@@ -74,11 +74,10 @@ class Issuer(Table):
     def _agree(self) -> Issuer:
         if len(self.sources) > 1:
             named = " and ".join(f"`{source}`" for source in self.sources)
-            raise PydanticCustomError("contradiction", f"must have one source of keys, not {named}")
+            raise contradiction(f"must have one source of keys, not {named}")
         self._served()
         if self.is_symmetric and len(self.algorithms) > 1:
-            raise PydanticCustomError(
-                "contradiction",
+            raise contradiction(
                 f"has algorithms {list(self.algorithms)}, but a secret serves one only",
             )
         if not self.sources:
@@ -92,21 +91,18 @@ class Issuer(Table):
         if not strangers:
             return
         if not self.sources:
-            raise PydanticCustomError(
-                "contradiction",
+            raise contradiction(
                 f"has algorithms {strangers}: must have `secret_env` or `secret_file` for them",
             )
         source = "a secret" if self.is_symmetric else self.sources[0]
-        raise PydanticCustomError(
-            "contradiction",
+        raise contradiction(
             f"has algorithms {strangers}, but {source} serves {', '.join(family)} only",
         )
 
     def _discoverable(self) -> None:
         """OpenID Connect Discovery section 3: the issuer is a URL without query and fragment."""
         if _NO_ISSUER.search(self.issuer) or not is_secure(self.issuer):
-            raise PydanticCustomError(
-                "contradiction",
+            raise contradiction(
                 "must have `jwks_url`, `jwks_file`, `pem_file`, `secret_env` or `secret_file`, "
                 "or an https:// issuer, whose keys OpenID discovery finds",
             )
@@ -192,9 +188,7 @@ class Auth(Table):
             seen = [getattr(i, key) for i in self.issuers if getattr(i, key)]
             twice = next((value for value in seen if seen.count(value) > 1), None)
             if twice:
-                raise PydanticCustomError(
-                    "contradiction", f"has two entries with the {key} {twice!r}: {remedy}"
-                )
+                raise contradiction(f"has two entries with the {key} {twice!r}: {remedy}")
         return self
 
     @field_serializer("revocation_store")

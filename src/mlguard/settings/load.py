@@ -51,9 +51,8 @@ def load(
         path = Path(source)
         data, name, folder = _read(path), str(path), path.resolve().parent
     problems = [*_passwords(data), *override(data, environ)]
-    _absolute(data, folder)
     try:
-        settings = Settings.model_validate(data)
+        settings = Settings.model_validate(data, context={"folder": folder})
     except ValidationError as error:
         raise InvalidSettings(*problems, *sentences(error, data), source=name) from None
     return _resolved(settings, data, problems, name, environ, named)
@@ -117,29 +116,6 @@ def _passwords(data: Mapping[str, Any]) -> Iterator[str]:
                 f"{table}.{key}: passwords never stand in the settings; "
                 f"set {PREFIX}{table.upper()}__{key.upper()} instead"
             )
-
-
-def _absolute(data: dict[str, Any], folder: Path) -> None:
-    """Make paths relative to the settings file."""
-    auth = data.get("auth")
-    issuers = auth.get("issuers") if isinstance(auth, dict) else None
-    keys = ("jwks_file", "pem_file", "secret_file")
-    places = [(table, key) for table in [auth, *_entries(issuers)] for key in keys]
-    places += [(data.get("drift"), "report"), (data.get("service"), "folder")]
-    places += [(model, "reference") for model in _entries(data.get("models"))]
-    for table, key in places:
-        if isinstance(table, dict) and table.get(key):
-            table[key] = _joined(folder, table[key])
-
-
-def _entries(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _joined(folder: Path, value: Any) -> Any:
-    if isinstance(value, list):
-        return [_joined(folder, entry) for entry in value]
-    return str(folder / value) if isinstance(value, str) and value else value
 
 
 def _issuers(auth: Auth | None, data: Mapping[str, Any]) -> list[tuple[str, Issuer]]:
@@ -212,7 +188,7 @@ def _pseudonym_key(variable: str | None, environ: Mapping[str, str]) -> tuple[by
 def _reference(model: Model) -> Iterator[str]:
     if model.reference is None:
         return
-    from mlguard.reference import Reference
+    from mlguard.drift.reference import Reference
 
     try:
         features = Reference.peek(model.reference)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, StrictInt, field_serializer, model_validator
-from pydantic_core import PydanticCustomError
 
 from mlguard.settings.values import (
     Name,
@@ -20,6 +19,7 @@ from mlguard.settings.values import (
     Scope,
     Table,
     Text,
+    contradiction,
 )
 from mlguard.urls import shown
 
@@ -67,14 +67,10 @@ class Limits(Table):
         for key, rates in windows.items():
             lengths = [rate.seconds for rate in rates or ()]
             if len(set(lengths)) < len(lengths):
-                raise PydanticCustomError(
-                    "contradiction", f"has two windows of one length in `{key}`: keep the smaller"
-                )
+                raise contradiction(f"has two windows of one length in `{key}`: keep the smaller")
         reserved = set(self.units) & {*COUNTED, DEFAULT}
         if reserved:
-            raise PydanticCustomError(
-                "contradiction", f"has a unit that means something else: {min(reserved)!r}"
-            )
+            raise contradiction(f"has a unit that means something else: {min(reserved)!r}")
         return self
 
     @property
@@ -152,19 +148,17 @@ class Quotas(Plan):
     def _agree(self) -> Quotas:
         tables = dict(self.tables())
         if not any(table.limits_anything for table in tables.values()) and not self.max_in_flight:
-            raise PydanticCustomError("contradiction", "must limit something: `requests` or `rows`")
+            raise contradiction("must limit something: `requests` or `rows`")
         lasting = next((place for place, table in tables.items() if table.lifetime), None)
         if lasting is not None and self.store in ("memory://", "host://"):
             place = f"{lasting}.lifetime" if lasting else "lifetime"
-            raise PydanticCustomError(
-                "contradiction",
+            raise contradiction(
                 f"has `{place}`, which {self.store} would forget: set `store` to a Redis, or to "
                 "host:///var/lib/… with a folder that outlives reboots",
             )
         known = {*COUNTED, *(unit for table in tables.values() for unit in table.units), DEFAULT}
         if strange := set(self.on_store_failure) - known:
-            raise PydanticCustomError(
-                "contradiction",
+            raise contradiction(
                 f"has {min(strange)!r} in `on_store_failure`; valid: {', '.join(sorted(known))}",
             )
         return self

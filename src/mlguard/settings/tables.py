@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import ByteSize, Field, PrivateAttr, StrictBool, StrictInt, model_validator
-from pydantic_core import PydanticCustomError
 
 from mlguard.settings.issuers import Auth, Issuer
 from mlguard.settings.quotas import Quotas, misnamed
@@ -25,6 +24,7 @@ from mlguard.settings.values import (
     Table,
     Text,
     Variable,
+    contradiction,
 )
 
 
@@ -93,23 +93,19 @@ class Model(Table):
     @model_validator(mode="after")
     def _agree(self) -> Model:
         if self.protocol and (self.inputs or self.outputs):
-            raise PydanticCustomError(
-                "contradiction",
+            raise contradiction(
                 "has `protocol`, which says where the rows are: remove `inputs` and `outputs`",
             )
         if self.route and self.routes:
-            raise PydanticCustomError(
-                "contradiction", "has `route` and `routes`: name them all in `routes`"
-            )
+            raise contradiction("has `route` and `routes`: name them all in `routes`")
         if self.all_routes and not (self.inputs or self.protocol):
             has = "`routes`" if self.routes else "a `route`"
-            raise PydanticCustomError(
-                "contradiction",
+            raise contradiction(
                 f"has {has}: say where its rows are, "
                 'with `inputs = "instances"` or `protocol = "v1"`',
             )
         if len(set(self.features)) != len(self.features):
-            raise PydanticCustomError("contradiction", "names a feature twice")
+            raise contradiction("names a feature twice")
         return self
 
     @property
@@ -180,27 +176,21 @@ class Settings(Table):
     @model_validator(mode="after")
     def _agree(self) -> Settings:
         if twice := _twice([m.name for m in self.models]):
-            raise PydanticCustomError(
-                "contradiction", f"models: two models have the name {twice!r}"
-            )
+            raise contradiction(f"models: two models have the name {twice!r}")
         if twice := _twice([route for m in self.models for route in m.all_routes]):
             owners = {m.name for m in self.models if twice in m.all_routes}
             named = "two models have" if len(owners) > 1 else f"{min(owners)!r} names twice"
-            raise PydanticCustomError("contradiction", f"models: {named} the route {twice!r}")
+            raise contradiction(f"models: {named} the route {twice!r}")
         if self.drift and not any(m.reference for m in self.models):
-            raise PydanticCustomError(
-                "contradiction",
+            raise contradiction(
                 "drift: no model has a `reference` to compare with; "
                 "`mlguard reference build` makes one",
             )
         for model in self.models:
             if model.scopes and not self.auth:
-                raise PydanticCustomError(
-                    "contradiction", f"models[{model.name}].scopes: needs the table [auth]"
-                )
+                raise contradiction(f"models[{model.name}].scopes: needs the table [auth]")
         if self.auth and self.auth.revocation_store and not self.service.host_file:
-            raise PydanticCustomError(
-                "contradiction",
+            raise contradiction(
                 "auth.revocation_store: needs the file in which the workers of a host meet, "
                 "which `service.host_file` switches off",
             )
@@ -211,21 +201,17 @@ class Settings(Table):
     def _quotas_agree(self, quotas: Quotas) -> None:
         """Find what the quotas name and the rest of the settings lacks."""
         if place := misnamed(quotas, {m.name: m for m in self.models}):
-            raise PydanticCustomError("contradiction", f"quotas.{place}: no model has that name")
+            raise contradiction(f"quotas.{place}: no model has that name")
         if quotas.plans and not self.auth:
-            raise PydanticCustomError(
-                "contradiction", "quotas.plans: needs the table [auth], whose tokens name a plan"
-            )
+            raise contradiction("quotas.plans: needs the table [auth], whose tokens name a plan")
         if quotas.tenant and not any(
             i.tenant_claim for i in (self.auth.issuers if self.auth else ())
         ):
-            raise PydanticCustomError(
-                "contradiction",
+            raise contradiction(
                 "quotas.tenant: needs `auth.tenant_claim`, which tells tenants apart",
             )
         if quotas.store.startswith("host://") and not self.service.host_file:
-            raise PydanticCustomError(
-                "contradiction",
+            raise contradiction(
                 "quotas.store: host:// needs the file in which the workers of a host meet, "
                 "which `service.host_file` switches off",
             )

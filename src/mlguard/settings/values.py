@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,6 +17,7 @@ from pydantic import (
     ByteSize,
     ConfigDict,
     Field,
+    ValidationInfo,
 )
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
@@ -79,11 +81,32 @@ def media_type(typ: str) -> str:
     return "JWT" if kind == "jwt" else kind
 
 
+def mistake(text: str) -> PydanticCustomError:
+    """Say what is wrong with a value, as a sentence that goes on after its key."""
+    return PydanticCustomError("mistake", "{text}", {"text": text})
+
+
+def contradiction(text: str) -> PydanticCustomError:
+    """Say what is wrong with several keys of a table together."""
+    return PydanticCustomError("contradiction", "{text}", {"text": text})
+
+
+def _must(fits: Callable[[object], bool], be: str) -> BeforeValidator:
+    """Take a value as it stands if it fits."""
+
+    def check(value: object) -> object:
+        if not fits(value):
+            raise mistake(f"must be {be}")
+        return value
+
+    return BeforeValidator(check)
+
+
 def _rate(value: object) -> Rate:
     if isinstance(value, Rate):
         return value
     if not _RATE.fullmatch(str(value)):
-        raise PydanticCustomError("rate", 'must be a rate like "600/minute" or "10000 per 2 hours"')
+        raise mistake('must be a rate like "600/minute" or "10000 per 2 hours"')
     item = parse_rate(str(value))
     return Rate(text=str(value), limit=item.amount, seconds=item.get_expiry())
 
@@ -95,45 +118,21 @@ def _rate_or_off(value: object) -> Rate | None:
     try:
         return _rate(value)
     except PydanticCustomError:
-        raise PydanticCustomError("rate", 'must be a rate like "100/minute", or "off"') from None
+        raise mistake('must be a rate like "100/minute", or "off"') from None
 
 
-def _size(value: object) -> object:
-    if isinstance(value, bool) or not value:
-        raise PydanticCustomError("size", 'must be a size like "8 MiB"')
-    return value
-
-
-def _network(value: object) -> object:
-    if not isinstance(value, str):
-        raise PydanticCustomError("network", 'must be a network like "10.0.0.0/8" or "fd00::/8"')
-    return value
-
-
-def _url(value: object) -> str:
+def _is_url(value: object) -> bool:
     # Before an @ in the path may stand the rest of a password with a slash.
-    if not isinstance(value, str) or "@" in value or not is_secure(value):
-        raise PydanticCustomError(
-            "url", "must be an https:// URL without a password; http:// only for this machine"
-        )
-    return value
+    return isinstance(value, str) and "@" not in value and is_secure(value)
 
 
-def _store(value: object) -> str:
-    if not isinstance(value, str) or not _STORE.fullmatch(value):
-        raise PydanticCustomError("store", 'must be a URL like "rediss://redis.example.com:6379/0"')
-    return value
+def _matches(pattern: re.Pattern[str]) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, str) and pattern.fullmatch(value) is not None
 
 
-def _quota_store(value: object) -> str:
-    if not isinstance(value, str) or not _QUOTA_STORE.fullmatch(value):
-        raise PydanticCustomError(
-            "store",
-            "must be memory://, host://, host:///a/folder, redis://host:6379/0, "
-            "redis+cluster://host:6379 or redis+sentinel://host:26379/service, or rediss for TLS",
-        )
+def _redis(value: str) -> str:
     if value.startswith("redis") and (wrong := problem(value)):
-        raise PydanticCustomError("store", "the URL of the Redis {wrong}", {"wrong": wrong})
+        raise mistake(f"the URL of the Redis {wrong}")
     return value
 
 
@@ -146,24 +145,11 @@ def _media_types(typ: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(map(media_type, typ))
 
 
-def _existing(value: object) -> Path:
+def _path(value: object, info: ValidationInfo) -> Path:
+    """Take a path, relative to the folder of the settings file."""
     if not isinstance(value, str | os.PathLike) or not str(value):
-        raise PydanticCustomError("path", "must be the path of a file")
-    return Path(value)
-
-
-def _path(value: object) -> str:
-    if not isinstance(value, str) or not value.startswith("/"):
-        raise PydanticCustomError("route", 'must be a path that begins with "/"')
-    return value
-
-
-def _route(value: object) -> str:
-    if not isinstance(value, str) or not _ROUTE.fullmatch(value):
-        raise PydanticCustomError(
-            "route", 'must be a path that begins with "/", or a host before it: "example.org/x"'
-        )
-    return value
+        raise mistake("must be the path of a file")
+    return Path((info.context or {}).get("folder", ""), value)
 
 
 def split_route(name: str) -> tuple[str | None, str]:
@@ -177,18 +163,40 @@ Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(_listed), Field(min_length=1)]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$")]
 Variables = Annotated[tuple[Variable, ...], BeforeValidator(_listed)]
-Size = Annotated[ByteSize, BeforeValidator(_size)]
-Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
-PathText = Annotated[str, BeforeValidator(_path)]
-RouteText = Annotated[str, BeforeValidator(_route)]
+Size = Annotated[
+    ByteSize,
+    _must(lambda value: bool(value) and not isinstance(value, bool), 'a size like "8 MiB"'),
+]
+Network = Annotated[
+    IPv4Network | IPv6Network,
+    _must(lambda v: isinstance(v, str), 'a network like "10.0.0.0/8" or "fd00::/8"'),
+]
+PathText = Annotated[
+    str, _must(_matches(re.compile("/.*", re.DOTALL)), 'a path that begins with "/"')
+]
+RouteText = Annotated[
+    str,
+    _must(_matches(_ROUTE), 'a path that begins with "/", or a host before it: "example.org/x"'),
+]
 HeadSize = Annotated[Size, Field(ge=1024, le=1024 * 1024)]
-FilePath = Annotated[Path, BeforeValidator(_existing)]
+FilePath = Annotated[Path, BeforeValidator(_path)]
 FilePaths = Annotated[tuple[FilePath, ...], BeforeValidator(_listed)]
 RateText = Annotated[Rate, BeforeValidator(_rate)]
 RateOrOff = Annotated[Rate | None, BeforeValidator(_rate_or_off)]
-Url = Annotated[str, BeforeValidator(_url)]
-QuotaStore = Annotated[str, BeforeValidator(_quota_store)]
-StoreUrl = Annotated[str, BeforeValidator(_store)]
+Url = Annotated[
+    str,
+    _must(_is_url, "an https:// URL without a password; http:// only for this machine"),
+]
+QuotaStore = Annotated[
+    str,
+    AfterValidator(_redis),
+    _must(
+        _matches(_QUOTA_STORE),
+        "memory://, host://, host:///a/folder, redis://host:6379/0, redis+cluster://host:6379 or "
+        "redis+sentinel://host:26379/service, or rediss for TLS",
+    ),
+]
+StoreUrl = Annotated[str, _must(_matches(_STORE), 'a URL like "rediss://redis.example.com:6379/0"')]
 MediaTypes = Annotated[Texts, AfterValidator(_media_types)]
 Algorithm = Literal[*HMAC, *PUBLIC_KEY]  # type: ignore[valid-type]
 Algorithms = Annotated[tuple[Algorithm, ...], Field(min_length=1)]

@@ -16,12 +16,12 @@ from starlette.websockets import WebSocketDisconnect
 from mlguard.app.asgi import Middleware
 from mlguard.app.front import F, Front
 from mlguard.app.service import Service
-from mlguard.guard import mark
 from mlguard.guard.limits import Declared, limiting, mark_limits
-from mlguard.guard.options import Options
-from mlguard.guard.routes import Route
-from mlguard.guard.surroundings import Around
 from mlguard.messages import Principal
+from mlguard.routes.limit_options import Options
+from mlguard.routes.route import Route
+from mlguard.routes.scopes import mark
+from mlguard.routes.surroundings import Around
 from mlguard_fastapi import telemetry
 from mlguard_fastapi.limits import declare, request_of
 from mlguard_fastapi.listing import around, routes_of
@@ -82,9 +82,12 @@ class MLGuard(Front[FastAPI]):
         return limitation
 
     def _install(self, app: FastAPI) -> Service:
-        service = Service(self._settings, tracer_provider=telemetry.configured(app))
+        service = Service(
+            self._settings,
+            tracer_provider=telemetry.configured(app),
+            departures=(ClientDisconnect, WebSocketDisconnect),
+        )
         self._app = app
-        service.guard.departures += (ClientDisconnect, WebSocketDisconnect)
         app.state.mlguard = self
         telemetry.instrument(app, service.tracing)
         app.router.middleware_stack = RouterGate(app.router, service.guard)
@@ -109,7 +112,7 @@ class MLGuard(Front[FastAPI]):
 
     def _scope(self) -> Scope:
         """Find the scope of the request that is being handled."""
-        exchange = self.service.guard.current.get()
+        exchange = self.service.guard.parts.current.get()
         scope: Scope | None = exchange.request if exchange else None
         return scope or {"type": "http", "headers": [], "method": "GET"}
 

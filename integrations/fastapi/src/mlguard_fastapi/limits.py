@@ -13,7 +13,7 @@ from starlette.types import Scope
 
 from mlguard.app.asgi import EXCHANGE
 from mlguard.guard.limits import Declared, key_of
-from mlguard.guard.options import Options, check_function
+from mlguard.routes.limit_options import Options, check_function
 
 if TYPE_CHECKING:
     from limits import RateLimitItem

@@ -12,10 +12,10 @@ from starlette.routing import BaseRoute, Host, Mount, Router, WebSocketRoute
 from starlette.types import ASGIApp, Scope
 
 from mlguard.app.front import front_of
-from mlguard.guard import demanded
 from mlguard.guard.limits import Declared, limited, method_of, missed, written
-from mlguard.guard.routes import Route
-from mlguard.guard.surroundings import Around, around_of, will_export
+from mlguard.routes.route import Route
+from mlguard.routes.scopes import demanded
+from mlguard.routes.surroundings import Around, around_of, will_export
 
 
 def routes_of(router: Router, prefix: str = "", host: str = "") -> Iterator[Route]:

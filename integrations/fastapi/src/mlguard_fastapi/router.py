@@ -63,7 +63,7 @@ class RouterGate:
 
     def _adopt(self, scope: Scope) -> Exchange:
         """Find the exchange of a request to which a middleware gave a scope of its own."""
-        known: Exchange | None = self._guard.current.get()
+        known: Exchange | None = self._guard.parts.current.get()
         exchange = known or self._guard.open(to_call(scope, frozenset()))
         scope[EXCHANGE] = exchange
         return exchange
@@ -237,7 +237,7 @@ def _watch_start(effective: Any, guard: Guard) -> None:
     """Have the model's handler say when it begins: before, it waits for a thread."""
     dependant: Any = getattr(effective, "dependant", None)
     if dependant is not None and not hasattr(dependant.call, "__mlguard_timed__"):
-        dependant.call = timed(dependant.call, guard.current)
+        dependant.call = timed(dependant.call, guard.parts.current)
 
 
 def _effective(route: BaseRoute, scope: Scope) -> Any:

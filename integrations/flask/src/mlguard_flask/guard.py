@@ -13,10 +13,10 @@ from mlguard.app.front import Front
 from mlguard.app.service import Service
 from mlguard.app.wsgi import Middleware
 from mlguard.guard.limits import Declared
-from mlguard.guard.options import Options
-from mlguard.guard.routes import Route
-from mlguard.guard.surroundings import Around
 from mlguard.messages import Principal
+from mlguard.routes.limit_options import Options
+from mlguard.routes.route import Route
+from mlguard.routes.surroundings import Around
 from mlguard_flask import telemetry
 from mlguard_flask.limits import declare
 from mlguard_flask.listing import around, layers, routes_of
@@ -43,9 +43,8 @@ class MLGuard(Front[Flask]):
         return declare(options)
 
     def _install(self, app: Flask) -> Service:
-        service = Service(self._settings)
+        service = Service(self._settings, departures=(ClientDisconnected,))
         self._app = app
-        service.guard.departures += (ClientDisconnected,)
         app.extensions["mlguard"] = self
         self._inner = app.wsgi_app  # before the instrumentation hides it in a function
         telemetry.instrument(app, service.tracing)

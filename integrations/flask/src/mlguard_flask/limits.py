@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from flask_limiter import Limit
 
 from mlguard.guard.limits import Declared
-from mlguard.guard.options import Options, check_function
+from mlguard.routes.limit_options import Options, check_function
 
 if TYPE_CHECKING:
     from limits import RateLimitItem

@@ -13,10 +13,10 @@ from werkzeug.routing import Rule
 
 from mlguard.app.front import front_of
 from mlguard.app.wsgi import WSGI
-from mlguard.guard import demanded
 from mlguard.guard.limits import limited, missed, written
-from mlguard.guard.routes import Route
-from mlguard.guard.surroundings import Around, around_of, exporting, layers_to
+from mlguard.routes.route import Route
+from mlguard.routes.scopes import demanded
+from mlguard.routes.surroundings import Around, around_of, exporting, layers_to
 
 
 def routes_of(app: Flask, inner: WSGI, around: Iterable[Any]) -> Iterator[Route]:

@@ -29,8 +29,9 @@ from mlguard.app.wsgi import (
     to_call,
 )
 from mlguard.errors import Refused
-from mlguard.guard import BoundRoute, Exchange, Guard, demanded
+from mlguard.guard import BoundRoute, Exchange, Guard
 from mlguard.guard.limits import Declared, due, limited, method_of
+from mlguard.routes.scopes import demanded
 from mlguard.tracing import attached
 from mlguard_flask import telemetry
 from mlguard_flask.listing import host_of, mounts
@@ -142,7 +143,7 @@ class Gate:
                 template=bound.template,
                 handler=getattr(matched.view, "view_class", matched.view),
             )
-        read = partial(read_body, request.environ, self._guard.deadlines)
+        read = partial(read_body, request.environ, self._guard.parts.deadlines)
         return to_response(exchange) if drive(exchange.matched(bound, limits), read) else None
 
     def dispatch(self, *args: Any) -> Any:

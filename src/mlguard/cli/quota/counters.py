@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from mlguard.cli.quota.whose import Whose
-from mlguard.guard.coverage import rate
 from mlguard.ledger import FLIGHT, Entry, Limit
+from mlguard.routes.coverage import rate
 
 _ROUTE = "route:"
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from mlguard.cli.quota.books import books
 from mlguard.cli.quota.whose import Whose, add_whose, whose
 from mlguard.errors import MLGuardError
-from mlguard.guard.coverage import rate
 from mlguard.ledger import FLIGHT, LIFETIME, WINDOW, Change, Entry, Limit
+from mlguard.routes.coverage import rate
 from mlguard.settings import nearest
 
 _MOST = 2**53

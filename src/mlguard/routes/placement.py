@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from mlguard.errors import InvalidSettings
-from mlguard.guard.routes import Route
-from mlguard.guard.surroundings import Around, exporter
+from mlguard.routes.route import Route
+from mlguard.routes.surroundings import Around, exporter
 from mlguard.settings import ANY_HOST, Settings, nearest, split_route
 
 _REMEMBERED = 4096

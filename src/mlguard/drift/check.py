@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from mlguard.drift.reference import RARE, to_category, to_number
 from mlguard.errors import MissingExtra
-from mlguard.reference import RARE, to_category, to_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from mlguard.reference import Feature, Kind, Reference
+    from mlguard.drift.reference import Feature, Kind, Reference
 
 Method: TypeAlias = Literal["wasserstein", "jensenshannon"]
 Window: TypeAlias = "pd.DataFrame | Iterable[object]"

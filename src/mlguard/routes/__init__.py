@@ -1,0 +1,1 @@
+"""Which routes does an app have, and what stands before each?"""
