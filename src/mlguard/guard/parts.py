@@ -20,7 +20,7 @@ from mlguard.guard.models import Offer, ServedModel
 from mlguard.guard.placement import Places
 from mlguard.guard.record import Recorder
 from mlguard.logs import Seldom
-from mlguard.messages import Inference
+from mlguard.messages import Inference, ReadBody
 from mlguard.metrics import Metrics
 from mlguard.quotas import Quota, Throttle
 from mlguard.settings import Settings
@@ -73,6 +73,7 @@ class Parts:
         self.tracing = tracing
         self.pseudonym = pseudonym
         self._log = Seldom()
+        self.body_wanted = ReadBody(settings.service.max_body, settings.service.body_timeout)
         self.clock = clock
         self.timer = timer
         self.models = {m.name: ServedModel(m, settings.drift, offer, rng) for m in settings.models}
