@@ -846,7 +846,9 @@ class TestCharged:
                 told.extend(changes)
 
         quota = Quota(Quotas.model_validate({"rows": ["10/minute"]}), Listening())
-        charged = drive(quota.admit(quota.caller(Principal(ISSUER, "alice")), Demand("iris", {"rows": 3})))
+        charged = drive(
+            quota.admit(quota.caller(Principal(ISSUER, "alice")), Demand("iris", {"rows": 3}))
+        )
         assert isinstance(charged, Charged)
 
         charged.settle({"rows": 3})
@@ -888,7 +890,9 @@ def test_nobody_can_tell() -> None:
             return None
 
     quota = Quota(Quotas.model_validate({"rows": ["10/minute"]}), Silent())
-    answer = drive(quota.admit(quota.caller(Principal(ISSUER, "alice")), Demand("iris", {"rows": 1})))
+    answer = drive(
+        quota.admit(quota.caller(Principal(ISSUER, "alice")), Demand("iris", {"rows": 1}))
+    )
 
     assert isinstance(answer, Deny)
     assert (answer.status, answer.code) == (503, "store_unavailable")

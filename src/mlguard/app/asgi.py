@@ -193,7 +193,7 @@ class _Channels:
         A handler that does not stream never asks. One step of `receive` returns at once where
         there is something to tell, and is given up where there is not.
         """
-        if self._receiving or not self._is_whole or self._exchange.seconds < HASTE:
+        if self._receiving or not self._is_whole:
             return False
         for _ in range(2):  # an empty body may come first
             asking: Any = self._receive()
@@ -218,7 +218,7 @@ class _Channels:
         if kind == "http.response.body":
             await self._send_body(message)
         elif kind == "http.response.start":
-            if await self._is_refused_late():
+            if self._is_undecided and await self._is_refused_late():
                 await self._replace(message)
             else:
                 self._hold_head(message)
@@ -230,11 +230,13 @@ class _Channels:
             if not self._drops:
                 await self._send(message)
 
+    @property
+    def _is_undecided(self) -> bool:
+        """Whether a router answers without a handler: 404, 405, redirects, files."""
+        return not self._exchange.decided and self._exchange.dispatched
+
     async def _is_refused_late(self) -> bool:
-        """Decide what a router answers without a handler: 404, 405, redirects, files."""
         exchange = self._exchange
-        if exchange.decided or not exchange.dispatched:
-            return False
         return await adrive(exchange.matched(exchange.unmatched)) is not None
 
     def _hold_head(self, message: Message) -> None:
@@ -259,8 +261,9 @@ class _Channels:
             await self._replace(message)
             return
         if headers := exchange.headers:
-            ours = [(_NAMES[name], value.encode()) for name, value in headers]
-            message["headers"] = [*message["headers"], *ours]
+            message["headers"] = sent = [*message["headers"]]
+            for name, value in headers:
+                sent.append((_NAMES[name], value.encode()))
         try:
             await self._send(message)
         except BaseException as error:
@@ -300,7 +303,7 @@ class _Channels:
             if exchange.is_cut:
                 self._drops = True  # as if it were whole, whatever a middleware makes of it
                 return
-            if self._has_left():
+            if exchange.seconds >= HASTE and self._has_left():
                 exchange.left()
             self._ends = True
         elif message.get("body"):
@@ -318,7 +321,7 @@ class _Channels:
         if self._drops:
             return
         # A route without a gate; a socket that is closed before is refused already.
-        if kind != "websocket.close" and await self._is_refused_late():
+        if kind != "websocket.close" and self._is_undecided and await self._is_refused_late():
             self._drops = True
             await to_response(exchange, self._scope, self._send_refused)
             return
