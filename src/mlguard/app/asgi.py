@@ -361,8 +361,8 @@ class _Channels:
         self._exchange.closed()
 
 
-_SINGLE = {b"host": "host", b"user-agent": "user_agent"}
 _BODILESS = ("GET", "HEAD", "OPTIONS")
+_LONGEST_NUMBER = 20  # digits
 
 
 def to_call(scope: Scope, fields: frozenset[bytes]) -> Call:
@@ -372,53 +372,57 @@ def to_call(scope: Scope, fields: frozenset[bytes]) -> Call:
         scope: The request's.
         fields: The names of the headers that continue a trace.
     """
+    headers = scope["headers"]
+    said = dict(headers)  # of a doubled one, the last
+    host, agent = _text(said, b"host"), _text(said, b"user-agent")
+    authorization = _each(headers, said, b"authorization")
+    forwarded = _each(headers, said, b"x-forwarded-for")
+    carrier = None if fields.isdisjoint(said) else _carrier(headers, said, fields)
+    length = said.get(b"content-length", b"")
+    announced = int(length[:_LONGEST_NUMBER]) if length.isdigit() else None
     client = scope.get("client")
     is_websocket = scope["type"] == "websocket"
     method = "GET" if is_websocket else scope["method"]
     path, query = scope["path"], scope.get("query_string", b"")
-    call = Call(
+    return Call(
         method,
         path,
         query[:LONGEST_QUERY].decode("latin-1"),
         scope.get("scheme") or ("ws" if is_websocket else "http"),
-        "",
+        host,
         scope.get("server"),
         scope.get("http_version", ""),
         client[0] if client else "",
         client[1] if client else None,
+        forwarded,
+        authorization,
+        agent,
+        announced,
+        method not in _BODILESS or bool(announced) or b"transfer-encoding" in said,
+        len(path) + len(query),
+        max(map(len, (host, agent, *authorization, *forwarded, *(carrier or {}).values()))),
+        carrier,
+        is_websocket,
     )
-    call.is_websocket = is_websocket
-    has_body, longest = method not in _BODILESS, 0
-    for name, value in scope["headers"]:
-        if name in _SINGLE:
-            setattr(call, _SINGLE[name], value.decode("latin-1"))
-        elif name == b"authorization":
-            call.authorization = (*call.authorization, value.decode("latin-1"))
-        elif name == b"content-length":
-            if value.isdigit():
-                call.content_length = int(value[:_LONGEST_NUMBER])
-                has_body = has_body or call.content_length > 0
-        elif name == b"transfer-encoding":
-            has_body = True
-        elif name == b"x-forwarded-for":
-            call.forwarded = (*call.forwarded, value.decode("latin-1"))
-        elif name in fields:
-            _carry(call, name.decode("latin-1"), value.decode("latin-1"))
-        else:
-            continue
-        if len(value) > longest:
-            longest = len(value)
-    call.has_body, call.longest, call.uri = has_body, longest, len(path) + len(query)
-    return call
 
 
-_LONGEST_NUMBER = 20  # digits
+def _text(said: dict[bytes, bytes], name: bytes) -> str:
+    return said[name].decode("latin-1") if name in said else ""
 
 
-def _carry(call: Call, name: str, value: str) -> None:
-    carrier = dict(call.carrier or {})
-    carrier[name] = f"{carrier[name]},{value}" if name in carrier else value
-    call.carrier = carrier
+def _each(headers: Any, said: dict[bytes, bytes], name: bytes) -> tuple[str, ...]:
+    """Read a header, each time that it was sent."""
+    if name not in said:
+        return ()
+    if len(said) == len(headers):
+        return (said[name].decode("latin-1"),)
+    return tuple(value.decode("latin-1") for found, value in headers if found == name)
+
+
+def _carrier(headers: Any, said: dict[bytes, bytes], fields: frozenset[bytes]) -> dict[str, str]:
+    """Read what continues a trace, doubled ones joined."""
+    names = fields.intersection(said)
+    return {n.decode("latin-1"): ",".join(_each(headers, said, n)) for n in names}
 
 
 def is_scrape(scope: Scope, path: str) -> bool:
@@ -491,19 +495,21 @@ class Replay:
             return Cut.TOO_SLOW
 
     async def _read(self, limit: int) -> bytes | Cut:
-        chunks: list[bytes] = []
+        receive, kept = self._receive, self._kept
         size, more = 0, True
         while more and size <= limit:
-            message = await self._receive()
-            self._kept.append(message)
+            message = await receive()
+            kept.append(message)
             if message["type"] != "http.request":
                 return Cut.LEFT
-            chunks.append(message.get("body", b""))
-            size += len(chunks[-1])
+            size += len(message.get("body", b""))
             more = message.get("more_body", False)
         if size > limit:
+            kept.clear()  # nobody reads it
             return Cut.TOO_LARGE
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        if len(kept) == 1:
+            return kept[0].get("body", b"")  # type: ignore[no-any-return]
+        return b"".join([each.get("body", b"") for each in kept])
 
     async def receive(self) -> Message:
         """Give the handler what was read, then what comes."""

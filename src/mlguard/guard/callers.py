@@ -25,10 +25,7 @@ def recall(parts: Parts, call: Call, asker: Asker) -> Principal | Deny | Credent
     authenticator = parts.authenticator
     if authenticator is None:
         return anonymous(parts, asker.client)
-    credential = authenticator.credential(call.authorization)
-    if isinstance(credential, Deny):
-        return credential
-    return authenticator.known(credential, parts.clock()) or credential
+    return authenticator.recall(call.authorization, parts.clock())
 
 
 def identify(

@@ -59,13 +59,14 @@ def decide(exchange: Exchange, bound: BoundRoute, limits: Sequence[RouteLimit]) 
         return charges.refused(name or "", refusal)
     if model is None:
         return (yield from _decide_plain(exchange, bound, limits))
-    body: bytes | Cut = b""
+    body = b""
     if call.has_body:
         if (call.content_length or 0) > parts.body_wanted.limit:
             return refusals.body_too_large(parts.body_wanted.limit)
-        body = yield parts.body_wanted
-        if isinstance(body, Cut):
-            return _cut(exchange, model.name, body)
+        found = yield parts.body_wanted
+        if isinstance(found, Cut):
+            return _cut(exchange, model.name, found)
+        body = found
     if refusal := charges.acquire(payer, name, is_public=bound.is_public):
         return refusal
     seconds = 0.0
