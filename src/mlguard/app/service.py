@@ -146,6 +146,7 @@ class Service:
         """Be in a forked process, where nothing has started."""
         self.started = False
         self._lock = threading.Lock()
+        self._scrapes = SingleFlight(self.expose)
 
     def close(self) -> None:
         """Send what is still held and stop; takes a few seconds at most."""

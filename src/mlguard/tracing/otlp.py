@@ -43,7 +43,6 @@ _FEW = frozenset(
         "mlguard.deny.code",
         "mlguard.model.name",
         "mlguard.model.version",
-        "network.protocol.version",
         "url.scheme",
     )
 )
