@@ -31,8 +31,8 @@ from jose.exceptions import JOSEError
 
 from benchmarks.service import AUDIENCE, ISSUER
 from benchmarks.turns import Turn, Unfit, say, take_turns
-from mlguard.auth import Authenticator, Credential, InvalidToken, Keyring, KeySet, verify_jws
-from mlguard.auth.bearer import Verification
+from mlguard.auth import Authenticator, InvalidToken, Keyring, KeySet, verify_jws
+from mlguard.auth.bearer import Credential, Verification
 from mlguard.messages import Deny, Principal
 from mlguard.settings import Auth
 

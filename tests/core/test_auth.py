@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from mlguard import refusals
 from mlguard.app.service import Service
-from mlguard.auth import Authenticator, Credential, Keyring, KeySet
-from mlguard.auth.bearer import bearer_token
+from mlguard.auth import Authenticator, Keyring, KeySet
+from mlguard.auth.bearer import Credential, bearer_token
 from mlguard.auth.memory import REMEMBERED
 from mlguard.auth.minting import make_key, mint, signer
 from mlguard.messages import Deny, Principal

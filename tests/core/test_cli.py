@@ -32,7 +32,8 @@ from jose import jwt
 
 from mlguard import __version__
 from mlguard.app.service import Service
-from mlguard.auth import Credential, KeySet, verify_jws
+from mlguard.auth import KeySet, verify_jws
+from mlguard.auth.bearer import Credential
 from mlguard.auth.minting import make_key, mint, secret_signer, signer
 from mlguard.cli import check, main
 from mlguard.host.folder import roots

@@ -1,6 +1,6 @@
 """Who is calling: bearer tokens."""
 
-from mlguard.auth.bearer import Authenticator, Credential, Verification
+from mlguard.auth.bearer import Authenticator, Verification
 from mlguard.auth.finding import KeysUnavailable
 from mlguard.auth.jws import InvalidToken, verify_jws
 from mlguard.auth.keyring import Keyring
@@ -9,7 +9,6 @@ from mlguard.auth.revoking import revocation
 
 __all__ = [
     "Authenticator",
-    "Credential",
     "InvalidToken",
     "KeySet",
     "Keyring",

@@ -7,7 +7,8 @@ from collections.abc import Generator
 from typing import Protocol
 
 from mlguard import refusals
-from mlguard.auth import Authenticator, Credential
+from mlguard.auth import Authenticator
+from mlguard.auth.bearer import Credential
 from mlguard.guard.parts import Parts
 from mlguard.messages import Call, Deny, FetchKeys, Principal
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlguard import refusals
-from mlguard.auth import Credential
+from mlguard.auth.bearer import Credential
 from mlguard.bodies import Reading
 from mlguard.guard.bound import BoundRoute
 from mlguard.guard.callers import identify, lacking, recall
