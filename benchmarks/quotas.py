@@ -162,7 +162,7 @@ class Kit(Contestant):
         if place.url != MEMORY:
             self.ledger = self._shared(settings)
         self._quota = Quota(settings, self.ledger, is_shared=place.url != MEMORY)
-        self._principal = Principal("https://login.example.com/", place.caller)
+        self._caller = self._quota.caller(Principal("https://login.example.com/", place.caller))
 
     def _shared(self, settings: Quotas) -> Failover:
         ledger = Failover(
@@ -180,7 +180,7 @@ class Kit(Contestant):
 
     def decision(self) -> Any:
         """Begin to decide: the steps, as the guard has them."""
-        return self._quota.admit(self._principal, Demand("iris", {"rows": 1}))
+        return self._quota.admit(self._caller, Demand("iris", {"rows": 1}))
 
     def admit(self) -> bool:
         return isinstance(drive(self.decision()), Charged)

@@ -32,7 +32,7 @@ from jose.exceptions import JOSEError
 from benchmarks.service import AUDIENCE, ISSUER
 from benchmarks.turns import Turn, Unfit, say, take_turns
 from mlguard.auth import Authenticator, InvalidToken, Keyring, KeySet, verify_jws
-from mlguard.auth.bearer import Verification
+from mlguard.auth.bearer import Credential, Verification
 from mlguard.messages import Deny, Principal
 from mlguard.settings import Auth
 
@@ -171,12 +171,10 @@ def mlguard(signed: Signed) -> Contestant:
         authenticator = Authenticator(auth, {ISSUER: ring}, pseudonym)
 
         def check(authorization: str) -> str | None:
-            credential, now = authenticator.credential((authorization,)), time.time()
-            if isinstance(credential, Deny):
-                return None
-            who = authenticator.known(credential, now)
-            if who is None:
-                who = ended(authenticator.verify(credential, now))
+            now = time.time()
+            who = authenticator.recall((authorization,), now)
+            if isinstance(who, Credential):
+                who = ended(authenticator.verify(who, now))
             return who.subject if isinstance(who, Principal) and needed <= who.scopes else None
 
         return check

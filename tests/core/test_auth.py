@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from mlguard import refusals
 from mlguard.app.service import Service
 from mlguard.auth import Authenticator, Keyring, KeySet
-from mlguard.auth.bearer import bearer_token
+from mlguard.auth.bearer import Credential, bearer_token
 from mlguard.auth.minting import make_key, mint, signer
 from mlguard.auth.token_cache import REMEMBERED
 from mlguard.messages import Deny, Principal
@@ -91,13 +91,10 @@ def authenticate(
     subject: Authenticator, authorization: tuple[str, ...], now: float
 ) -> Principal | Deny:
     """Decide as the guard does; nothing is waited for."""
-    credential = subject.credential(authorization)
-    if isinstance(credential, Deny):
-        return credential
-    known = subject.known(credential, now)
-    if known is not None:
-        return known
-    steps = subject.verify(credential, now)
+    found = subject.recall(authorization, now)
+    if not isinstance(found, Credential):
+        return found
+    steps = subject.verify(found, now)
     try:
         while True:
             next(steps)
@@ -118,8 +115,8 @@ def outcome(text: str, now: float = NOW, **others: Any) -> tuple[int, str]:
 
 def recalled(subject: Authenticator, authorization: tuple[str, ...]) -> Principal | Deny | None:
     """Tell what is remembered."""
-    credential = subject.credential(authorization)
-    return credential if isinstance(credential, Deny) else subject.known(credential, NOW)
+    found = subject.recall(authorization, NOW)
+    return None if isinstance(found, Credential) else found
 
 
 class TestCredentials:

@@ -33,6 +33,7 @@ from jose import jwt
 from mlguard import __version__
 from mlguard.app.service import Service
 from mlguard.auth import KeySet, verify_jws
+from mlguard.auth.bearer import Credential
 from mlguard.auth.minting import make_key, mint, secret_signer, signer
 from mlguard.cli import check, main
 from mlguard.host.database import Database
@@ -806,11 +807,11 @@ def verdict(settings: str, token: str) -> Principal | Deny:
     """Ask what a service with these settings would."""
     authenticator = Service(settings).guard.parts.authenticator
     assert authenticator is not None
-    credential = authenticator.credential((f"Bearer {token}",))
-    if isinstance(credential, Deny):
-        return credential
+    found = authenticator.recall((f"Bearer {token}",), time.time())
+    if not isinstance(found, Credential):
+        return found
     with pytest.raises(StopIteration) as decided:
-        next(authenticator.verify(credential, time.time()))
+        next(authenticator.verify(found, time.time()))
     return cast("Principal | Deny", decided.value.value)
 
 

@@ -198,7 +198,8 @@ def told(capsys: pytest.CaptureFixture[str]) -> Told:
 
 def charge(store: Store, quotas: Quotas, who: Principal, demand: Demand) -> Charged | Deny:
     """Do what a service does for a request."""
-    steps = Quota(quotas, MemoryLedger(), is_shared=True).admit(who, demand)
+    quota = Quota(quotas, MemoryLedger(), is_shared=True)
+    steps = quota.admit(quota.caller(who), demand)
     receipt = store.debit(next(steps).order)
     with pytest.raises(StopIteration) as decided:
         steps.send(receipt)

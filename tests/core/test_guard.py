@@ -25,7 +25,7 @@ from mlguard.app.running import Running
 from mlguard.app.service import Service
 from mlguard.errors import BlockingCall, InvalidSettings, Refused, UnknownModel
 from mlguard.guard import Exchange, Guard
-from mlguard.guard.exchange import LARGE, Steps
+from mlguard.guard.decision import LARGE, Steps
 from mlguard.messages import Compute, Cut, Deny, FetchKeys, ReadBody
 from mlguard.quotas import RouteLimit
 from mlguard.reference import Reference

@@ -14,7 +14,7 @@ from mlguard import refusals
 from mlguard.app.drivers import drive
 from mlguard.ledger import Change, MemoryLedger, Order, Receipt
 from mlguard.messages import Debit, Deny, Principal
-from mlguard.quotas import Charged, Demand, Quota, RouteLimit, Throttle, headers, headers_of
+from mlguard.quotas import Caller, Charged, Demand, Quota, RouteLimit, Throttle, headers, headers_of
 from mlguard.quotas.quota import accounts
 from mlguard.settings import Quotas, Rate
 
@@ -86,13 +86,17 @@ class Asker:
     def extend(self, rows: int, who: str = "alice", **units: int) -> Charged | Deny:
         """Answer more than was asked."""
         amounts = {"rows": rows, **units}
-        return drive(self.quota.extend(Principal(ISSUER, who), "iris", amounts))
+        return drive(self.quota.extend(self.caller(who), "iris", amounts))
+
+    def caller(self, who: str = "alice", tenant: str | None = None) -> Caller:
+        """Find somebody."""
+        return self.quota.caller(Principal(ISSUER, who, tenant))
 
     def spent(
         self, who: str = "alice", *, model: str | None = "iris", tenant: str | None = None
     ) -> Deny | None:
         """Ask what is known beforehand."""
-        return self.quota.spent(Principal(ISSUER, who, tenant), model)
+        return self.quota.spent(self.caller(who, tenant), model)
 
     def __call__(
         self,
@@ -115,7 +119,7 @@ class Asker:
             is_request=is_request,
             limits=limits,
         )
-        return drive(self.quota.admit(principal, demand))
+        return drive(self.quota.admit(self.quota.caller(principal), demand))
 
 
 def admitted(answer: Charged | Deny) -> bool:
@@ -414,7 +418,7 @@ class TestFlights:
         """A model may have a number of its own, and a tenant one for all its callers."""
         tables = {"concurrency": 4, "models": {"gpt": {"concurrency": 1}}}
         quota = Asker(**tables, tenant={"concurrency": 9}).quota
-        alice, bob = (Principal(ISSUER, who, "acme") for who in ("alice", "bob"))
+        alice, bob = (quota.caller(Principal(ISSUER, who, "acme")) for who in ("alice", "bob"))
 
         found = [dict(quota.berths(alice, model)) for model in (None, "iris", "gpt")]
 
@@ -545,9 +549,8 @@ class TestLargerAnswers:
 
     def test_nobody_can_tell(self) -> None:
         """Where the settings want to know and nobody can tell, the answer is not given."""
-        steps = Asker(is_far=True, rows=["10/minute"]).quota.extend(
-            Principal(ISSUER, "alice"), "iris", {"rows": 3}
-        )
+        ask = Asker(is_far=True, rows=["10/minute"])
+        steps = ask.quota.extend(ask.caller(), "iris", {"rows": 3})
         assert isinstance(next(steps), Debit)
 
         with pytest.raises(StopIteration) as decided:
@@ -562,7 +565,7 @@ class TestRefusedBodies:
     def test_it_is_a_request(self) -> None:
         """It counts in each window of requests, the tenant's too, and in no other."""
         ask = Asker(requests=["3/minute"], rows=["9/minute"], tenant={"requests": ["4/minute"]})
-        who = Principal(ISSUER, "alice", "acme")
+        who = ask.caller("alice", "acme")
         assert ask(10, tenant="acme").code == "batch_exceeds_quota"
 
         for _ in "12":
@@ -578,16 +581,18 @@ class TestRefusedBodies:
     def test_who_is_not_counted(self) -> None:
         """Who is exempt, or asks what no window is about, changes nothing."""
         ask = Asker(requests=["1/minute"], exempt={"subjects": ["monitor"]})
-        ask.quota.count_request(Principal(ISSUER, "monitor"), "iris")
-        Asker(rows=["1/minute"]).quota.count_request(Principal(ISSUER, "alice"), "iris")
+        ask.quota.count_request(ask.caller("monitor"), "iris")
+        without = Asker(rows=["1/minute"])
+        without.quota.count_request(without.caller(), "iris")
 
         assert admitted(ask())
 
     def delayed(self, seconds: float, deny: Deny, **who: Any) -> tuple[Asker, int | None]:
         ask = Asker(rows=["9/minute"], exempt=EXEMPT)
         principal = Principal(**{"issuer": ISSUER, "subject": "alice"} | who)
-        ask.quota.refused_after(principal, "iris", deny, seconds)
-        return ask, retry_after(ask.quota.spent(principal, "iris"))
+        caller = ask.quota.caller(principal)
+        ask.quota.refused_after(caller, "iris", deny, seconds)
+        return ask, retry_after(ask.quota.spent(caller, "iris"))
 
     @pytest.mark.parametrize(
         ("seconds", "expected"),
@@ -620,7 +625,7 @@ class TestRefusedBodies:
         """Bodies that are read at once are waited for one after another."""
         ask, _ = self.delayed(0.5, refusals.body_too_large(5))
 
-        ask.quota.refused_after(Principal(ISSUER, "alice"), "iris", refusals.body_too_large(5), 0.5)
+        ask.quota.refused_after(ask.caller(), "iris", refusals.body_too_large(5), 0.5)
 
         assert retry_after(ask.spent()) == 20
 
@@ -642,9 +647,8 @@ class TestRefusedBodies:
         """However many send such bodies, 10 000 wait at most, the last ones among them."""
         ask = Asker(rows=["9/minute"])
         for number in range(15_000):
-            ask.quota.refused_after(
-                Principal(ISSUER, str(number)), "iris", refusals.body_too_large(5), 1.0
-            )
+            caller = ask.caller(str(number))
+            ask.quota.refused_after(caller, "iris", refusals.body_too_large(5), 1.0)
 
         assert len(ask.quota._delays._until) <= 10_000
         assert [ask.spent(str(n)) is None for n in (0, 14_999)] == [True, False]
@@ -748,7 +752,7 @@ class TestKnownToBeSpent:
         gold = Principal(ISSUER, "alice", claims={"plan": "gold"})
 
         assert ask.spent() is not None
-        assert ask.quota.spent(gold, "iris") is None
+        assert ask.quota.spent(ask.quota.caller(gold), "iris") is None
 
     @near_and_far
     def test_larger_answers(self, is_far: bool) -> None:
@@ -769,7 +773,8 @@ class TestKnownToBeSpent:
         """What is refused unread the ledger would refuse, or it would have less than 1 s before."""
         ask = Asker(is_far=is_far, requests=["7/minute"], rows=["10/minute", "30/hour"])
         far = Quota(ask.settings, Far(ask.ledger))
-        debit = next(far.admit(Principal(ISSUER, "alice"), Demand("iris", {"rows": 1})))
+        alice = far.caller(Principal(ISSUER, "alice"))
+        debit = next(far.admit(alice, Demand("iris", {"rows": 1})))
         refused_at = 0.0
         for rows, pause in steps:
             ask(rows)
@@ -806,14 +811,14 @@ class TestMemo:
         clock = Clock()
         old = Quota(settings, Far(MemoryLedger(clock)), is_shared=True)
         for who, tenant, model, rows, claims, is_request, flies in asked:
-            caller = Principal(ISSUER, who, tenant, claims=claims)
+            principal = Principal(ISSUER, who, tenant, claims=claims)
             amounts = {} if model is None else {"rows": rows}
             demand = Demand(model, amounts, is_request, flies)
             new = Quota(settings, Far(MemoryLedger(clock)), is_shared=True)
-            debits = [next(quota.admit(caller, demand), None) for quota in (old, new)]
+            debits = [next(q.admit(q.caller(principal), demand), None) for q in (old, new)]
             orders = [debit.order if debit else None for debit in debits]
             assert orders[0] == orders[1]
-            answers = [drive(quota.admit(caller, demand)) for quota in (new, new)]
+            answers = [drive(new.admit(new.caller(principal), demand)) for _ in "12"]
             for answer in answers:
                 if isinstance(answer, Charged):
                     assert answer.headers == headers(answer.left)
@@ -821,7 +826,7 @@ class TestMemo:
     def test_what_the_caller_changes_later(self) -> None:
         """Amounts that change after they were asked are not what was asked."""
         ask, amounts = Asker(rows=["10/minute"]), {"rows": 1}
-        who = Principal(ISSUER, "alice")
+        who = ask.caller()
         drive(ask.quota.admit(who, Demand("iris", amounts)))
         amounts["rows"] = 9
 
@@ -841,7 +846,9 @@ class TestCharged:
                 told.extend(changes)
 
         quota = Quota(Quotas.model_validate({"rows": ["10/minute"]}), Listening())
-        charged = drive(quota.admit(Principal(ISSUER, "alice"), Demand("iris", {"rows": 3})))
+        charged = drive(
+            quota.admit(quota.caller(Principal(ISSUER, "alice")), Demand("iris", {"rows": 3}))
+        )
         assert isinstance(charged, Charged)
 
         charged.settle({"rows": 3})
@@ -883,7 +890,9 @@ def test_nobody_can_tell() -> None:
             return None
 
     quota = Quota(Quotas.model_validate({"rows": ["10/minute"]}), Silent())
-    answer = drive(quota.admit(Principal(ISSUER, "alice"), Demand("iris", {"rows": 1})))
+    answer = drive(
+        quota.admit(quota.caller(Principal(ISSUER, "alice")), Demand("iris", {"rows": 1}))
+    )
 
     assert isinstance(answer, Deny)
     assert (answer.status, answer.code) == (503, "store_unavailable")

@@ -65,9 +65,7 @@ class DriftMetrics:
         numbers = (verdict.detected, len(verdict.drifted), verdict.rows, seconds, when)
         for name, number in zip(_OF_A_WINDOW, numbers, strict=True):
             self._set(name, model, to=number)
-        self._numbers.add(
-            _CHECKS, model.name, model.version, "drift" if verdict.detected else "ok"
-        )
+        self._numbers.add(_CHECKS, model.name, model.version, "drift" if verdict.detected else "ok")
 
     def failed(self, model: DriftModel) -> None:
         """Count a check that came to no verdict."""

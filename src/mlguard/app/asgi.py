@@ -193,7 +193,7 @@ class _Channels:
         A handler that does not stream never asks. One step of `receive` returns at once where
         there is something to tell, and is given up where there is not.
         """
-        if self._receiving or not self._is_whole or self._exchange.seconds < HASTE:
+        if self._receiving or not self._is_whole:
             return False
         for _ in range(2):  # an empty body may come first
             asking: Any = self._receive()
@@ -218,7 +218,7 @@ class _Channels:
         if kind == "http.response.body":
             await self._send_body(message)
         elif kind == "http.response.start":
-            if await self._is_refused_late():
+            if self._is_undecided and await self._is_refused_late():
                 await self._replace(message)
             else:
                 self._hold_head(message)
@@ -230,11 +230,13 @@ class _Channels:
             if not self._drops:
                 await self._send(message)
 
+    @property
+    def _is_undecided(self) -> bool:
+        """Whether a router answers without a handler: 404, 405, redirects, files."""
+        return not self._exchange.decided and self._exchange.dispatched
+
     async def _is_refused_late(self) -> bool:
-        """Decide what a router answers without a handler: 404, 405, redirects, files."""
         exchange = self._exchange
-        if exchange.decided or not exchange.dispatched:
-            return False
         return await adrive(exchange.matched(exchange.unmatched)) is not None
 
     def _hold_head(self, message: Message) -> None:
@@ -259,8 +261,9 @@ class _Channels:
             await self._replace(message)
             return
         if headers := exchange.headers:
-            ours = [(_NAMES[name], value.encode()) for name, value in headers]
-            message["headers"] = [*message["headers"], *ours]
+            message["headers"] = sent = [*message["headers"]]
+            for name, value in headers:
+                sent.append((_NAMES[name], value.encode()))
         try:
             await self._send(message)
         except BaseException as error:
@@ -300,7 +303,7 @@ class _Channels:
             if exchange.is_cut:
                 self._drops = True  # as if it were whole, whatever a middleware makes of it
                 return
-            if self._has_left():
+            if exchange.seconds >= HASTE and self._has_left():
                 exchange.left()
             self._ends = True
         elif message.get("body"):
@@ -318,7 +321,7 @@ class _Channels:
         if self._drops:
             return
         # A route without a gate; a socket that is closed before is refused already.
-        if kind != "websocket.close" and await self._is_refused_late():
+        if kind != "websocket.close" and self._is_undecided and await self._is_refused_late():
             self._drops = True
             await to_response(exchange, self._scope, self._send_refused)
             return
@@ -358,8 +361,8 @@ class _Channels:
         self._exchange.closed()
 
 
-_SINGLE = {b"host": "host", b"user-agent": "user_agent"}
 _BODILESS = ("GET", "HEAD", "OPTIONS")
+_LONGEST_NUMBER = 20  # digits
 
 
 def to_call(scope: Scope, fields: frozenset[bytes]) -> Call:
@@ -369,53 +372,57 @@ def to_call(scope: Scope, fields: frozenset[bytes]) -> Call:
         scope: The request's.
         fields: The names of the headers that continue a trace.
     """
+    headers = scope["headers"]
+    said = dict(headers)  # of a doubled one, the last
+    host, agent = _text(said, b"host"), _text(said, b"user-agent")
+    authorization = _each(headers, said, b"authorization")
+    forwarded = _each(headers, said, b"x-forwarded-for")
+    carrier = None if fields.isdisjoint(said) else _carrier(headers, said, fields)
+    length = said.get(b"content-length", b"")
+    announced = int(length[:_LONGEST_NUMBER]) if length.isdigit() else None
     client = scope.get("client")
     is_websocket = scope["type"] == "websocket"
     method = "GET" if is_websocket else scope["method"]
     path, query = scope["path"], scope.get("query_string", b"")
-    call = Call(
+    return Call(
         method,
         path,
         query[:LONGEST_QUERY].decode("latin-1"),
         scope.get("scheme") or ("ws" if is_websocket else "http"),
-        "",
+        host,
         scope.get("server"),
         scope.get("http_version", ""),
         client[0] if client else "",
         client[1] if client else None,
+        forwarded,
+        authorization,
+        agent,
+        announced,
+        method not in _BODILESS or bool(announced) or b"transfer-encoding" in said,
+        len(path) + len(query),
+        max(map(len, (host, agent, *authorization, *forwarded, *(carrier or {}).values()))),
+        carrier,
+        is_websocket,
     )
-    call.is_websocket = is_websocket
-    has_body, longest = method not in _BODILESS, 0
-    for name, value in scope["headers"]:
-        if name in _SINGLE:
-            setattr(call, _SINGLE[name], value.decode("latin-1"))
-        elif name == b"authorization":
-            call.authorization = (*call.authorization, value.decode("latin-1"))
-        elif name == b"content-length":
-            if value.isdigit():
-                call.content_length = int(value[:_LONGEST_NUMBER])
-                has_body = has_body or call.content_length > 0
-        elif name == b"transfer-encoding":
-            has_body = True
-        elif name == b"x-forwarded-for":
-            call.forwarded = (*call.forwarded, value.decode("latin-1"))
-        elif name in fields:
-            _carry(call, name.decode("latin-1"), value.decode("latin-1"))
-        else:
-            continue
-        if len(value) > longest:
-            longest = len(value)
-    call.has_body, call.longest, call.uri = has_body, longest, len(path) + len(query)
-    return call
 
 
-_LONGEST_NUMBER = 20  # digits
+def _text(said: dict[bytes, bytes], name: bytes) -> str:
+    return said[name].decode("latin-1") if name in said else ""
 
 
-def _carry(call: Call, name: str, value: str) -> None:
-    carrier = dict(call.carrier or {})
-    carrier[name] = f"{carrier[name]},{value}" if name in carrier else value
-    call.carrier = carrier
+def _each(headers: Any, said: dict[bytes, bytes], name: bytes) -> tuple[str, ...]:
+    """Read a header, each time that it was sent."""
+    if name not in said:
+        return ()
+    if len(said) == len(headers):
+        return (said[name].decode("latin-1"),)
+    return tuple(value.decode("latin-1") for found, value in headers if found == name)
+
+
+def _carrier(headers: Any, said: dict[bytes, bytes], fields: frozenset[bytes]) -> dict[str, str]:
+    """Read what continues a trace, doubled ones joined."""
+    names = fields.intersection(said)
+    return {n.decode("latin-1"): ",".join(_each(headers, said, n)) for n in names}
 
 
 def is_scrape(scope: Scope, path: str) -> bool:
@@ -488,19 +495,21 @@ class Replay:
             return Cut.TOO_SLOW
 
     async def _read(self, limit: int) -> bytes | Cut:
-        chunks: list[bytes] = []
+        receive, kept = self._receive, self._kept
         size, more = 0, True
         while more and size <= limit:
-            message = await self._receive()
-            self._kept.append(message)
+            message = await receive()
+            kept.append(message)
             if message["type"] != "http.request":
                 return Cut.LEFT
-            chunks.append(message.get("body", b""))
-            size += len(chunks[-1])
+            size += len(message.get("body", b""))
             more = message.get("more_body", False)
         if size > limit:
+            kept.clear()  # nobody reads it
             return Cut.TOO_LARGE
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        if len(kept) == 1:
+            return kept[0].get("body", b"")  # type: ignore[no-any-return]
+        return b"".join([each.get("body", b"") for each in kept])
 
     async def receive(self) -> Message:
         """Give the handler what was read, then what comes."""

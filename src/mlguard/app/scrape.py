@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 from mlguard.messages import Headers
 from mlguard.metrics import content_type
+
+_KINDS = 2  # of pages: OpenMetrics, and the classic text
 
 
 class Page(NamedTuple):
@@ -26,7 +28,7 @@ class Page(NamedTuple):
 
 
 class SingleFlight:
-    """Make a page once for all who ask while it is being made.
+    """Make a page once for all who ask while it is being made; holds for one process.
 
     Args:
         expose: Writes the status, the content type and the text for an Accept header; may block.
@@ -36,6 +38,7 @@ class SingleFlight:
         self._expose = expose
         self._lock = threading.Lock()
         self._flying: dict[str, Future[Page]] = {}
+        self._threads = _threads()
 
     def ask(self, accept: str) -> Future[Page]:
         """Return the page that is being made, or have it made by a thread."""
@@ -45,10 +48,16 @@ class SingleFlight:
             if page is None:
                 page = Future()
                 page.set_running_or_notify_cancel()  # who waits no longer cancels it for nobody
-                made = (accept, kind, page)
-                threading.Thread(target=self._make, args=made, daemon=True).start()
+                self._have_made(accept, kind, page)
                 self._flying[kind] = page
             return page
+
+    def _have_made(self, accept: str, kind: str, page: Future[Page]) -> None:
+        try:
+            self._threads.submit(self._make, accept, kind, page)
+        except RuntimeError:  # no thread can be started: what waits for one is not to be made
+            self._threads = _threads()
+            raise
 
     def _make(self, accept: str, kind: str, page: Future[Page]) -> None:
         try:
@@ -65,3 +74,8 @@ class SingleFlight:
     def _forget(self, kind: str) -> None:
         with self._lock:
             del self._flying[kind]
+
+
+def _threads() -> ThreadPoolExecutor:
+    """Keep threads: what a new one touches first, the system has to find."""
+    return ThreadPoolExecutor(_KINDS, "mlguard-scrape")

@@ -363,7 +363,7 @@ def _take_watched() -> Exchange | None:
 _BODILESS = ("GET", "HEAD", "OPTIONS")
 HASTE = 0.005  # seconds in which no client is expected to leave
 LONGEST_QUERY = 4096  # characters of one that are looked at
-_CHUNK = 65_536  # bytes
+_CHUNK = 16 * 1024 * 1024  # bytes: small pieces are memory that is asked for again each time
 _LONGEST_NUMBER = 20  # digits
 
 
@@ -444,7 +444,7 @@ def _read(environ: Environ, limit: int) -> bytes | Cut:
         return Cut.TOO_LARGE
     if length is not None and missing:
         return Cut.LEFT
-    body = b"".join(chunks)
+    body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
     environ["wsgi.input"] = BytesIO(body)
     environ["wsgi.input_terminated"] = True
     return body

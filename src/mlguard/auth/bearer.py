@@ -13,6 +13,7 @@ from mlguard.auth import claims as jwt
 from mlguard.auth.finding import KeysUnavailable, find_key
 from mlguard.auth.jws import InvalidToken, parse_jws, parse_object
 from mlguard.auth.keyring import Keyring
+from mlguard.auth.keys import KeySet
 from mlguard.auth.token_cache import TokenCache, VerifiedToken
 from mlguard.logs import Seldom
 from mlguard.messages import Deny, FetchKeys, Principal
@@ -34,17 +35,15 @@ Verification: TypeAlias = Generator[FetchKeys, None, Principal | Deny]
 
 
 class Credential(NamedTuple):
-    """What a request brought.
+    """What a request brought, of which nothing is known.
 
     Attributes:
         token: The token.
-        digest: What it is remembered by.
-        known: What was remembered of it, None where nothing was.
+        digest: What it will be remembered by.
     """
 
     token: str
     digest: bytes
-    known: VerifiedToken | None = None
 
 
 class Authenticator:
@@ -79,43 +78,42 @@ class Authenticator:
         """The keys of each issuer."""
         return {name: ring for name, (_, ring) in self._issuers.items()}
 
-    def credential(self, authorization: tuple[str, ...]) -> Credential | Deny:
-        """Take the one bearer token out of a request.
+    def trust(self, keys: KeySet) -> None:
+        """Verify every issuer's tokens with these keys from now on, whatever their algorithm."""
+        self._issuers = {name: (i, Keyring(keys)) for name, (i, _) in self._issuers.items()}
+        self._cache = TokenCache()
+
+    def recall(self, authorization: tuple[str, ...], now: float) -> Principal | Deny | Credential:
+        """Decide about a token that was verified before; return what `verify` is to decide about.
 
         Args:
             authorization: Each Authorization header.
+            now: Seconds since 1970.
         """
         if len(authorization) == 1:
-            header = authorization[0]
-            digest = _digest(header)
-            known = self._cache.get(digest)
-            if known is not None:  # nothing but this spelling has this digest
-                return Credential(header[len(_USUAL) :], digest, known)
+            known = self._cache.get(_digest(authorization[0]))
+            if known is not None and known.holds(now):  # no other spelling has this digest
+                return self._revoked(known.principal) or known.principal
+        return self._credential(authorization, now)
+
+    def _credential(
+        self, authorization: tuple[str, ...], now: float
+    ) -> Principal | Deny | Credential:
+        """Take the one bearer token out of a request, however it was spelt."""
         try:
             token = bearer_token(authorization)
         except InvalidToken as error:
             return self._refusal(error)
         if token is None:
             return refusals.token_missing()
-        # However it was spelt, it is remembered once: as clients usually spell it.
-        digest = _digest(_USUAL + token)
-        return Credential(token, digest, self._cache.get(digest))
-
-    def known(self, credential: Credential, now: float) -> Principal | Deny | None:
-        """Decide about a token that was verified before; None where it takes `verify` to decide.
-
-        Args:
-            credential: The token.
-            now: Seconds since 1970.
-        """
-        known = credential.known
+        digest = _digest(_USUAL + token)  # it is remembered once: as clients usually spell it
+        known = self._cache.get(digest)
         if known is None or not known.holds(now):
-            return None
-        principal = known.principal
-        return self._revoked(principal) or principal
+            return Credential(token, digest)
+        return self._revoked(known.principal) or known.principal
 
     def verify(self, credential: Credential, now: float) -> Verification:
-        """Decide about a token that `known` did not know, and remember it.
+        """Decide about a token that `recall` did not know, and remember it.
 
         Args:
             credential: The token.

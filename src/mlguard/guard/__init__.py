@@ -3,7 +3,8 @@
 from mlguard.guard.answer import HeldAnswer
 from mlguard.guard.bound import BoundRoute
 from mlguard.guard.deadlines import Deadlines
-from mlguard.guard.exchange import Exchange, Steps, watched
+from mlguard.guard.decision import Steps
+from mlguard.guard.exchange import Exchange, watched
 from mlguard.guard.guard import Guard, reset
 from mlguard.guard.inference import InferenceContext
 from mlguard.guard.models import Offer

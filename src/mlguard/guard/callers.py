@@ -8,6 +8,7 @@ from typing import Protocol
 
 from mlguard import refusals
 from mlguard.auth import Authenticator
+from mlguard.auth.bearer import Credential
 from mlguard.guard.parts import Parts
 from mlguard.messages import Call, Deny, FetchKeys, Principal
 
@@ -20,31 +21,26 @@ class Asker(Protocol):
         """The client's network."""
 
 
-def recall(parts: Parts, call: Call, asker: Asker) -> Principal | Deny | None:
-    """Say who calls where nobody has to wait for that; None where `identify` must find out."""
-    if parts.authenticator is None:
+def recall(parts: Parts, call: Call, asker: Asker) -> Principal | Deny | Credential:
+    """Say who calls where nobody has to wait for that, else what `identify` has to look at."""
+    authenticator = parts.authenticator
+    if authenticator is None:
         return anonymous(parts, asker.client)
-    credential = parts.authenticator.credential(call.authorization)
-    if isinstance(credential, Deny):
-        return credential
-    return parts.authenticator.known(credential, parts.clock())
+    return authenticator.recall(call.authorization, parts.clock())
 
 
 def identify(
-    parts: Parts, call: Call, asker: Asker
+    parts: Parts, credential: Credential, client: str
 ) -> Generator[FetchKeys, None, Principal | Deny]:
-    """Find out who calls, or why that cannot be told, where `recall` cannot."""
-    if parts.authenticator is None:
-        return anonymous(parts, asker.client)
-    credential = parts.authenticator.credential(call.authorization)
-    if isinstance(credential, Deny):
-        return credential
-    client = asker.client
+    """Find out whose credential it is, or why that cannot be told."""
+    authenticator = parts.authenticator
+    if authenticator is None:
+        raise AssertionError("authentication is off")
     wait = parts.failures.wait(client)
     if wait:  # who is known has passed, whatever others at the same address do
         parts.throttled(client)
         return refusals.too_many_failures(math.ceil(wait))
-    who = yield from parts.authenticator.verify(credential, parts.clock())
+    who = yield from authenticator.verify(credential, parts.clock())
     if isinstance(who, Deny) and who.status == 401:
         parts.failures.count(client)
     return who

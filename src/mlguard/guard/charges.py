@@ -6,8 +6,8 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 from mlguard import refusals
-from mlguard.messages import Deny, Headers, Principal
-from mlguard.quotas import Admission, Charged, Demand, headers_of
+from mlguard.messages import Deny, Headers
+from mlguard.quotas import Admission, Caller, Charged, Demand, headers_of
 
 if TYPE_CHECKING:
     from mlguard.guard.parts import Parts
@@ -41,7 +41,7 @@ class Charges:
         self.is_counted = True
         self.limited: set[object] = set()
 
-    def acquire(self, payer: Principal, model: str | None, *, is_public: bool) -> Deny | None:
+    def acquire(self, payer: Caller, model: str | None, *, is_public: bool) -> Deny | None:
         """Take a place among the requests in flight in this process, once: all, and the payer's.
 
         Anybody can send to a public route, and so fill what the others need: it takes none of all.
@@ -61,14 +61,14 @@ class Charges:
             self._places.append(whose)
         return None
 
-    def charge_here(self, payer: Principal, demand: Demand) -> Charged | Deny | None:
+    def charge_here(self, payer: Caller, demand: Demand) -> Charged | Deny | None:
         """Debit what a call costs, all or nothing; None where somebody waits for the ledger."""
         quota = self._parts.quota
         if not self.is_counted:
             return quota.nothing()
         return self._keep(demand, quota.admit_here(payer, demand)) if quota.is_here else None
 
-    def charge(self, payer: Principal, demand: Demand) -> Admission:
+    def charge(self, payer: Caller, demand: Demand) -> Admission:
         """Debit it wherever the ledger is."""
         here = self.charge_here(payer, demand)
         if here is not None:
@@ -76,7 +76,7 @@ class Charges:
         charged = yield from self._parts.quota.admit(payer, demand)
         return self._keep(demand, charged)
 
-    def extend(self, payer: Principal, model: str, amounts: dict[str, int]) -> Admission:
+    def extend(self, payer: Caller, model: str, amounts: dict[str, int]) -> Admission:
         """Debit what an answer holds beyond what was reserved, all or nothing."""
         if not self.is_counted:
             return self._parts.quota.nothing()
@@ -117,6 +117,6 @@ class Charges:
         charged = self._charged
         return charged[0].headers if len(charged) == 1 else headers_of(charged)
 
-    def policies(self, payer: Principal, model: str | None) -> Headers:
+    def policies(self, payer: Caller, model: str | None) -> Headers:
         """What a refusal says of it that no quota is about."""
         return self._parts.quota.policies(payer, model) if self.is_counted else ()

@@ -10,12 +10,10 @@ An adapter reports what happened; what is returned is what it has to do. What ca
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial
 from typing import Any
 
 from opentelemetry import trace
@@ -23,45 +21,28 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
 from mlguard import refusals
-from mlguard.bodies import Reading
 from mlguard.errors import ProtocolError, Refused
 from mlguard.guard.answer import HeldAnswer
 from mlguard.guard.bound import BoundRoute
-from mlguard.guard.callers import anonymous, identify, lacking, lapsed, recall
+from mlguard.guard.callers import anonymous, lacking, lapsed
 from mlguard.guard.charges import Charges
+from mlguard.guard.decision import Steps, decide
 from mlguard.guard.inference import InferenceContext
 from mlguard.guard.parts import Parts
 from mlguard.guard.record import Record
-from mlguard.messages import (
-    Call,
-    Compute,
-    Cut,
-    Debit,
-    Deny,
-    FetchKeys,
-    Headers,
-    Outcome,
-    Principal,
-    ReadBody,
-)
-from mlguard.quotas import Admission, Charged, Demand, RouteLimit
+from mlguard.messages import Call, Deny, Headers, Outcome, Principal
+from mlguard.quotas import Admission, Caller, Charged, Demand, RouteLimit
 from mlguard.tracing import (
     answer_attributes,
     class_name,
-    is_in_server_span,
     redacted,
     sampled_trace,
+    server_span_around,
     trace_id,
 )
 
 LEFT = 499
 SWITCHING = 101
-LARGE = 256 * 1024
-"""Bytes from which parsing would hold up an event loop noticeably."""
-
-Steps = Generator[ReadBody | FetchKeys | Debit | Compute, Any, Deny | None]
-"""A decision in the making: yields what it needs of the outside, returns the refusal, if any."""
-
 OPEN, DECIDED, STARTED, ENDED = "open", "decided", "started", "ended"
 
 _FOLLOWS = {
@@ -80,6 +61,8 @@ class Exchange:
 
     Attributes:
         call: The request.
+        parts: What it meets.
+        charges: What it is charged, and holds.
         principal: Who calls, once decided.
         deny: The refusal, where there is one.
         decided: Whether a decision was made about what is being dispatched.
@@ -95,7 +78,7 @@ class Exchange:
 
     __slots__ = (
         "_began",
-        "_charges",
+        "_caller",
         "_client",
         "_error",
         "_first",
@@ -103,21 +86,21 @@ class Exchange:
         "_has_sent",
         "_outcomes",
         "_owns_span",
-        "_parts",
         "_phase",
         "_raised",  # what a handler is stopped by, whatever catches it there
         "_replaces",
         "_spans",
         "_status",
-        "_stranger",
         "bound",
         "call",
+        "charges",
         "decided",
         "deny",
         "depth",
         "dispatched",
         "finish_joined",
         "is_cut",
+        "parts",
         "principal",
         "request",
         "run",
@@ -125,7 +108,7 @@ class Exchange:
     )
 
     def __init__(self, parts: Parts, call: Call) -> None:
-        self._parts = parts
+        self.parts = parts
         self.call = call
         self._began = parts.timer()
         self._phase = OPEN
@@ -135,8 +118,8 @@ class Exchange:
         self._error: BaseException | None = None
         self._raised: Deny | None = None
         self._client: str | None = None
-        self._stranger: Principal | None = None
-        self._charges = Charges(parts)
+        self._caller: Caller | None = None
+        self.charges = Charges(parts)
         self._outcomes: list[Outcome] = []
         self._spans: list[Span] = []
         self._owns_span = False
@@ -164,9 +147,10 @@ class Exchange:
         """
         if self.has_span:
             return None
-        if is_in_server_span():
-            self._join(trace.get_current_span())
-        elif self._parts.tracing.owns_server_spans or (is_last and self._parts.tracing.provider):
+        around = server_span_around()
+        if around is not None:
+            self._join(around)
+        elif self.parts.tracing.owns_server_spans or (is_last and self.parts.tracing.provider):
             return self._open_span()
         return None
 
@@ -176,7 +160,7 @@ class Exchange:
         return self._owns_span or self.span is not trace.INVALID_SPAN
 
     def _open_span(self) -> Context:
-        parts, call = self._parts, self.call
+        parts, call = self.parts, self.call
         began = time.time_ns() - int((parts.timer() - self._began) * 1e9)
         self._owns_span = True
         self.span, context = parts.tracing.server_span(
@@ -200,7 +184,7 @@ class Exchange:
 
     def opened(self) -> Deny | None:
         """Refuse what is too long to be looked at by anybody."""
-        service, call = self._parts.settings.service, self.call
+        service, call = self.parts.settings.service, self.call
         if call.uri > service.max_uri:
             self.deny = refusals.uri_too_long(service.max_uri)
         elif call.longest > service.max_header:
@@ -215,12 +199,12 @@ class Exchange:
 
     def bind(self, host: str, template: str, scopes: frozenset[str]) -> BoundRoute:
         """Say what holds for a route, by the settings of whoever watches this request."""
-        return self._parts.bind(host, template, scopes)
+        return self.parts.bind(host, template, scopes)
 
     @property
     def unmatched(self) -> BoundRoute:
         """What holds where no route matched."""
-        return self._parts.unmatched
+        return self.parts.unmatched
 
     def dispatching(self) -> None:
         """A router is asked, and nothing is decided yet of what it dispatches."""
@@ -240,11 +224,11 @@ class Exchange:
         self._check("matched")
         if self._phase is DECIDED:
             self._forget_dispatch()
-            self.principal = self.deny = None
+            self.principal = self.deny = self._caller = None
         self._phase = DECIDED
         self.bound = bound
         self.decided = True  # whatever it raises: it is not asked again
-        deny = self.deny = yield from self._decision(bound, limits)
+        deny = self.deny = yield from decide(self, bound, limits)
         if not self._owns_span and self.span is not trace.INVALID_SPAN:
             self._tell_joined()
         return deny
@@ -273,130 +257,25 @@ class Exchange:
     @property
     def is_authenticated(self) -> bool:
         """Whether this request's guard asks who calls."""
-        return self._parts.authenticator is not None
-
-    def _decision(self, bound: BoundRoute, limits: Sequence[RouteLimit]) -> Steps:
-        """Ask what is cheap before what is dear."""
-        parts, call, charges = self._parts, self.call, self._charges
-        model = bound.model
-        if model is not None and not call.has_body and call.method in _BODILESS:
-            model = None
-        name = model.name if model else None
-        charges.is_counted = bound.is_counted
-        if refusal := self._shed(bound):
-            return refusal
-        if not bound.is_public:
-            who = recall(parts, call, self) or (yield from identify(parts, call, self))
-            if refusal := self._welcome(who, bound.scopes):
-                return refusal
-        elif model is None and not limits:
-            return None
-        payer = self.payer
-        if bound.is_counted and (refusal := parts.quota.spent(payer, name)):
-            return charges.refused(name or "", refusal)
-        body = b""
-        if model is not None:
-            found = yield from self._read(payer, model.name)
-            if isinstance(found, Deny):
-                return found
-            body = found
-        if refusal := charges.acquire(payer, name, is_public=bound.is_public):
-            return refusal
-        flies = not charges.has_paid
-        if model is None:
-            demand = Demand(is_request=not bound.is_public, flies=flies, limits=limits)
-            charged = charges.charge_here(payer, demand) or (
-                yield from charges.charge(payer, demand)
-            )
-            if isinstance(charged, Deny):
-                return charges.refused("", charged)
-            charges.has_paid = True
-            return None
-        seconds = 0.0
-        if len(body) < LARGE:
-            reading = model.layout.read(body)
-        else:
-            reading, seconds = yield Compute(partial(_timed, model.layout.read, body))
-        run = InferenceContext(parts, model, self, reading=reading)
-        demand = Demand(model.name, parts.amounts(run.inference), flies=flies, limits=limits)
-        charged = charges.charge_here(payer, demand) or (yield from charges.charge(payer, demand))
-        if isinstance(charged, Deny):
-            if charged.code == "batch_exceeds_quota" and not reading.readable:
-                largest = charged.more["largest_batch"]
-                charged = refusals.rows_unreadable(largest, charged.headers)
-            return self._unpaid(payer, model.name, charged, seconds)
-        charges.has_paid = True
-        self.run = run
-        run.pay(charged)
-        run.open()
-        return None
-
-    def _unpaid(self, payer: Principal, model: str, deny: Deny, seconds: float) -> Deny:
-        """Refuse a body that was read: a request all the same, and no cheaper than one."""
-        quota = self._parts.quota
-        if self._charges.is_counted:
-            if deny.code not in _UNCOUNTED:
-                quota.count_request(payer, model)
-            quota.refused_after(payer, model, deny, seconds)
-        return self._charges.refused(model, deny)
-
-    def _shed(self, bound: BoundRoute) -> Deny | None:
-        """Refuse what is not even looked at: too much at once, too many guesses at routes."""
-        parts = self._parts
-        if bound is parts.unmatched and (wait := parts.guesses.count(self.client)):
-            parts.lost(self.client)
-            return self._charges.refused("", refusals.rate_exceeded(math.ceil(wait)))
-        if parts.in_flight.are_too_many and not bound.is_public and bound.is_counted:
-            return self._charges.refused("", refusals.overloaded())
-        return None
+        return self.parts.authenticator is not None
 
     @property
     def client(self) -> str:
         """The address that the request comes from, through proxies that are trusted."""
         client = self._client
         if client is None:
-            client = self._parts.proxies.client(self.call.peer, self.call.forwarded)
+            client = self.parts.proxies.client(self.call.peer, self.call.forwarded)
             self._client = client
         return client
 
     @property
-    def payer(self) -> Principal:
+    def payer(self) -> Caller:
         """Who is charged: the caller, or the client's network where none is known."""
-        if self.principal is not None:
-            return self.principal
-        if self._stranger is None:
-            self._stranger = anonymous(self._parts, self.client)
-        return self._stranger
-
-    def _read(self, payer: Principal, model: str) -> Generator[ReadBody, bytes | Cut, bytes | Deny]:
-        """Read the request's body, or say why that is refused."""
-        service = self._parts.settings.service
-        if (self.call.content_length or 0) > service.max_body:
-            return refusals.body_too_large(service.max_body)
-        if not self.call.has_body:
-            return b""
-        body = yield ReadBody(service.max_body, service.body_timeout)
-        if isinstance(body, bytes):
-            return body
-        if body is Cut.LEFT:
-            self._has_left = True
-            return refusals.client_left()
-        if self._charges.is_counted:
-            self._parts.quota.count_request(payer, model)
-        if body is Cut.TOO_LARGE:
-            return refusals.body_too_large(service.max_body)
-        return refusals.body_timeout(service.body_timeout)
-
-    def _welcome(self, who: Principal | Deny, needed: frozenset[str]) -> Deny | None:
-        """Take note of who calls, and say whether that is not enough."""
-        if isinstance(who, Deny):
-            refusal: Deny | None = who
-        else:
-            self.principal = who
-            refusal = None if needed <= who.scopes else lacking(who, needed)
-        if self._parts.authenticator is not None:
-            self._parts.metrics.authenticated(refusal.code if refusal else "ok")
-        return refusal
+        caller = self._caller
+        if caller is None:
+            who = self.principal or anonymous(self.parts, self.client)
+            caller = self._caller = self.parts.quota.caller(who)
+        return caller
 
     # ---- what a handler asks
 
@@ -407,24 +286,24 @@ class Exchange:
 
     def admit(self, model: str, amounts: Mapping[str, int]) -> Admission:
         """Debit what a model costs that a handler asks, where its caller may still ask it."""
-        parts, who = self._parts, self.principal
+        parts, who = self.parts, self.principal
         refusal = lapsed(parts, who) or lacking(who, parts.models[model].scopes)
         if refusal:
             self._raised = refusal
             return refusal
         demand = Demand(model, amounts, is_request=False)
-        charged = yield from self._charges.charge(self.payer, demand)
+        charged = yield from self.charges.charge(self.payer, demand)
         return self._stopping(model, charged)
 
     def extend(self, model: str, amounts: dict[str, int]) -> Admission:
         """Debit what an answer holds that was not reserved; a refusal withholds it."""
-        charged = yield from self._charges.extend(self.payer, model, amounts)
+        charged = yield from self.charges.extend(self.payer, model, amounts)
         return self._stopping(model, charged)
 
     def limit(self, limits: Sequence[RouteLimit]) -> Steps:
         """Debit what a handler declares, where the decision did not know of it."""
         demand = Demand(is_request=False, limits=limits)
-        charged = yield from self._charges.charge(self.payer, demand)
+        charged = yield from self.charges.charge(self.payer, demand)
         self._stopping("", charged)
         return self._raised
 
@@ -432,13 +311,13 @@ class Exchange:
         """Keep in mind, and count, the refusal that a handler is about to be stopped by."""
         self._raised = None
         if isinstance(charged, Deny):
-            self._raised = self._charges.refused(model, charged)
+            self._raised = self.charges.refused(model, charged)
         return charged
 
     @property
     def limited(self) -> set[object]:
         """Which declared limits were charged, or need not be."""
-        return self._charges.limited
+        return self.charges.limited
 
     def handler_started(self) -> None:
         """The model's handler begins: until now it waited for a thread, or for dependencies."""
@@ -454,7 +333,7 @@ class Exchange:
 
     def held_answer(self, media_type: str, length: int | None) -> HeldAnswer | None:
         """Hold an answer that is read; None where it can go on as it comes."""
-        run, limit = self.run, self._parts.settings.service.max_body
+        run, limit = self.run, self.parts.settings.service.max_body
         if run is None or not run.model.layout.reads_answers or (length or 0) > limit:
             return None
         return HeldAnswer(self, run, limit) if HeldAnswer.reads(media_type) else None
@@ -503,7 +382,7 @@ class Exchange:
         if not self._has_sent:
             self._check("chunk")
             self._has_sent = True
-            self._first = self._parts.timer() - self._began
+            self._first = self.parts.timer() - self._began
 
     def ended(self) -> None:
         """The last byte of the answer leaves: the request is over."""
@@ -511,7 +390,7 @@ class Exchange:
             self.closed()  # no answer was begun, or it is over
             return
         if self._first is None:
-            self._first = self._parts.timer() - self._began
+            self._first = self.parts.timer() - self._began
         self._end(self._status)
 
     def left(self) -> None:
@@ -527,7 +406,7 @@ class Exchange:
 
     def exchanged(self, received: int, sent: int) -> None:
         """So many messages went through a WebSocket."""
-        metrics, route = self._parts.metrics, self.bound.template
+        metrics, route = self.parts.metrics, self.bound.template
         metrics.messages(route, "received", received)
         metrics.messages(route, "sent", sent)
 
@@ -548,7 +427,7 @@ class Exchange:
     @property
     def seconds(self) -> float:
         """How long it has lasted."""
-        return self._parts.timer() - self._began
+        return self.parts.timer() - self._began
 
     @property
     def has_failed(self) -> bool:
@@ -570,7 +449,7 @@ class Exchange:
     @property
     def headers(self) -> Headers:
         """What an admitted answer says of the quota."""
-        return self._charges.headers if self.deny is None else ()
+        return self.charges.headers if self.deny is None else ()
 
     def answer(self) -> tuple[int, Headers, bytes]:
         """Write the refusal: status, headers and body, the same on every framework."""
@@ -583,13 +462,13 @@ class Exchange:
 
     def _policies(self, deny: Deny) -> Headers:
         """Tell a caller who is known which limits hold, where the refusal does not."""
-        parts = self._parts
+        parts = self.parts
         is_unknown = self.principal is None and parts.authenticator is not None
         is_told = any(name == "RateLimit-Policy" for name, _ in deny.headers)
         if is_unknown or is_told:
             return ()
         model = self.bound.model
-        return self._charges.policies(self.payer, model.name if model else None)
+        return self.charges.policies(self.payer, model.name if model else None)
 
     # ---- the end
 
@@ -609,13 +488,13 @@ class Exchange:
         """Take what is told of an inference; one that outlives the request is told alone."""
         if self._phase is ENDED:
             told = sampled_trace(span)
-            self._parts.recorder.put(Record(trace_id=told, outcomes=[outcome], spans=[span]))
+            self.parts.recorder.put(Record(trace_id=told, outcomes=[outcome], spans=[span]))
         else:
             self._outcomes.append(outcome)
             self._spans.append(span)
 
     def _end(self, status: int) -> None:
-        parts, call = self._parts, self.call
+        parts, call = self.parts, self.call
         if self._has_left and self.deny is None and status != SWITCHING:
             # The model has run, though nobody waits for what it said.
             self._end_left()
@@ -623,7 +502,7 @@ class Exchange:
         else:
             self.end_run(status)
         seconds = parts.timer() - self._began
-        self._charges.release()
+        self.charges.release()
         if self.span is trace.INVALID_SPAN and parts.tracing.provider is not None:
             self._open_span()  # what answered stands outside of whoever opens it
         if self._owns_span:
@@ -662,7 +541,7 @@ class Exchange:
         if self._phase is not OPEN:
             self._tell(told)
         method = "WS" if self.call.is_websocket else self.call.method
-        self._parts.tracing.finish(
+        self.parts.tracing.finish(
             self.span,
             name=self.bound.span_name(method),
             attributes=told,
@@ -688,14 +567,3 @@ class Exchange:
     def _check(self, event: str) -> None:
         if event not in _FOLLOWS[self._phase]:
             raise ProtocolError(f"{event} cannot follow: the request is {self._phase}")
-
-
-_BODILESS = ("GET", "HEAD", "OPTIONS")
-_UNCOUNTED = ("rate_exceeded", "too_many_in_flight", "store_unavailable")
-"""Refusals of what would be counted: one request more than there may be, or nobody knows."""
-
-
-def _timed(read: Callable[[bytes], Reading], body: bytes) -> tuple[Reading, float]:
-    """Read a large body, and tell how much of a core that took, in seconds."""
-    began = time.thread_time()
-    return read(body), time.thread_time() - began

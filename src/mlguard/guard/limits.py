@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast, overload
 
-from mlguard.guard.exchange import Exchange, Steps
+from mlguard.guard.decision import Steps
+from mlguard.guard.exchange import Exchange
 from mlguard.guard.guard import Guard
 from mlguard.logs import Seldom
 from mlguard.metrics import METHODS
@@ -309,4 +310,4 @@ def written(
 
 def key_of(exchange: Exchange) -> str:
     """Tell for whom a request is counted: the caller's name, or the client's network."""
-    return exchange.payer.subject
+    return exchange.payer.key[2]

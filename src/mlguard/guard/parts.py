@@ -19,7 +19,7 @@ from mlguard.guard.in_flight import InFlight
 from mlguard.guard.models import Offer, ServedModel
 from mlguard.guard.record import Recorder
 from mlguard.logs import Seldom
-from mlguard.messages import Inference
+from mlguard.messages import Inference, ReadBody
 from mlguard.metrics import Metrics
 from mlguard.quotas import Quota, Throttle
 from mlguard.routes.placement import Places
@@ -78,6 +78,7 @@ class Parts:
         self.tracing = tracing
         self.pseudonym = pseudonym
         self._log = Seldom()
+        self.body_wanted = ReadBody(settings.service.max_body, settings.service.body_timeout)
         self.clock = clock
         self.timer = timer
         self.models = {m.name: ServedModel(m, settings.drift, offer, rng) for m in settings.models}

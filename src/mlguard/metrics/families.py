@@ -103,8 +103,9 @@ def expose(families: Iterable[Family], accept: str = "") -> tuple[str, bytes]:
 
     if "escaping=allow-utf-8" in kind:
         return kind, library(families)
-    known = [_with_short_exemplars(family) for family in families]
-    return kind, write(known, library, has_exemplars=kind.startswith("application/openmetrics"))
+    if not kind.startswith("application/openmetrics"):
+        return kind, write(families, library, has_exemplars=False)
+    return kind, write(map(_with_short_exemplars, families), library, has_exemplars=True)
 
 
 def _encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:

@@ -41,13 +41,12 @@ def write(families: Iterable[dict[str, Any]], library: Write, *, has_exemplars: 
 
 def _is_common(family: dict[str, Any]) -> bool:
     name = family["name"]
-    return family["type"] in _TYPES and _are_plain(
-        name, *{sample["name"] for sample in family["samples"]}
-    )
+    names = frozenset([sample["name"] for sample in family["samples"]])
+    return family["type"] in _TYPES and _are_plain(name, names)
 
 
 @lru_cache(1024)
-def _are_plain(name: str, *samples: str) -> bool:
+def _are_plain(name: str, samples: frozenset[str]) -> bool:
     odd = (f"{name}_created", f"{name}_gsum", f"{name}_gcount")
     return all(_NAME(n) and n not in odd for n in (name, *samples))
 
@@ -57,11 +56,12 @@ def _write(lines: list[str], family: dict[str, Any], *, has_exemplars: bool) -> 
     name = family["name"] if has_exemplars or kind != "counter" else f"{family['name']}_total"
     lines.append(_head(name, kind, family["help"], has_exemplars))
     for sample in family["samples"]:
+        labels, value = sample["labels"], sample["value"]
+        before = _before(sample["name"], tuple(labels), tuple(labels.values()))
+        number = f"{value}.0" if type(value) is int and 0 <= value < _PLAIN else _number(value)
         exemplar = sample.get("exemplar") if has_exemplars else None
-        lines.append(
-            f"{_before(sample['name'], *sample['labels'].items())} "
-            f"{_number(sample['value'])}{_after(exemplar) if exemplar else ''}\n"
-        )
+        after = _after(exemplar) if exemplar else ""
+        lines.append(f"{before} {number}{after}\n")
 
 
 @lru_cache(1024)
@@ -73,10 +73,11 @@ def _head(name: str, kind: str, text: str, is_open: bool) -> str:
 
 
 @lru_cache(32_768)
-def _before(name: str, *labels: tuple[str, str]) -> str:
+def _before(name: str, labels: tuple[str, ...], values: tuple[str, ...]) -> str:
     if not labels:
         return name
-    said = ",".join(f'{label}="{_escaped(value)}"' for label, value in sorted(labels))
+    pairs = sorted(zip(labels, values, strict=True))
+    said = ",".join(f'{label}="{_escaped(value)}"' for label, value in pairs)
     return f"{name}{{{said}}}"
 
 

@@ -1,5 +1,6 @@
 """How much may they still ask? Decides."""
 
+from mlguard.quotas.callers import Caller
 from mlguard.quotas.charged import Charged, headers_of
 from mlguard.quotas.demand import Demand, RouteLimit
 from mlguard.quotas.quota import Admission, Quota
@@ -9,6 +10,7 @@ from mlguard.quotas.throttle import Throttle
 
 __all__ = [
     "Admission",
+    "Caller",
     "Charged",
     "Demand",
     "Quota",

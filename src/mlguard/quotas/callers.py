@@ -51,6 +51,7 @@ class Caller:
     """What holds for one caller, as long as the token says the same.
 
     Attributes:
+        key: Who it is: issuer, tenant or "", and subject.
         accounts: Where it is counted.
         own: Names the caller's account among all.
         tenant: Names the tenant's, "" where there is none.
@@ -59,12 +60,23 @@ class Caller:
         asked: What it asked last.
     """
 
-    __slots__ = ("_claims", "_scopes", "accounts", "asked", "is_exempt", "own", "plan", "tenant")
+    __slots__ = (
+        "_claims",
+        "_scopes",
+        "accounts",
+        "asked",
+        "is_exempt",
+        "key",
+        "own",
+        "plan",
+        "tenant",
+    )
 
-    def __init__(self, accounts: Accounts, rules: Rules, principal: Principal) -> None:
-        self.accounts = accounts
-        self.own = accounts.tag + accounts.own
-        self.tenant = accounts.tag + accounts.tenant if accounts.tenant else ""
+    def __init__(self, rules: Rules, principal: Principal) -> None:
+        self.key = principal.key
+        self.accounts = place = accounts(self.key)
+        self.own = place.tag + place.own
+        self.tenant = place.tag + place.tenant if place.tenant else ""
         self.is_exempt = rules.exempts(principal)
         self.plan = rules.plan(principal)
         self.asked: Asked | None = None
@@ -97,7 +109,7 @@ class Callers:
         key = (principal.issuer, principal.tenant or "", principal.subject)
         caller = self._known.get(key)
         if caller is None or (self._looks and not caller.is_of(principal)):
-            caller = Caller(accounts(key), self._rules, principal)
+            caller = Caller(self._rules, principal)
             self._known.put(key, caller)
         return caller
 

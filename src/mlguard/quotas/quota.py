@@ -14,7 +14,7 @@ from mlguard.quotas.callers import Accounts, Asked, Caller, Callers, accounts
 from mlguard.quotas.charged import Charged
 from mlguard.quotas.demand import Demand, RouteLimit
 from mlguard.quotas.refusing import in_its_words, refusal, too_large, withheld, worst
-from mlguard.quotas.rules import Rules, Terms
+from mlguard.quotas.rules import Rules
 from mlguard.quotas.shapes import Part, Shape, headers, nothing_left, policy
 from mlguard.quotas.spent import Delays, Spent
 from mlguard.settings import Quotas
@@ -74,47 +74,43 @@ class Quota:
         self._spent = Spent(ledger, self._timer)
         self._nothing = Charged(ledger, Order("", ()), _NOTHING, Receipt((), 0.0))
 
-    def terms(self, principal: Principal, model: str | None) -> Terms | None:
-        """Find what holds for a caller who asks a model; None where the caller is not counted."""
-        caller = self._callers.of(principal)
-        return None if caller.is_exempt else self.rules.terms(caller.plan, model)
+    def caller(self, principal: Principal) -> Caller:
+        """Find who is charged for what a principal asks, once for each request."""
+        return self._callers.of(principal)
 
-    def admit(self, principal: Principal, demand: Demand) -> Admission:
+    def admit(self, caller: Caller, demand: Demand) -> Admission:
         """Charge everything that a call touches, or refuse it and charge nothing.
 
         Args:
-            principal: Who pays.
+            caller: Who pays.
             demand: What is asked.
 
         Raises:
             ValueError: An amount below zero.
         """
-        asked = self._asked(principal, demand)
+        asked = self._asked(caller, demand)
         if not isinstance(asked, Asked):
             return asked
         receipt = yield asked.debit
         return self._answer(asked, receipt, demand.limits)
 
-    def admit_here(self, principal: Principal, demand: Demand) -> Charged | Deny:
+    def admit_here(self, caller: Caller, demand: Demand) -> Charged | Deny:
         """Do what `admit` does, at once: where the ledger is in this process, nobody waits."""
-        asked = self._asked(principal, demand)
+        asked = self._asked(caller, demand)
         if not isinstance(asked, Asked):
             return asked
         return self._answer(asked, self.ledger.debit(asked.debit.order), demand.limits)
 
-    def extend(
-        self, principal: Principal, model: str | None, amounts: Mapping[str, int]
-    ) -> Admission:
+    def extend(self, caller: Caller, model: str | None, amounts: Mapping[str, int]) -> Admission:
         """Charge what an answer holds beyond what was reserved, all of it, or have it withheld.
 
         Args:
-            principal: Who pays.
+            caller: Who pays.
             model: The model that answered.
             amounts: Units beyond what was charged before; those that are not above zero count
                 as none.
         """
         more = {unit: units for unit, units in amounts.items() if units > 0}
-        caller = self._callers.of(principal)
         if caller.is_exempt or not more:
             return self._nothing
         shape = self._shape(caller.plan, model, bool(caller.tenant), tuple(more), False, False)
@@ -128,9 +124,8 @@ class Quota:
         self._spent.learn(order.tag, order.lines, found.readings)
         return withheld(order.lines, found.readings, shape.headers(found.readings))
 
-    def count_request(self, principal: Principal, model: str | None) -> None:
+    def count_request(self, caller: Caller, model: str | None) -> None:
         """Count a request whose body was read and refused; waits for nobody."""
-        caller = self._callers.of(principal)
         if caller.is_exempt:
             return
         shape = self._shape(caller.plan, model, bool(caller.tenant), (), True, False)
@@ -138,17 +133,16 @@ class Quota:
         if lines:
             self.ledger.settle([Change(tag, a, limit, cost, 0.0) for a, limit, cost in lines])
 
-    def spent(self, principal: Principal, model: str | None) -> Deny | None:
+    def spent(self, caller: Caller, model: str | None) -> Deny | None:
         """Refuse a call of which it is known beforehand that one row of it would be refused.
 
         Looks into this process only: what another ledger said is believed for a second at most. Of
         what functions of the app count, and of what a route declares, nothing is known beforehand.
 
         Args:
-            principal: Who would pay.
+            caller: Who would pay.
             model: The model; None where no body is to be read.
         """
-        caller = self._callers.of(principal)
         if caller.is_exempt:
             return None
         if self._spent.has(caller):
@@ -156,17 +150,13 @@ class Quota:
             shape = self._shape(caller.plan, model, bool(caller.tenant), units, True, False)
             found = self._spent.find(caller, shape.parts)
             if found is not None:
-                policies = self._policies(caller.plan, model, bool(caller.tenant))
-                return refusal(*found, (*policies, nothing_left(*found)))
+                return refusal(*found, (*self.policies(caller, model), nothing_left(*found)))
         wait = 0.0 if model is None else self._delays.left(caller.own)
         if not wait:
             return None
-        policies = self._policies(caller.plan, model, bool(caller.tenant))
-        return refusals.rate_exceeded(math.ceil(wait), policies)
+        return refusals.rate_exceeded(math.ceil(wait), self.policies(caller, model))
 
-    def refused_after(
-        self, principal: Principal, model: str | None, deny: Deny, seconds: float
-    ) -> None:
+    def refused_after(self, caller: Caller, model: str | None, deny: Deny, seconds: float) -> None:
         """Take note that a body was read and then refused, so that `spent` refuses the next ones.
 
         They wait 20 times as long as it took, a minute at most: refusing a caller takes a
@@ -174,30 +164,27 @@ class Quota:
         nor who was refused for what is not the caller's fault.
 
         Args:
-            principal: Who sent it.
+            caller: Who sent it.
             model: The model that was asked.
             deny: The refusal.
             seconds: What it took to read and parse the body; below 5 ms nothing is noted.
         """
-        caller = self._callers.of(principal)
-        is_somebody = bool(principal.issuer or principal.subject)
+        is_somebody = any(caller.key)
         if model is not None and is_somebody and not caller.is_exempt and deny.status < 500:
             self._delays.add(caller.own, seconds)
 
-    def berths(self, principal: Principal, model: str | None) -> Iterator[tuple[Hashable, Limit]]:
+    def berths(self, caller: Caller, model: str | None) -> Iterator[tuple[Hashable, Limit]]:
         """List the limits of requests in flight that a call meets, each with whose it is."""
-        caller = self._callers.of(principal)
         if caller.is_exempt:
             return
         own, shared = self._flights(caller.plan, model)
         for limit in own:
-            yield (*principal.key, limit.field), limit
+            yield (*caller.key, limit.field), limit
         for limit in shared if caller.tenant else ():
-            yield (principal.issuer, principal.tenant, limit.field), limit
+            yield (*caller.key[:2], limit.field), limit
 
-    def policies(self, principal: Principal, model: str | None) -> Headers:
+    def policies(self, caller: Caller, model: str | None) -> Headers:
         """Say which windows hold for a caller, without asking what is left of them."""
-        caller = self._callers.of(principal)
         if caller.is_exempt:
             return ()
         return self._policies(caller.plan, model, bool(caller.tenant))
@@ -206,9 +193,8 @@ class Quota:
         """Charge nothing."""
         return self._nothing
 
-    def _asked(self, principal: Principal, demand: Demand) -> Asked | Charged | Deny:
+    def _asked(self, caller: Caller, demand: Demand) -> Asked | Charged | Deny:
         """Tell what a call asks of the ledger; where it asks nothing, how that ends."""
-        caller = self._callers.of(principal)
         if caller.is_exempt:
             return self._nothing
         asked = caller.asked

@@ -109,7 +109,7 @@ def _among(
 ) -> Iterator[tuple[Part, Known]]:
     for part in parts:
         known = (shared if part.is_shared else own).get(part.limit.field)
-        if known is not None and known.limit == part.limit:
+        if known is not None and (known.limit is part.limit or known.limit == part.limit):
             yield part, known
 
 

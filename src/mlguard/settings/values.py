@@ -9,7 +9,6 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
 
-from limits import parse as parse_rate
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -34,8 +33,17 @@ ANY_HOST = ""
 """The host of a route that asks for none; where a route is named, it is written "*"."""
 
 _RATE = re.compile(
-    r"\s*[1-9]\d*\s*(/|\s+per\s+)\s*([1-9]\d*\s*)?(second|minute|hour|day|month|year)s?\s*"
+    r"\s*([1-9]\d*)\s*(?:/|\s+per\s+)\s*([1-9]\d*)?\s*(second|minute|hour|day|month|year)s?\s*"
 )
+# As `limits` reads them, in which a month has 30 days and a year twelve of those.
+_UNITS = {
+    "second": 1,
+    "minute": 60,
+    "hour": 3600,
+    "day": 86_400,
+    "month": 2_592_000,
+    "year": 31_104_000,
+}
 _ROUTE = re.compile(r"[^/\s]*/.*", re.DOTALL)
 _STORE = re.compile(r"rediss?://[^\s\x00-\x1f\x7f]+")
 _QUOTA_STORE = re.compile(
@@ -105,10 +113,11 @@ def _must(fits: Callable[[object], bool], be: str) -> BeforeValidator:
 def _rate(value: object) -> Rate:
     if isinstance(value, Rate):
         return value
-    if not _RATE.fullmatch(str(value)):
+    found = _RATE.fullmatch(str(value))
+    if found is None:
         raise mistake('must be a rate like "600/minute" or "10000 per 2 hours"')
-    item = parse_rate(str(value))
-    return Rate(text=str(value), limit=item.amount, seconds=item.get_expiry())
+    amount, times, unit = found.groups()
+    return Rate(text=str(value), limit=int(amount), seconds=int(times or 1) * _UNITS[unit])
 
 
 def _rate_or_off(value: object) -> Rate | None:

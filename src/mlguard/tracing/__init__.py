@@ -5,8 +5,8 @@ from mlguard.tracing.current import (
     attach,
     attached,
     detach,
-    is_in_server_span,
     sampled_trace,
+    server_span_around,
     trace_id,
 )
 from mlguard.tracing.sampling import PeerSampler, peer
@@ -24,11 +24,11 @@ __all__ = [
     "attached",
     "class_name",
     "detach",
-    "is_in_server_span",
     "peer",
     "redacted",
     "sampled_trace",
     "server_attributes",
+    "server_span_around",
     "span_name",
     "trace_id",
     "tree",

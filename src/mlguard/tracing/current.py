@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 from opentelemetry import context as runtime
@@ -22,8 +21,10 @@ def detach(token: Any) -> None:
     A streamed answer may be closed in another context than it was begun in, for which OpenTelemetry
     would log an error with its stack; and each kind of runtime raises what it likes.
     """
-    with suppress(Exception):
+    try:  # noqa: SIM105 - each request comes here, and `suppress` is three calls more
         runtime._RUNTIME_CONTEXT.detach(token)
+    except Exception:  # noqa: BLE001, S110 - said above
+        pass
 
 
 class attached:  # noqa: N801 - a `with` reads it as a word
@@ -42,17 +43,19 @@ class attached:  # noqa: N801 - a `with` reads it as a word
             detach(self._token)
 
 
-def is_in_server_span() -> bool:
-    """Tell whether the current span is a server's that somebody around has opened."""
-    if not runtime.get_current():
-        return False
-    span = trace.get_current_span()
+def server_span_around() -> Span | None:
+    """Find the server span that somebody around has opened, where the current one is such."""
+    around = runtime.get_current()
+    if not around:
+        return None
+    span = trace.get_current_span(around)
     context = span.get_span_context()
     if not context.is_valid or context.is_remote:
-        return False
+        return None
     if isinstance(span, NonRecordingSpan):
-        return True  # of a trace that is not kept
-    return span.is_recording() and getattr(span, "kind", None) is SpanKind.SERVER
+        return span  # of a trace that is not kept
+    is_one = span.is_recording() and getattr(span, "kind", None) is SpanKind.SERVER
+    return span if is_one else None
 
 
 def trace_id(span: Span) -> str | None:

@@ -167,13 +167,12 @@ def span(s: RecordedSpan) -> bytes:
     add(_TIMES(0x39, s._start_time, 0x41, s._end_time))
     for key, value in s._attributes.items():
         type_ = type(value)
-        if type_ is str:
-            if key in _FEW:
-                add(_known(b"\x4a", key, value))
-            else:
-                text = value.encode("utf-8", "replace")
-                add(_before_text(key, len(text)))
-                add(text)
+        if key in _FEW and (type_ is str or type_ is int):
+            add(_known(b"\x4a", key, value))
+        elif type_ is str:
+            text = value.encode("utf-8", "replace")
+            add(_before_text(key, len(text)))
+            add(text)
         elif type_ is int and 0 <= value < 1 << 35:
             digits = _varint(value)
             add(_before_number(key, len(digits)))

@@ -34,6 +34,7 @@ _METHODS = {
 }
 _OTHER = "_OTHER"
 _PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+_PARAMETERS = re.compile("[^&]+").finditer
 # RFC 3986 section 3.2: a name or an IPv4 address, an IPv6 address in brackets; a port.
 _HOST = re.compile(
     r"(?:([A-Za-z0-9._~%!$&'()*+,;=-]+)|\[([0-9A-Fa-f:.]+(?:%[^\]]*)?)\])(?::([0-9]{0,5}))?"
@@ -114,9 +115,13 @@ def answer_attributes(template: str, status: int | None, error_type: str | None)
 
 def redacted(query: str) -> str:
     """Keep the names of a query's parameters, of a bounded length, and none of their values."""
-    parts = (part.partition("=") for part in query[:_LONGEST_QUERY].split("&") if part)
-    shown = "&".join(f"{name}=REDACTED" if equals else "REDACTED" for name, equals, _ in parts)
-    return shown[:LONGEST]
+    shown = ""
+    for found in _PARAMETERS(query[:_LONGEST_QUERY]):
+        name, equals, _ = found[0].partition("=")
+        shown += f"&{name}=REDACTED" if equals else "&REDACTED"
+        if len(shown) > LONGEST:
+            break
+    return shown[1 : LONGEST + 1]
 
 
 def _say_method(said: dict[str, Any], method: str) -> None:

@@ -28,7 +28,15 @@ from opentelemetry.sdk.trace import (
 from opentelemetry.sdk.trace import Span as SDKSpan
 from opentelemetry.sdk.util import BoundedList
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.trace import (
+    DEFAULT_TRACE_STATE,
+    Link,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+)
 from opentelemetry.util.types import AnyValue, Attributes
 
 from mlguard.chance import CHANCE
@@ -41,6 +49,7 @@ UNSET = Status(StatusCode.UNSET)
 _ERROR = Status(StatusCode.ERROR)
 _RANDOM = 0x02  # W3C Trace Context Level 2: the trace's id is random
 _FLAGS = tuple(map(TraceFlags, range(4)))
+_new = tuple.__new__
 
 
 def limits(
@@ -89,6 +98,7 @@ class RecordedSpan(trace.Span, ReadableSpan):
         is_kept: Whether `finish` ends it and somebody passes it on; else `end` does both.
     """
 
+    _context: SpanContext
     _instrumentation_info = None
     _end_time: int | None = None
     _status: Status = UNSET
@@ -133,7 +143,7 @@ class RecordedSpan(trace.Span, ReadableSpan):
 
     def get_span_context(self) -> SpanContext:
         """Tell who the span is."""
-        return cast("SpanContext", self._context)
+        return self._context
 
     def is_recording(self) -> bool:
         """Tell whether the span has not ended."""
@@ -330,14 +340,15 @@ class RecordingTracer(Tracer):
             trusted: Whether a parent elsewhere is a trusted peer's.
         """
         keep = self.sampler.keeps(parent, trusted=trusted)
+        own = CHANCE.getrandbits(64) or 1
         if parent is None:
-            flags = _FLAGS[_RANDOM | keep]
-            return SpanContext(
-                CHANCE.getrandbits(128) or 1, CHANCE.getrandbits(64) or 1, False, flags
-            )
-        number, _, _, flags, state, _ = parent
-        flags = _FLAGS[flags & _RANDOM | keep]
-        return SpanContext(number, CHANCE.getrandbits(64) or 1, False, flags, state)
+            number = CHANCE.getrandbits(128) or 1
+            flags, state = _FLAGS[_RANDOM | keep], DEFAULT_TRACE_STATE
+        else:
+            number, _, _, flags, state, _ = parent
+            flags = _FLAGS[flags & _RANDOM | keep]
+        # A tuple whose own constructor only asks whether it is valid, which it is.
+        return _new(SpanContext, (number, own, False, flags, state, True))
 
     def started(self, span: RecordedSpan, context: Context | None) -> None:
         """Tell others that a span began."""

@@ -12,7 +12,7 @@ from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter, TextMapPropagator
 from opentelemetry.sdk.trace import SpanProcessor
-from opentelemetry.trace import Span, SpanKind, StatusCode, TracerProvider
+from opentelemetry.trace import Span, SpanContext, SpanKind, StatusCode, TracerProvider
 
 from mlguard import __version__
 from mlguard.logs import LOGGER, quiet
@@ -158,7 +158,7 @@ class Tracing:
         found = trace.get_current_span(context).get_span_context() if context else None
         parent = found if found is not None and found.is_valid else None
         made = tracer.below(parent, trusted=trusted)
-        if not made.trace_flags & 1:
+        if not made[3] & 1:
             span = trace.NonRecordingSpan(made)
         else:
             said = server_attributes(call, client)
@@ -191,10 +191,13 @@ class Tracing:
             span = self._tracer.start_span(name, attributes=attributes)
             return span, trace.set_span_in_context(span, around)
         above = around.get(_CURRENT)
-        found = above.get_span_context() if isinstance(above, Span) else None
-        parent = found if found is not None and found.is_valid else None
+        if type(above) is RecordedSpan:
+            parent: SpanContext | None = above._context
+        else:
+            found = above.get_span_context() if isinstance(above, Span) else None
+            parent = found if found is not None and found.is_valid else None
         made = tracer.below(parent, trusted=False)
-        if made.trace_flags & 1:
+        if made[3] & 1:
             span = recorded = RecordedSpan(
                 tracer, name, made, parent, SpanKind.INTERNAL, attributes, time_ns(), is_kept=True
             )

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from copy import copy
 from typing import TYPE_CHECKING
 
-from slowapi.wrappers import LimitGroup
 from starlette.requests import HTTPConnection, Request
 from starlette.types import Scope
 
@@ -17,6 +16,7 @@ from mlguard.routes.limit_options import Options, check_function
 
 if TYPE_CHECKING:
     from limits import RateLimitItem
+    from slowapi.wrappers import LimitGroup
 
 
 def declare(options: Options) -> Declared:
@@ -47,6 +47,8 @@ def declare(options: Options) -> Declared:
 
 def _group(options: Options) -> LimitGroup:
     """Have slowapi read the rates, and ask who tells them; the kit does the rest itself."""
+    from slowapi.wrappers import LimitGroup  # large, and most apps declare nothing
+
     return LimitGroup(
         options.limit_value,
         _key,

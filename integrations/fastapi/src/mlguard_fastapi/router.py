@@ -8,6 +8,7 @@ handler (404, 405, redirects, files of a frontend) is decided at the first byte 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from mlguard.app.front import front_of
 from mlguard.guard import Exchange, Guard, reset, watched
 from mlguard.guard.limits import due
 from mlguard.guard.timed import timed
-from mlguard.tracing import attached
+from mlguard.tracing import attach, attached, detach
 from mlguard_fastapi.limits import request_of
 from mlguard_fastapi.listing import Demands, leaves, router_of
 
@@ -41,7 +42,7 @@ class RouterGate:
         self._router = router
         self._guard = guard
         self._inner = router.middleware_stack
-        self._stamp: object = None
+        self._armed: Sequence[tuple[Router, int, int]] = ()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the router dispatch what is not decided yet."""
@@ -70,9 +71,13 @@ class RouterGate:
 
     def arm(self) -> None:
         """Put a gate at each route that came since the last time."""
-        stamp = _stamp(self._router)
-        if stamp == self._stamp:
-            return
+        for router, count, version in self._armed:
+            if len(router.routes) != count or _version(router) != version:
+                break
+        else:
+            if self._armed:
+                return
+        armed = [(r, len(r.routes), _version(r)) for r in _included(self._router, set())]
         if not isinstance(self._router.default, _DefaultGate):
             self._router.default = _DefaultGate(self._router.default, self._guard)
         for route in leaves(self._router.routes):
@@ -84,7 +89,7 @@ class RouterGate:
             route.handle = _RouteGate(  # type: ignore[method-assign]
                 route, self._guard, passes=inner is not None, calls=bool(calls)
             )
-        self._stamp = stamp
+        self._armed = armed
 
 
 class _DefaultGate:
@@ -190,12 +195,13 @@ class _RouteGate:
     ) -> None:
         """Let the handler answer; whatever becomes of a refusal there, it is one here."""
         exchange.request = scope
-        run = exchange.run
+        run, token = exchange.run, None
         sending = ModelAnswer(exchange, scope, send) if run else Begun(send)
         exchange.depth += 1
+        if run is not None:
+            token = attach(run.context)
         try:
-            with attached(run.context if run else None):
-                await self._handle(scope, receive, sending)
+            await self._handle(scope, receive, sending)
         except Exception as error:
             deny = exchange.refusal_in(error)
             if deny is None:
@@ -205,6 +211,8 @@ class _RouteGate:
             await refuse(exchange, scope, sending, deny, error)
         finally:
             exchange.depth -= 1
+            if token is not None:
+                detach(token)
 
     async def _call(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a guarded WSGI app decide by its own routes: its environ does not hold our scope."""
@@ -250,6 +258,18 @@ def _effective(route: BaseRoute, scope: Scope) -> Any:
     return route
 
 
-def _stamp(router: Router) -> object:
-    version = getattr(router, "_get_routes_version", None)
-    return len(router.routes), version() if version else None
+def _version(router: Any) -> int:
+    """Count how often a router of FastAPI's was changed, however many routes it has."""
+    return getattr(router, "_routes_version", 0)
+
+
+def _included(router: Any, seen: set[int]) -> Iterator[Router]:
+    """List a router and those of which it includes the routes themselves, and no copies."""
+    if id(router) in seen:
+        return
+    seen.add(id(router))
+    yield router
+    for route in router.routes:
+        inner = getattr(route, "original_router", None)
+        if inner is not None:
+            yield from _included(inner, seen)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from flask_limiter import Limit
-
 from mlguard.guard.limits import Declared
 from mlguard.routes.limit_options import Options, check_function
 
@@ -21,6 +19,8 @@ def declare(options: Options) -> Declared:
         TypeError: A function that takes what the kit has not.
         ValueError: Rates that cannot be parsed, or counted.
     """
+    from flask_limiter import Limit  # large, and most apps declare nothing
+
     check_function("limit_value", options.limit_value, 0)
     check_function("cost", options.cost, 0)
     check_function("exempt_when", options.exempt_when, 0)

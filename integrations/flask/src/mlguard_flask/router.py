@@ -32,7 +32,7 @@ from mlguard.errors import Refused
 from mlguard.guard import BoundRoute, Exchange, Guard
 from mlguard.guard.limits import Declared, due, limited, method_of
 from mlguard.routes.scopes import demanded
-from mlguard.tracing import attached
+from mlguard.tracing import attach, attached, detach
 from mlguard_flask import telemetry
 from mlguard_flask.listing import host_of, mounts
 
@@ -96,11 +96,16 @@ class Gate:
         for open_span in self._openers:
             open_span()
             exchange.finish_joined = telemetry.take_over(request.environ)
-        with attached(exchange.open_span() if PREFIX not in request.environ else None):
-            refusal = self._decide(request, exchange)
-            if refusal is not None:
-                return self._finalize(*args, refusal)
-            return self._full_dispatch(*args)
+        if exchange.has_span or PREFIX in request.environ:
+            return self._answer(request, exchange, *args)
+        with attached(exchange.open_span()):
+            return self._answer(request, exchange, *args)
+
+    def _answer(self, request: Request, exchange: Exchange, *args: Any) -> Response:
+        refusal = self._decide(request, exchange)
+        if refusal is not None:
+            return self._finalize(*args, refusal)
+        return self._full_dispatch(*args)
 
     def _decide(self, request: Request, exchange: Exchange) -> Response | None:
         """Let the request go on, or answer it."""
@@ -156,9 +161,9 @@ class Gate:
                 return refusal
         exchange.handler_started()
         exchange.depth += 1
+        token = attach(exchange.run.context) if exchange.run else None
         try:
-            with attached(exchange.run.context if exchange.run else None):
-                answer = self._dispatch(*args)
+            answer = self._dispatch(*args)
         except Exception as error:
             deny = exchange.refusal_in(error)
             if deny is None:
@@ -170,6 +175,8 @@ class Gate:
             return answer
         finally:
             exchange.depth -= 1
+            if token is not None:
+                detach(token)
 
     def process(self, *args: Any) -> Response:
         """Read the view's answer, which ends the route's inference; then Flask's own processing."""

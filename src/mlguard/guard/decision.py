@@ -1,0 +1,155 @@
+"""May this request go on? Asked in order, what is cheap before what is dear."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from mlguard import refusals
+from mlguard.auth.bearer import Credential
+from mlguard.bodies import Reading
+from mlguard.guard.bound import BoundRoute
+from mlguard.guard.callers import identify, lacking, recall
+from mlguard.guard.inference import InferenceContext
+from mlguard.messages import Compute, Cut, Debit, Deny, FetchKeys, Principal, ReadBody
+from mlguard.quotas import Demand, RouteLimit
+
+if TYPE_CHECKING:
+    from mlguard.guard.exchange import Exchange
+
+LARGE = 256 * 1024
+"""Bytes from which parsing would hold up an event loop noticeably."""
+
+Steps = Generator[ReadBody | FetchKeys | Debit | Compute, Any, Deny | None]
+"""A decision in the making: yields what it needs of the outside, returns the refusal, if any."""
+
+_BODILESS = ("GET", "HEAD", "OPTIONS")
+_UNCOUNTED = ("rate_exceeded", "too_many_in_flight", "store_unavailable")
+"""Refusals of what would be counted: one request more than there may be, or nobody knows."""
+
+
+def decide(exchange: Exchange, bound: BoundRoute, limits: Sequence[RouteLimit]) -> Steps:
+    """Decide about a request whose route has matched, before its handler runs.
+
+    Args:
+        exchange: The request.
+        bound: The route; `parts.unmatched` where nothing matched.
+        limits: What its handler declares beyond the settings.
+    """
+    parts, call, charges, model = exchange.parts, exchange.call, exchange.charges, bound.model
+    if model is not None and not call.has_body and call.method in _BODILESS:
+        model = None
+    charges.is_counted = bound.is_counted
+    if refusal := _shed(exchange, bound):
+        return refusal
+    if not bound.is_public:
+        who = recall(parts, call, exchange)
+        if isinstance(who, Credential):
+            who = yield from identify(parts, who, exchange.client)
+        if refusal := _welcome(exchange, who, bound.scopes):
+            return refusal
+    elif model is None and not limits:
+        return None
+    payer = exchange.payer
+    name = model.name if model else None
+    if bound.is_counted and (refusal := parts.quota.spent(payer, name)):
+        return charges.refused(name or "", refusal)
+    if model is None:
+        return (yield from _decide_plain(exchange, bound, limits))
+    body = b""
+    if call.has_body:
+        if (call.content_length or 0) > parts.body_wanted.limit:
+            return refusals.body_too_large(parts.body_wanted.limit)
+        found = yield parts.body_wanted
+        if isinstance(found, Cut):
+            return _cut(exchange, model.name, found)
+        body = found
+    if refusal := charges.acquire(payer, name, is_public=bound.is_public):
+        return refusal
+    seconds = 0.0
+    if len(body) < LARGE:
+        reading = model.layout.read(body)
+    else:
+        reading, seconds = yield Compute(partial(_timed, model.layout.read, body))
+    run = InferenceContext(parts, model, exchange, reading=reading)
+    flies = not charges.has_paid
+    demand = Demand(model.name, parts.amounts(run.inference), flies=flies, limits=limits)
+    charged = charges.charge_here(payer, demand) or (yield from charges.charge(payer, demand))
+    if isinstance(charged, Deny):
+        if charged.code == "batch_exceeds_quota" and not reading.readable:
+            charged = refusals.rows_unreadable(charged.more["largest_batch"], charged.headers)
+        return _unpaid(exchange, model.name, charged, seconds)
+    charges.has_paid = True
+    exchange.run = run
+    run.pay(charged)
+    run.open()
+    return None
+
+
+def _decide_plain(exchange: Exchange, bound: BoundRoute, limits: Sequence[RouteLimit]) -> Steps:
+    """Decide about a request that asks no model: it counts, and so does what its route declares."""
+    charges, payer = exchange.charges, exchange.payer
+    if refusal := charges.acquire(payer, None, is_public=bound.is_public):
+        return refusal
+    flies = not charges.has_paid
+    demand = Demand(is_request=not bound.is_public, flies=flies, limits=limits)
+    charged = charges.charge_here(payer, demand) or (yield from charges.charge(payer, demand))
+    if isinstance(charged, Deny):
+        return charges.refused("", charged)
+    charges.has_paid = True
+    return None
+
+
+def _shed(exchange: Exchange, bound: BoundRoute) -> Deny | None:
+    """Refuse what is not even looked at: too much at once, too many guesses at routes."""
+    parts = exchange.parts
+    if bound is parts.unmatched and (wait := parts.guesses.count(exchange.client)):
+        parts.lost(exchange.client)
+        return exchange.charges.refused("", refusals.rate_exceeded(math.ceil(wait)))
+    if parts.in_flight.are_too_many and not bound.is_public and bound.is_counted:
+        return exchange.charges.refused("", refusals.overloaded())
+    return None
+
+
+def _welcome(exchange: Exchange, who: Principal | Deny, needed: frozenset[str]) -> Deny | None:
+    """Take note of who calls, and say whether that is not enough."""
+    if isinstance(who, Deny):
+        refusal: Deny | None = who
+    else:
+        exchange.principal = who
+        refusal = None if needed <= who.scopes else lacking(who, needed)
+    if exchange.parts.authenticator is not None:
+        exchange.parts.metrics.authenticated(refusal.code if refusal else "ok")
+    return refusal
+
+
+def _cut(exchange: Exchange, model: str, cut: Cut) -> Deny:
+    """Refuse a body that was not read to its end; unless its client left, it was a request."""
+    if cut is Cut.LEFT:
+        exchange.left()
+        return refusals.client_left()
+    wanted = exchange.parts.body_wanted
+    if exchange.charges.is_counted:
+        exchange.parts.quota.count_request(exchange.payer, model)
+    if cut is Cut.TOO_LARGE:
+        return refusals.body_too_large(wanted.limit)
+    return refusals.body_timeout(wanted.seconds)
+
+
+def _unpaid(exchange: Exchange, model: str, deny: Deny, seconds: float) -> Deny:
+    """Refuse a body that was read: a request all the same, and no cheaper than one."""
+    quota = exchange.parts.quota
+    if exchange.charges.is_counted:
+        if deny.code not in _UNCOUNTED:
+            quota.count_request(exchange.payer, model)
+        quota.refused_after(exchange.payer, model, deny, seconds)
+    return exchange.charges.refused(model, deny)
+
+
+def _timed(read: Callable[[bytes], Reading], body: bytes) -> tuple[Reading, float]:
+    """Read a large body, and tell how much of a core that took, in seconds."""
+    began = time.thread_time()
+    return read(body), time.thread_time() - began
