@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 from mlguard.analyst.config import AnalystConfig
-from mlguard.analyst.process import serve
+from mlguard.analyst.process import Analysis
 from mlguard.host.database import DatabaseFailed
 from mlguard.host.folder import Folder
 from mlguard.logs import LOGGER
@@ -20,7 +20,7 @@ _NICE = 10
 
 
 def main() -> None:
-    """Serve the workers that the orders on standard input name."""
+    """Be the analyst of the workers that the orders on standard input name, if there is none."""
     stop = Event()
     # Ctrl-C reaches every process of a terminal; this one ends after the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -33,8 +33,12 @@ def main() -> None:
     )
     LOGGER.setLevel(logging.INFO)
     order = json.load(sys.stdin)
+    config, folder = AnalystConfig.from_json(order["config"]), Folder(Path(order["folder"]))
     try:
-        serve(AnalystConfig.from_json(order["config"]), Folder(Path(order["folder"])), stop)
+        with folder.lock(f"analyst-{config.digest[:16]}") as is_first:
+            if is_first:
+                LOGGER.info("the analyst of %s is up", config.service)
+                LOGGER.info("it ends: %s", Analysis(config, folder.database).run(stop))
     except (OSError, DatabaseFailed) as error:
         LOGGER.error("the analyst cannot go on: %s", error)
     logging.shutdown()

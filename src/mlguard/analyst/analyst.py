@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
 import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from threading import Thread
 
 from mlguard import forks
 from mlguard.analyst.config import AnalystConfig
-from mlguard.analyst.starter import Starter
+from mlguard.analyst.starting import start
 from mlguard.host.database import Database, DatabaseFailed
 from mlguard.host.folder import Folder
+from mlguard.host.processes import Process
 from mlguard.host.rows import Rows, write_row
-from mlguard.host.verdicts import Said, Verdicts
+from mlguard.host.verdicts import LATE, Said, Verdicts
 from mlguard.logs import LOGGER, Seldom
 from mlguard.metrics import Family, Numbers
 
 MAX_QUEUED = 10_000  # rows
+HUNG = 60.0  # seconds without a sign of life, while rows wait
 _TOGETHER = 2**20  # bytes of rows, beyond which a statement writes no more
 
 
@@ -48,17 +55,24 @@ class Analyst:
         on_drop: Callable[[str, str, str, int], None] = lambda *_: None,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._config = config
+        self._folder = folder
         self._rows = Rows(database, config.digest)
         self._verdicts = Verdicts(database, config.digest, timer)
-        self._starter = Starter(config, folder, self._verdicts, on_restart)
         self._on_up = on_up
+        self._on_restart = on_restart
         self._on_drop = on_drop
         self._timer = timer
         self._log = Seldom()
-        self._queue: deque[tuple[str, str, str]] = deque()
         self._families: list[Family] = []
-        self._was_up = False
+        self._begin()
         forks.watch(self)
+
+    def _begin(self) -> None:
+        self._queue: deque[tuple[str, str, str]] = deque()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._was_there = self._was_up = False
+        self._looked = self._hangs_since = 0.0
 
     def before_fork(self) -> None:
         """Do nothing: the database does."""
@@ -66,8 +80,9 @@ class Analyst:
     def after_fork(self, *, in_child: bool) -> None:
         """Have nothing of the parent's in a child: neither rows nor a process."""
         if in_child:
-            self._queue = deque()
-            self._starter.forked()
+            if self._child is not None:
+                self._child.returncode = 0  # the parent waits for it
+            self._begin()
 
     def offer(self, model: str, version: str, values: object) -> bool:
         """Queue a row; False where it is lost, as too many wait."""
@@ -87,10 +102,10 @@ class Analyst:
         """
         is_up = False
         try:
-            self._hand_over()
             self._verdicts.attend()
+            self._hand_over()
             said = self._verdicts.read()
-            self._starter.look(said, self._timer())
+            self._keep_running(said)
             is_up = said.is_up
         except DatabaseFailed as error:
             self._log.warning("file", "no rows reach the analyst: %s", error)
@@ -104,7 +119,7 @@ class Analyst:
         said = Said()
         with suppress(DatabaseFailed):
             said = self._verdicts.read()
-            self._families = said.families
+            self._families = json.loads(said.families)
         up = Numbers()
         up.set("mlguard_drift_worker_up", to=said.is_up)
         return [*self._families, *up.families()]
@@ -114,7 +129,10 @@ class Analyst:
         with suppress(DatabaseFailed):
             self._hand_over()
             self._verdicts.leave()
-        self._starter.leave()
+        self._reap()
+        if self._child is not None:
+            Thread(target=self._child.wait, name="mlguard-reaper", daemon=True).start()
+            self._child = None
 
     def _hand_over(self) -> None:
         while rows := self._next():
@@ -132,3 +150,35 @@ class Analyst:
             rows.append(self._queue.popleft())
             size += len(rows[-1][2])
         return rows
+
+    def _keep_running(self, said: Said) -> None:
+        self._reap()
+        if said.is_there:
+            self._was_there = True
+            self._end_if_hung(said)
+        elif self._child is None and self._verdicts.claim(said.process):
+            if self._was_there:
+                self._on_restart()
+            try:
+                self._child = start(self._config, self._folder.path)
+            except OSError as error:
+                LOGGER.warning("the analyst cannot be started: %s", error)
+        self._looked = self._timer()
+
+    def _reap(self) -> None:
+        """Take note of one that ended, so that it leaves no zombie."""
+        if self._child is not None and self._child.poll() is not None:
+            # One that finds another at work leaves at once, and was none.
+            self._was_there |= self._child.returncode != 0
+            self._child = None
+
+    def _end_if_hung(self, said: Said) -> None:
+        now = self._timer()
+        # Where this process was stopped itself, the analyst may have been too.
+        was_away = now - self._looked > LATE
+        if was_away or not said.is_late or not self._verdicts.has_rows():
+            self._hangs_since = now
+        elif now - self._hangs_since > HUNG and (process := Process.read(said.process)).runs():
+            LOGGER.warning("the analyst hangs: it is killed, and another is started")
+            with suppress(OSError):
+                os.kill(process.pid, signal.SIGKILL)

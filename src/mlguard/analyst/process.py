@@ -13,11 +13,10 @@ from threading import Event, Lock, Thread
 from mlguard.analyst.checker import Checker
 from mlguard.analyst.config import AnalystConfig
 from mlguard.analyst.drift_metrics import DriftMetrics
-from mlguard.host.database import Database, DatabaseFailed
-from mlguard.host.folder import Folder
+from mlguard.host.database import Database
 from mlguard.host.rows import Row, Rows
 from mlguard.host.verdicts import Verdicts
-from mlguard.logs import LOGGER, Seldom
+from mlguard.logs import Seldom
 from mlguard.metrics import Family
 
 _WAIT = 5.0  # seconds for which others may hold the file
@@ -26,22 +25,13 @@ _LONELY = 10.0
 _TOGETHER = 500  # rows
 
 
-def serve(config: AnalystConfig, folder: Folder, stop: Event) -> None:
-    """Live until `stop`, until the file is gone, or until no worker lived for ten seconds.
+class Analysis:
+    """One thread takes rows out of the file and checks them; this one says that it lives.
 
-    Raises:
-        OSError: The folder cannot be used.
-        DatabaseFailed: The file cannot be used.
+    Args:
+        config: What is to be checked.
+        path: The workers' file.
     """
-    with folder.lock(f"analyst-{config.digest[:16]}") as is_first:
-        if is_first:
-            LOGGER.info("the analyst of %s is up", config.service)
-            why = _Analysis(config, folder.database).run(stop)
-            LOGGER.info("the analyst of %s ends: %s", config.service, why)
-
-
-class _Analysis:
-    """One thread takes rows out of the file and checks them; this one says that it lives."""
 
     def __init__(self, config: AnalystConfig, path: Path) -> None:
         self._path = path
@@ -56,8 +46,16 @@ class _Analysis:
         self._log = Seldom()
 
     def run(self, stop: Event) -> str:
-        """Live; return why that ends."""
-        earlier = self._verdicts.begin()
+        """Live until `stop`, until the file is gone, or until no worker lived for ten seconds.
+
+        Returns:
+            Why it ends.
+
+        Raises:
+            OSError: There is no file.
+            DatabaseFailed: It cannot be used.
+        """
+        earlier = json.loads(self._verdicts.begin())
         file = self._path.stat()
         Thread(target=self._work, args=(earlier, stop), name="mlguard-drift", daemon=True).start()
         last_company = time.monotonic()
@@ -77,16 +75,17 @@ class _Analysis:
 
     def _work(self, earlier: list[Family], stop: Event) -> None:
         self._checker.prepare()
-        self._metrics.restore(earlier)
+        with self._going_on():
+            self._metrics.restore(earlier)
         self._is_prepared = True
         self._say()
         while not stop.is_set():
             rows: list[Row] = []
             with self._going_on():
                 rows = self._rows.take(_TOGETHER)
-            for row in rows:
-                if self._checker.add(*row):
-                    self._say()
+                for row in rows:
+                    if self._checker.add(*row):
+                        self._say()
             if not rows:
                 stop.wait(_TICK)
 
@@ -107,8 +106,8 @@ class _Analysis:
     def _going_on(self) -> Iterator[None]:
         try:
             yield
-        except DatabaseFailed as error:
-            self._log.warning("file", "drift checks pause: %s", error)
+        except Exception as error:  # noqa: BLE001 - a bad row, or a full disk, must not end it
+            self._log.warning(type(error).__name__, "drift checks pause: %r", error)
 
 
 def _is(path: Path, file: os.stat_result) -> bool:

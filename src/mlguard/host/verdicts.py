@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mlguard.host.database import Database
 from mlguard.host.processes import Process
@@ -55,14 +54,14 @@ class Said(NamedTuple):
         is_there: Whether that still runs, as far as can be seen from here.
         is_late: Whether it has given no sign of life for ten seconds.
         is_ready: Whether it said that its checks are ready to run.
-        families: Its metrics.
+        families: Its metrics, as JSON.
     """
 
     process: str = ""
     is_there: bool = False
     is_late: bool = True
     is_ready: bool = False
-    families: list[dict[str, Any]] = []  # noqa: RUF012 - nobody changes it
+    families: str = "[]"
 
     @property
     def is_up(self) -> bool:
@@ -105,7 +104,7 @@ class Verdicts:
             return Said()
         process, beat, is_ready, families = found[0]
         is_there = bool(process) and self._lives(process, beat)
-        return Said(process, is_there, self._is_late(beat), bool(is_ready), json.loads(families))
+        return Said(process, is_there, self._is_late(beat), bool(is_ready), families)
 
     def has_rows(self) -> bool:
         """Say whether rows wait for the analyst."""
@@ -122,8 +121,8 @@ class Verdicts:
 
     # ---- the analyst's side
 
-    def begin(self) -> list[dict[str, Any]]:
-        """Be the analyst from now on; return the metrics of the last one."""
+    def begin(self) -> str:
+        """Be the analyst from now on; return the metrics of the last one, as JSON."""
         self._workers()
         for forget in _FORGET:
             self._database.write(forget, (self._digest,))
