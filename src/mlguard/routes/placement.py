@@ -35,11 +35,7 @@ _NOWHERE = Placement(None, is_public=False, is_exempt=False)
 
 
 class Places:
-    """Say what the settings say of each route; `check_routes` finds what is ambiguous in them.
-
-    Args:
-        settings: What the operator decided.
-    """
+    """Say what the settings say of each route; `check_routes` finds what is ambiguous in them."""
 
     def __init__(self, settings: Settings) -> None:
         auth, quotas = settings.auth, settings.quotas
@@ -49,12 +45,7 @@ class Places:
         self._known: dict[tuple[str, str], Placement] = {}
 
     def of(self, host: str, template: str) -> Placement:
-        """Say it of one route; of what matched none, nothing.
-
-        Args:
-            host: The host that the route asks for, as the framework spells it; "" for none.
-            template: Its template, with the prefixes of routers and mounts.
-        """
+        """Say it of a route, its host "" where it asks for none; of what matched none, nothing."""
         key = host, template
         found = self._known.get(key)
         if found is None:

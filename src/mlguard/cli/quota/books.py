@@ -35,10 +35,6 @@ class Books(Protocol):
 def books(settings: Settings, quotas: Quotas) -> Iterator[list[Books]]:
     """Open all places where a service counts, each apart: on one host there may be several.
 
-    Args:
-        settings: Of the service.
-        quotas: Their part that is about quotas.
-
     Raises:
         MLGuardError: There is none, or one does not answer.
     """
