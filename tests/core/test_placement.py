@@ -87,7 +87,7 @@ class TestPlaces:
         for number in range(5000):
             places.of("", f"/x/{number}")
 
-        assert len(places._known) == 4096
+        assert places.of.cache_info().currsize == 4096
         assert places.of("", "/x/4999") == Placement(None, is_public=False, is_exempt=False)
 
     def test_nothing_is_named(self) -> None:

@@ -85,10 +85,6 @@ def build(algorithm: str, key: Any) -> Any:
     """Build python-jose's key for one algorithm.
 
     python-jose's registry is passed by: it belongs to the whole process.
-
-    Args:
-        algorithm: One of `ALL`.
-        key: An HMAC secret, or one of cryptography's public keys.
     """
     kinds = {"HS": HMACKey, "RS": RSAKey, "PS": PSSKey, "ES": ECKey, "Ed": Ed25519Key}
     return kinds[algorithm[:2]](key, algorithm)

@@ -44,15 +44,7 @@ def check(
 def problems(
     claims: Mapping[str, Any], header: Mapping[str, Any], issuer: Issuer, auth: Auth, now: float
 ) -> Iterator[Problem]:
-    """Tell everything that is wrong, one thing a claim.
-
-    Args:
-        claims: The token's payload.
-        header: The token's header.
-        issuer: What its issuer's tokens must say.
-        auth: What every token must say.
-        now: Seconds since 1970.
-    """
+    """Tell everything that is wrong at `now`, in seconds since 1970: one thing a claim."""
     found = (
         _typ(header, issuer),
         _iss(claims, issuer),

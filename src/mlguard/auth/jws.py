@@ -97,10 +97,6 @@ def parse_jws(token: str) -> Unverified:
 def parse_object(raw: bytes, part: str) -> dict[str, Any]:
     """Read a JSON object in which no member stands twice (RFC 7519 section 4).
 
-    Args:
-        raw: The text.
-        part: What it is, for the log.
-
     Raises:
         InvalidToken: It is no such object.
     """

@@ -51,16 +51,7 @@ def usual(
     now: int,
     seconds: float,
 ) -> dict[str, Any]:
-    """Write the claims of a token that is accepted, for whoever may sign one.
-
-    Args:
-        issuer: Who signs.
-        subject: Who calls.
-        scope: What the token grants, words.
-        tenant: The value of the tenant claim, where the settings name one.
-        now: Seconds since 1970.
-        seconds: How long the token is valid.
-    """
+    """Write the claims of a token that is accepted for so many seconds from `now`, since 1970."""
     claims = {
         "iss": issuer.issuer,
         issuer.audience_claim: issuer.audience[0],

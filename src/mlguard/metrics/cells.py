@@ -99,10 +99,12 @@ class _Labelled:
         self._cells: dict[tuple[str, ...], Number | Histogram] = {}
 
     def cell(self, values: tuple[str, ...]) -> Number | Histogram:
-        with self._lock:
-            if values not in self._cells:
-                self._cells[values] = self._made()
-            return self._cells[values]
+        """Find a cell, without a lock where it was made before."""
+        cell = self._cells.get(values)
+        if cell is None:
+            with self._lock:
+                cell = self._cells.setdefault(values, self._made())
+        return cell
 
     def _made(self) -> Number | Histogram:
         if self.metric.kind == "histogram":

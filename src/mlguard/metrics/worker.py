@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from math import nan
-from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.registry import Collector
@@ -21,12 +20,6 @@ METHODS = frozenset(
 )
 MAX_ERROR_TYPES = 50
 _REQUESTS = "http_server_request_duration_seconds"
-
-
-class _Inference(NamedTuple):
-    seconds: Histogram
-    wait: Histogram
-    rows: Number
 
 
 class _Registry(CollectorRegistry):
@@ -72,17 +65,12 @@ class Metrics:
         self.registry.register(self._numbers)
         self.registry.others.clear()
         self.active = self._numbers.number("http_server_active_requests")
-        self._requests: dict[tuple[str, str, int], Histogram] = {}
-        self._first_bytes: dict[tuple[str, str], Histogram] = {}
-        self._outcomes: dict[str, Number] = {}
-        self._versioned: dict[tuple[str, str, str], Number] = {}
         self._ages: dict[str, Callable[[], float | None]] = {}
-        self._inferences: dict[tuple[str, str], _Inference] = {}
         pairs = tuple(models)
         for name, _ in pairs:
             self._versions[name] = set()
         for name, version in pairs:
-            self._begin(name, version)
+            self._inference(*self._known(name, version))
 
     # ---- what happened
 
@@ -98,17 +86,11 @@ class Metrics:
         """Count a request; `route` is the template, "" where none matched."""
         if method not in METHODS:
             method = OTHER
-        latency = self._requests.get((method, route, status))
-        if latency is None:
-            latency = self._numbers.histogram(_REQUESTS, method, route, str(status))
-            self._requests[method, route, status] = latency
-        latency.observe(seconds, trace_id)
+        duration = self._numbers.histogram(_REQUESTS, method, route, str(status))
+        duration.observe(seconds, trace_id)
         if first is not None:
-            byte = self._first_bytes.get((method, route))
-            if byte is None:
-                byte = self._numbers.histogram("mlguard_first_byte_seconds", method, route)
-                self._first_bytes[method, route] = byte
-            byte.observe(first, trace_id)
+            first_byte = self._numbers.histogram("mlguard_first_byte_seconds", method, route)
+            first_byte.observe(first, trace_id)
 
     def messages(self, route: str, direction: str, number: int) -> None:
         """Count messages of a WebSocket, "sent" or "received"."""
@@ -124,23 +106,20 @@ class Metrics:
 
     def inference_ended(self, outcome: Outcome, trace_id: str | None = None) -> None:
         """Count an inference: its rows where it answered, else the class name of its error."""
-        model, version = outcome.model, outcome.version
-        inference = self._inferences.get((model, version)) or self._begin(model, version)
-        inference.seconds.observe(outcome.seconds, trace_id)
+        known = self._known(outcome.model, outcome.version)
+        seconds, wait, rows = self._inference(*known)
+        seconds.observe(outcome.seconds, trace_id)
         if outcome.waited is not None:
-            inference.wait.observe(outcome.waited, trace_id)
+            wait.observe(outcome.waited, trace_id)
         if outcome.error_type is None:
-            inference.rows.add(outcome.rows)
+            rows.add(outcome.rows)
         else:
-            known, error = self._known(model, version), self._error(outcome.error_type)
+            error = self._error(outcome.error_type)
             self._numbers.add("mlguard_inference_errors_total", *known, error)
 
     def authenticated(self, outcome: str) -> None:
         """Count an authentication by its outcome: a code of ours, never a client's word."""
-        cell = self._outcomes.get(outcome)
-        if cell is None:
-            cell = self._outcomes[outcome] = self._numbers.number("mlguard_auth_total", outcome)
-        cell.add()
+        self._numbers.add("mlguard_auth_total", outcome)
 
     def keys_fetched(self, result: str) -> None:
         """Count a fetch of an issuer's keys by its result: "ok", or why there was none."""
@@ -182,11 +161,13 @@ class Metrics:
 
     def rows_observed(self, model: str, version: str, rows: int) -> None:
         """Count rows that the model was asked."""
-        self._cell("mlguard_drift_rows_observed_total", model, version).add(rows)
+        known = self._known(model, version)
+        self._numbers.add("mlguard_drift_rows_observed_total", *known, amount=rows)
 
     def rows_sampled(self, model: str, version: str, rows: int) -> None:
         """Count rows that were handed to the drift check."""
-        self._cell("mlguard_drift_rows_sampled_total", model, version).add(rows)
+        known = self._known(model, version)
+        self._numbers.add("mlguard_drift_rows_sampled_total", *known, amount=rows)
 
     def rows_dropped(self, model: str, version: str, reason: str, rows: int = 1) -> None:
         """Count sampled rows that never reached a drift check."""
@@ -209,24 +190,12 @@ class Metrics:
 
     # ---- the bounds of labels
 
-    def _begin(self, model: str, version: str) -> _Inference:
-        known = self._known(model, version)
-        inference = _Inference(
+    def _inference(self, *known: str) -> tuple[Histogram, Histogram, Number]:
+        return (
             self._numbers.histogram("mlguard_inference_duration_seconds", *known),
             self._numbers.histogram("mlguard_inference_wait_seconds", *known),
             self._numbers.number("mlguard_inference_rows_total", *known),
         )
-        return self._inferences.setdefault(known, inference)
-
-    def _cell(self, name: str, model: str, version: str) -> Number:
-        """Find a cell without a lock; those of versions beyond the bound are found with one."""
-        cell = self._versioned.get((name, model, version))
-        if cell is None:
-            known = self._known(model, version)
-            cell = self._numbers.number(name, *known)
-            if known == (model, version):
-                self._versioned[name, model, version] = cell
-        return cell
 
     def _model(self, name: str) -> str:
         return name if name in self._versions or not name else OTHER

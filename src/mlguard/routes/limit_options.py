@@ -5,18 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from mlguard.settings import Rate
-from mlguard.settings.values import RateText
 
 if TYPE_CHECKING:
     from limits import RateLimitItem
 
-_RATE: TypeAdapter[Rate] = TypeAdapter(RateText)
 _MOST = 2**53  # beyond, a store that counts in floating point miscounts
 _LONGEST = 2**31  # seconds
 
@@ -143,7 +139,7 @@ def rates(items: Iterable[RateLimitItem]) -> tuple[Rate, ...]:
     """
     found: dict[int, Rate] = {}
     for item in items:
-        rate = _rate(item.amount, item.multiples, item.GRANULARITY.name)
+        rate = _rate(item)
         known = found.get(rate.seconds, rate)
         found[rate.seconds] = min(known, rate, key=lambda r: r.limit)
     if not found:
@@ -151,16 +147,13 @@ def rates(items: Iterable[RateLimitItem]) -> tuple[Rate, ...]:
     return tuple(found.values())
 
 
-@lru_cache(1024)
-def _rate(amount: int, multiples: int, unit: str) -> Rate:
-    text = f"{amount}/{unit}" if multiples == 1 else f"{amount} per {multiples} {unit}s"
-    try:
-        rate = _RATE.validate_python(text)
-    except ValidationError:
-        rate = None
-    if rate is None or rate.limit >= _MOST or rate.seconds >= _LONGEST:
+def _rate(item: RateLimitItem) -> Rate:
+    unit, seconds = item.GRANULARITY.name, item.get_expiry()
+    several = item.multiples != 1
+    text = f"{item.amount} per {item.multiples} {unit}s" if several else f"{item.amount}/{unit}"
+    if not 0 < item.amount < _MOST or not 0 < seconds < _LONGEST:
         raise ValueError(f"guard.limit: {text!r} must be at least 1, and can be counted to")
-    return rate
+    return Rate(text=text, limit=item.amount, seconds=seconds)
 
 
 def told(limit_value: object) -> str:

@@ -7,6 +7,7 @@ before it where several have: `admin.example.org/status`, `*/status` for the one
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from mlguard.errors import InvalidSettings
@@ -37,8 +38,8 @@ _NOWHERE = Placement(None, is_public=False, is_exempt=False)
 class Places:
     """Say what the settings say of each route; `check_routes` finds what is ambiguous in them.
 
-    Args:
-        settings: What the operator decided.
+    Attributes:
+        of: Says it of one route, by its host and template.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -46,24 +47,10 @@ class Places:
         self._models = {name: m.name for m in settings.models for name in m.all_routes}
         self._public = frozenset(auth.public if auth else ())
         self._exempt = frozenset(quotas.exempt.routes if quotas else ())
-        self._known: dict[tuple[str, str], Placement] = {}
-
-    def of(self, host: str, template: str) -> Placement:
-        """Say it of one route; of what matched none, nothing.
-
-        Args:
-            host: The host that the route asks for, as the framework spells it; "" for none.
-            template: Its template, with the prefixes of routers and mounts.
-        """
-        key = host, template
-        found = self._known.get(key)
-        if found is None:
-            found = self._place(host, template)
-            if len(self._known) < _REMEMBERED:
-                self._known[key] = found
-        return found
+        self.of = lru_cache(_REMEMBERED)(self._place)
 
     def _place(self, host: str, template: str) -> Placement:
+        """Say it of a route, its host "" where it asks for none; of what matched none, nothing."""
         if not template:
             return _NOWHERE
         names = f"{host or '*'}{template}", template

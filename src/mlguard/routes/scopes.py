@@ -19,11 +19,6 @@ def demanding(function: F, scopes: frozenset[str], check: Callable[[frozenset[st
     """Make a handler demand scopes: marked for the decision before it, and checked again in it.
 
     The mark gets lost under a decorator that does not use functools.wraps; the check does not.
-
-    Args:
-        function: The handler.
-        scopes: What its callers must have been granted.
-        check: Raises where they have not.
     """
     guarded: Any = functools.wraps(function)(_checked(function, partial(check, scopes)))
     mark(guarded, scopes)

@@ -142,12 +142,7 @@ def has_guard(app: Any) -> bool:
 
 
 def around_of(outermost: Any, found: Found) -> Iterator[Around]:
-    """List what answers by itself around the layer looked for, or hides it.
-
-    Args:
-        outermost: What the server calls.
-        found: Tells the layer.
-    """
+    """List what answers by itself around the layer looked for, or hides it."""
     path = layers_to(outermost, found)
     yield from answering(path[:-1] if path else [outermost])
 
@@ -170,12 +165,7 @@ def exporting(layers: Iterable[Any]) -> Iterator[Around]:
 
 
 def will_export(kind: Callable[..., Any], options: Mapping[str, Any]) -> Iterator[Around]:
-    """List where a layer inside the guard will answer Prometheus by itself.
-
-    Args:
-        kind: What makes it.
-        options: With which options.
-    """
+    """List where a layer inside the guard will answer Prometheus by itself."""
     defaults: dict[str, Any] = {}
     with suppress(TypeError, ValueError):  # it shows no signature
         defaults = {p.name: p.default for p in inspect.signature(kind).parameters.values()}

@@ -106,11 +106,6 @@ class Sending:
 
     Spans are written as bytes at once. A post that fails for a while is repeated later, with pauses
     that grow; one that the receiver refuses is lost.
-
-    Args:
-        receiver: Where to.
-        most_bytes: That are held.
-        timer: A monotonic clock in seconds.
     """
 
     def __init__(

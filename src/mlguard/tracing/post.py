@@ -38,12 +38,7 @@ class Answer(NamedTuple):
 
 
 class Poster:
-    """Posts to one receiver, by one thread at a time; another may stop it at any moment.
-
-    Args:
-        receiver: Where to.
-        timer: A monotonic clock in seconds.
-    """
+    """Posts to one receiver, by one thread at a time; another may stop it at any moment."""
 
     def __init__(self, receiver: Receiver, timer: Callable[[], float] = time.monotonic) -> None:
         self._receiver = receiver

@@ -36,10 +36,6 @@ def books(settings: Settings, quotas: Quotas) -> Iterator[list[Books]]:
 
     On a host there may be several, where its environment was not always the same.
 
-    Args:
-        settings: Of the service.
-        quotas: Their part that is about quotas.
-
     Raises:
         MLGuardError: There is none, or one does not answer.
     """

@@ -58,13 +58,6 @@ def explained(
 
     Fetches its issuer's keys where the service would; the token never leaves this machine.
 
-    Args:
-        settings: Of the service.
-        auth: Their part that is about tokens.
-        unverified: The token.
-        claims: Its payload.
-        now: Seconds since 1970.
-
     Returns:
         What to show; and why the token would be refused, None where it would not be.
     """

@@ -32,10 +32,6 @@ def add_issuer(parser: Any, needed: str) -> None:
 def loaded(options: argparse.Namespace, named: Collection[str] = NAMED) -> tuple[Settings, Auth]:
     """Load the settings, and their part that is about tokens.
 
-    Args:
-        options: What the shell said.
-        named: What of the settings must be at hand, as `load` takes it.
-
     Raises:
         InvalidSettings: They have mistakes, or authentication is off.
     """
