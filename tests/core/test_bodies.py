@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from mlguard.bodies import Layout, Reading, is_json, parse
+from mlguard.bodies import Layout, Reading, Rows, is_json, parse
 from mlguard.drift.reference import MAX_CATEGORY_LENGTH
 
 NAMED = Layout(("a", "b"), "instances", "predictions")
@@ -25,9 +25,14 @@ V2 = Layout(("a", "b"), protocol="v2")
 DEEP = Layout(("a", "b"), "data.rows", "data.results")
 
 
+def table(layout: Layout, body: Any) -> Rows | None:
+    """Return the rows that are sampled from."""
+    return layout.read(json.dumps(body).encode()).table
+
+
 def read(layout: Layout, body: Any) -> list[list[Any] | None] | None:
     """Return all rows, as the drift check would get them."""
-    rows = layout.rows(body)
+    rows = table(layout, body)
     return None if rows is None else [layout.row(rows, index) for index in range(len(rows))]
 
 
@@ -112,10 +117,7 @@ class TestRows:
     )
     def test_rows_cannot_be_hidden(self, instances: Any, expected: int) -> None:
         """What pandas.DataFrame or a loop would see as many rows is counted as many."""
-        rows = NAMED.rows({"instances": instances})
-
-        assert rows is not None
-        assert len(rows) == expected
+        assert NAMED.read(body(instances)).rows == expected
 
 
 TENSORS = [
@@ -382,6 +384,7 @@ class TestAnswers:
 
     def test_not_looked_for(self) -> None:
         """Without `outputs` no answer is read."""
+        assert not Layout(("a",), "x").reads_answers
         assert Layout(("a",), "x").answered(b'{"predictions": [1]}', asked(1)) == (None, None)
 
     def test_tensors(self) -> None:
@@ -436,7 +439,7 @@ class TestTensors:
     )
     def test_shapes_are_no_bombs(self, shape: list[int]) -> None:
         """However a shape is written, reading it is quick and no row is without a value."""
-        rows = V2.rows({"inputs": [{"shape": shape, "data": [1, 2, 3]}]})
+        rows = table(V2, {"inputs": [{"shape": shape, "data": [1, 2, 3]}]})
 
         assert rows is not None
         assert 1 <= len(rows) <= 3
@@ -452,17 +455,13 @@ class TestTensors:
     )
     def test_nothing_hides_rows(self, inputs: Any, expected: int) -> None:
         """What a client leaves out or nests does not make many rows one."""
-        rows = V2.rows({"inputs": inputs})
-
-        assert rows is not None
-        assert len(rows) >= expected
+        assert V2.read(json.dumps({"inputs": inputs}).encode()).rows >= expected
 
     def test_a_table_as_pandas_writes_it(self) -> None:
         """Columns may be mappings from row names."""
-        rows = NAMED.rows({"instances": {"a": {"0": 1, "1": 2}, "b": {"0": 3, "1": 4}}})
+        columns = {"a": {"0": 1, "1": 2}, "b": {"0": 3, "1": 4}}
 
-        assert rows is not None
-        assert [NAMED.row(rows, n) for n in range(len(rows))] == [[1, 3], [2, 4]]
+        assert read(NAMED, {"instances": columns}) == [[1, 3], [2, 4]]
 
     @pytest.mark.parametrize(("inputs", "expected"), TENSORS)
     def test_inputs(self, inputs: Any, expected: Any) -> None:
@@ -483,7 +482,7 @@ class TestTensors:
     )
     def test_outputs(self, outputs: Any, expected: int | None) -> None:
         """Predictions are counted as rows are."""
-        assert V2.predictions({"outputs": outputs}) == expected
+        assert V2.answered(json.dumps({"outputs": outputs}).encode(), asked(3)).rows == expected
 
     @pytest.mark.parametrize(
         "tensor",
@@ -495,36 +494,7 @@ class TestTensors:
     )
     def test_rows_cannot_be_hidden(self, tensor: dict[str, Any]) -> None:
         """What reshape(-1, features) would make 1000 rows is counted as 1000."""
-        rows = V2.rows({"inputs": [tensor]})
-
-        assert rows is not None
-        assert len(rows) == 1000
-
-
-class TestPredictions:
-    @pytest.mark.parametrize(
-        ("answer", "expected"),
-        [
-            ({"predictions": [0, 1, 1]}, 3),
-            ({"predictions": []}, 0),
-            ({"predictions": 5}, None),
-            ({"predictions": {"a": [1]}}, None),
-            ({"other": [1]}, None),
-            ([1, 2], None),
-            (None, None),
-        ],
-        ids=repr,
-    )
-    def test_counted(self, answer: Any, expected: int | None) -> None:
-        """A list of predictions is one a row; anything else is no count."""
-        assert NAMED.predictions(answer) == expected
-
-    def test_not_looked_for(self) -> None:
-        """Without `outputs` no answer is read."""
-        layout = Layout(("a",), "instances")
-
-        assert not layout.reads_answers
-        assert layout.predictions({"predictions": [1]}) is None
+        assert V2.read(json.dumps({"inputs": [tensor]}).encode()).rows == 1000
 
 
 class TestHandlersRows:
@@ -636,14 +606,12 @@ LAYOUTS = [
 def test_any_json(layout: Layout, value: Any, key: str) -> None:
     """Whatever JSON is sent, counting and reading never raise."""
     for said in (value, {key: value}, {key: [value]}, {key: [{"shape": [1, 2], "data": value}]}):
-        rows = layout.rows(said)
         reading = layout.read(json.dumps(said).encode())
         answered = layout.answered(json.dumps(said).encode(), reading)
-        count = layout.predictions(said)
+        rows = reading.table
 
         assert 0 <= reading.least <= reading.rows
         assert answered.rows is None or answered.rows >= 0
-        assert count is None or count >= 0
         if rows is not None:
             assert len(rows) >= 0
             read_rows = [layout.row(rows, index) for index in range(min(len(rows), 5))]

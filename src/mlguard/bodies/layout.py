@@ -183,22 +183,6 @@ class Layout:
         """Read one row as plain values in the features' order; None where its shape is wrong."""
         return plain_row(rows, index, self.features)
 
-    def rows(self, body: Any) -> Rows | None:
-        """Find the rows of a parsed request; None where it holds none: the handler's business."""
-        return None if self._inputs is None else self._table(at(body, self._inputs))
-
-    def predictions(self, answer: Any) -> int | None:
-        """Count the predictions of a parsed answer; None where it holds none."""
-        value = self.outputs(answer)
-        if self._tensors:
-            rows = tensor_table(value)
-            return None if rows is None else len(rows)
-        return len(value) if isinstance(value, list) else None
-
-    def outputs(self, answer: Any) -> Any:
-        """Find what stands where a parsed answer holds its predictions; None where nothing does."""
-        return None if self._outputs is None else at(answer, self._outputs)
-
 
 def _predicted(outputs: Any, asked: int) -> int | None:
     """Count predictions; None where they might be fewer than were made."""
