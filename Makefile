@@ -16,8 +16,11 @@ $(INSTALLED): pyproject.toml integrations/fastapi/pyproject.toml integrations/fl
 demo: $(INSTALLED)
 	$(PY) -m examples.demo $(ARGS)
 
+# In parallel, by as many processes as pay for what ARGS names; ARGS='-n 0' for one, ARGS=tests/core.
+# Bytecode is kept, whatever the shell says: the servers of the tests import the same modules.
+test: export PYTHONDONTWRITEBYTECODE =
 test: $(INSTALLED)
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n auto --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 check: $(INSTALLED)
 	$(PY) -m ruff format --check .

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.servers import LOG_TAIL, find, free_port, wait_until
+from tests.servers import LOG_TAIL, find, free_port, reserved, wait_until
 
 PASSWORD = "open/sesame"
 QUOTED = "open%2Fsesame"
@@ -177,8 +177,8 @@ def _cluster_port() -> int:
     for _ in range(100):
         port = free_port()
         if port + 10000 < 65536:
-            with socket.socket() as other, contextlib.suppress(OSError):
-                other.bind(("127.0.0.1", port + 10000))
+            with contextlib.suppress(OSError):
+                reserved(port + 10000)
                 return port
     raise AssertionError("no free ports")
 

@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -51,10 +52,25 @@ def wait_until(probe: Callable[[], Any], what: str, *, within: float = 20) -> An
 
 
 def free_port() -> int:
-    """Find a port that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """Find a port that nobody listens on, and that nobody else is given while this process runs."""
+    return reserved(0)
+
+
+def reserved(port: int) -> int:
+    """Keep others from a port of this machine, or from any for 0; only a server may listen on it.
+
+    A socket that is bound and does not listen lets one of another process in that says
+    SO_REUSEADDR, as every server does; the kernel gives its port to nobody who asks for any.
+
+    Raises:
+        OSError: It is taken.
+    """
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", port))
+        port = int(holder.getsockname()[1])
+        holder.detach()  # until this process ends
+        return port
 
 
 def find(program: str) -> str:
@@ -137,13 +153,15 @@ class Server:
             port: The port that the arguments name.
             ready: The path that answers 200 once it is ready.
             cwd: Its working directory, where its log goes too.
-            env: Variables beyond those of the tests.
+            env: Variables beyond those of the tests. Without a TMPDIR it is alone on its host: it
+                gets one that no other service of its name looks into.
             within: Seconds that it may take to get ready.
         """
         self.url = f"http://127.0.0.1:{port}"
         self._command = list(command)
         self._ready, self._within = ready, within
-        self._cwd, self._env = cwd, {**os.environ, **(env or {})}
+        own = {} if env and "TMPDIR" in env else {"TMPDIR": tempfile.mkdtemp(prefix="s")}
+        self._cwd, self._env = cwd, {**os.environ, **own, **(env or {})}
         self._log = cwd / f"{Path(command[0]).name}-{port}.log"
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -39,6 +39,7 @@ class InProcess:
         return Answer(answer.status_code, answer.headers.multi_items(), answer.content)
 
 
+@pytest.mark.xdist_group("fastapi auth in process")
 class TestAuthInProcess(AuthContract):
     options_status = 405
 
@@ -54,6 +55,7 @@ class TestAuthInProcess(AuthContract):
                 yield client
 
 
+@pytest.mark.xdist_group("fastapi auth over uvicorn")
 class TestAuthOverUvicorn(AuthContract):
     options_status = 405
 
@@ -151,6 +153,7 @@ def refused(client: OverSockets, path: str, text: str | None, address: str = "10
     return caught.value.response
 
 
+@pytest.mark.xdist_group("fastapi in process")
 class TestInProcess(Contract):
     @pytest.fixture(scope="class")
     @classmethod
@@ -168,6 +171,7 @@ class TestInProcess(Contract):
         return InProcess(fastapi_twin.bare())
 
 
+@pytest.mark.xdist_group("fastapi over uvicorn")
 class TestOverUvicorn(Contract):
     server_knows_methods = True
 
@@ -185,6 +189,7 @@ class TestOverUvicorn(Contract):
         return InProcess(fastapi_twin.bare())
 
 
+@pytest.mark.xdist_group("fastapi limits in process")
 class TestLimitsInProcess(LimitContract):
     @pytest.fixture(scope="class")
     @classmethod
@@ -197,6 +202,7 @@ class TestLimitsInProcess(LimitContract):
                 yield client
 
 
+@pytest.mark.xdist_group("fastapi limits over uvicorn")
 class TestLimitsOverUvicorn(LimitContract):
     @pytest.fixture(scope="class")
     @classmethod

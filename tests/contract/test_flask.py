@@ -44,6 +44,7 @@ class InProcess:
             return Answer(answer.status_code, found, answer.get_data())
 
 
+@pytest.mark.xdist_group("flask auth in process")
 class TestAuthInProcess(AuthContract):
     @pytest.fixture(scope="class")
     @classmethod
@@ -55,6 +56,7 @@ class TestAuthInProcess(AuthContract):
             yield InProcess(flask_twin.extended(auth_settings))
 
 
+@pytest.mark.xdist_group("flask auth over gunicorn")
 class TestAuthOverGunicorn(AuthContract):
     @pytest.fixture(scope="class")
     @classmethod
@@ -71,6 +73,7 @@ class FlaskContract(Contract):
     item_route = "/v1/items/<item>"
 
 
+@pytest.mark.xdist_group("flask in process")
 class TestInProcess(FlaskContract):
     @pytest.fixture(scope="class")
     @classmethod
@@ -86,6 +89,7 @@ class TestInProcess(FlaskContract):
         return InProcess(flask_twin.bare())
 
 
+@pytest.mark.xdist_group("flask over gunicorn")
 class TestOverGunicorn(FlaskContract):
     @pytest.fixture(scope="class")
     @classmethod
@@ -101,6 +105,7 @@ class TestOverGunicorn(FlaskContract):
         return InProcess(flask_twin.bare())
 
 
+@pytest.mark.xdist_group("flask limits in process")
 class TestLimitsInProcess(LimitContract):
     @pytest.fixture(scope="class")
     @classmethod
@@ -111,6 +116,7 @@ class TestLimitsInProcess(LimitContract):
             yield InProcess(flask_twin.limited(limit_settings()))
 
 
+@pytest.mark.xdist_group("flask limits over gunicorn")
 class TestLimitsOverGunicorn(LimitContract):
     @pytest.fixture(scope="class")
     @classmethod

@@ -16,6 +16,8 @@ import pytest
 from mlguard.drift import Calibration, FeatureVerdict, Verdict, check
 from mlguard.reference import Reference
 
+pytestmark = pytest.mark.xdist_group("evidently")
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 

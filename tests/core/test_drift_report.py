@@ -13,6 +13,8 @@ from mlguard.drift import Calibration, check
 from mlguard.drift.report import render
 from mlguard.reference import Reference
 
+pytestmark = pytest.mark.xdist_group("evidently")
+
 WHEN = datetime(2024, 5, 1, 12, 30, tzinfo=UTC)
 ATTACK = "</script><script>alert(1)</script>"
 VOID = {"meta", "path"}

@@ -595,6 +595,7 @@ class TestComplaints:
         assert stores(own.url).complaint(lifetime=True) is None
         assert "could not be asked" in caplog.text
 
+    @pytest.mark.xdist_group("cluster")
     def test_a_part_of_a_cluster(self, cluster: Cluster, stores: Callable[..., RedisStore]) -> None:
         """Who writes redis:// and means a cluster is told."""
         store = stores(cluster.nodes[0].url)
@@ -618,6 +619,7 @@ class TestPlaces:
             assert used(store) == {"rows": 2}
         assert all("certificate is not trusted" in each for each in words)
 
+    @pytest.mark.xdist_group("cluster")
     def test_a_cluster(self, cluster: Cluster, stores: Callable[..., RedisStore]) -> None:
         """Tags are spread over all masters, and each finds its own."""
         store = stores(cluster.url)
@@ -636,6 +638,7 @@ class TestPlaces:
         assert [used(store, tag) for tag in tags] == [{"rows": 2, "ever": 7}] * 60
         assert all(node.ask("DBSIZE") > 10 for node in cluster.nodes)
 
+    @pytest.mark.xdist_group("cluster")
     def test_a_slot_that_moves(self, cluster: Cluster, stores: Callable[..., RedisStore]) -> None:
         """While a slot moves, and when it has moved, its tags are found."""
         store, tag = stores(cluster.url), uuid4().hex

@@ -20,6 +20,8 @@ FRAMEWORKS = ["FastAPI", "Flask"]
 MISREAD = {"blood_pressure", "glucose"}
 LONGEST = 120  # seconds
 
+of_one_play = pytest.mark.xdist_group("demo")
+
 
 def start(folder, *options):
     """Start the demo so that it and its children can be told from everybody else's."""
@@ -79,6 +81,7 @@ def summary(played):
     return json.loads((played[3] / "summary.json").read_text())["frameworks"]
 
 
+@of_one_play
 def test_ends_well_and_in_time(played):
     """The whole play takes less than two minutes."""
     code, _, seconds, *_ = played
@@ -87,12 +90,14 @@ def test_ends_well_and_in_time(played):
     assert seconds < LONGEST
 
 
+@of_one_play
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc to look around")
 def test_leaves_no_process(played):
     """Servers, workers and companions are gone."""
     assert left_over(played[4]) == []
 
 
+@of_one_play
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 class TestBoth:
     def test_answers_the_well_behaved(self, summary, framework):
@@ -150,6 +155,7 @@ class TestBoth:
         assert 0 < p50 <= p95 <= p99 < 10
 
 
+@of_one_play
 def test_both_frameworks_decide_alike(summary):
     """The same clients get the same answers of either framework."""
     fastapi, flask = (
@@ -160,6 +166,7 @@ def test_both_frameworks_decide_alike(summary):
     assert fastapi == flask
 
 
+@of_one_play
 def test_the_quota_keeps_the_copy_worse(played):
     """The copy that the quota stopped agrees less with the model than the one it did not."""
     facts = json.loads((played[3] / "summary.json").read_text())
@@ -168,6 +175,7 @@ def test_the_quota_keeps_the_copy_worse(played):
     assert facts["copy_without_asking"] < stopped < facts["copy_without_quota"]
 
 
+@of_one_play
 def test_the_screen_says_it_all(played):
     """A reader of the log finds each answer without a terminal."""
     screen = played[1]

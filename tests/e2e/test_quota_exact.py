@@ -35,7 +35,13 @@ QUOTAS = {
 }
 
 
-@pytest.fixture(scope="module", params=["host", "redis"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param("host", marks=pytest.mark.xdist_group("exact host")),
+        pytest.param("redis", marks=pytest.mark.xdist_group("exact redis")),
+    ],
+)
 def store(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
@@ -46,7 +52,13 @@ def store(
         yield redis.url
 
 
-@pytest.fixture(scope="module", params=["fastapi", "flask"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param("fastapi", marks=pytest.mark.xdist_group("exact fastapi")),
+        pytest.param("flask", marks=pytest.mark.xdist_group("exact flask")),
+    ],
+)
 def service(
     request: pytest.FixtureRequest, store: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Counted]:

@@ -124,14 +124,26 @@ class OnHost(Store):
                 os.kill(ledger, number)
 
 
-@pytest.fixture(scope="module", params=["redis", "host"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param("redis", marks=pytest.mark.xdist_group("faults redis")),
+        pytest.param("host", marks=pytest.mark.xdist_group("faults host")),
+    ],
+)
 def kind(request: pytest.FixtureRequest) -> str:
     if not Path("/proc").is_dir():
         pytest.skip("needs /proc to find the ledger")
     return str(request.param)
 
 
-@pytest.fixture(scope="module", params=["fastapi", "flask"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param("fastapi", marks=pytest.mark.xdist_group("faults fastapi")),
+        pytest.param("flask", marks=pytest.mark.xdist_group("faults flask")),
+    ],
+)
 def framework(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

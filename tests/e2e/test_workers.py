@@ -52,7 +52,13 @@ class Service(OverSockets):
         return metric(self, "mlguard_drift_worker_up") == 1
 
 
-@pytest.fixture(scope="module", params=["uvicorn", "gunicorn"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param("uvicorn", marks=pytest.mark.xdist_group("workers uvicorn")),
+        pytest.param("gunicorn", marks=pytest.mark.xdist_group("workers gunicorn")),
+    ],
+)
 def service(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:

@@ -11,6 +11,8 @@ from tests.endings.runs import Runs, serving
 from tests.endings.service import AGAIN, Collector, Ended, leaks
 from tests.endings.table import ENDINGS, HOLD, LEFT, SERVED, Ending, Served
 
+pytestmark = pytest.mark.xdist_group("endings")
+
 LAST = "the last request"
 PAIRS = [
     pytest.param(name, ending, id=f"{name}-{ending}")

@@ -15,6 +15,8 @@ from tests.endings.runs import Runs, serving, settings
 from tests.endings.service import Collector, Ended, Service, leaks
 from tests.endings.wire import Got
 
+pytestmark = pytest.mark.xdist_group("refusals")
+
 _EVERYWHERE = ("/plain", "/decorated", "/group", "/stream/unsent", "/stream/empty")
 
 

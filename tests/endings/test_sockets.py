@@ -17,6 +17,8 @@ from tests.endings.service import Collector, Ended, Service, leaks, token_of
 from tests.endings.table import HOLD
 from tests.endings.wire import Got
 
+pytestmark = pytest.mark.xdist_group("sockets")
+
 SERVERS = {"uvicorn": servers.uvicorn, "hypercorn": servers.hypercorn, "granian": servers.granian}
 
 

@@ -16,6 +16,8 @@ from tests.endings.runs import Runs, serving, settings
 from tests.endings.service import SECRET, Collector, Ended, leaks
 from tests.endings.table import ENDINGS
 
+pytestmark = pytest.mark.xdist_group("spans")
+
 PARENT = "b7ad6b7169203331"  # what each client of the harness says
 LAUNCHER = Path(sys.executable).with_name("opentelemetry-instrument")
 ASKED = (

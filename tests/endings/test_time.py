@@ -13,6 +13,8 @@ from tests import servers
 from tests.endings.runs import serving
 from tests.endings.service import Collector, Scrape, Service, new_trace
 
+pytestmark = pytest.mark.xdist_group("time")
+
 THREADS = 40  # of anyio's limiter, in which FastAPI runs `def` handlers
 ASKED = 2 * THREADS
 HOLD = 0.5  # seconds for which every thread is kept, at least
