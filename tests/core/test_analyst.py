@@ -94,7 +94,6 @@ class Worker:
         self.states: list[bool] = []
         self.analyst = Analyst(
             config,
-            self.folder,
             self.database,
             on_up=self.states.append,
             on_restart=self.metrics.analyst_restarted,

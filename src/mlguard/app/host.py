@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 
+from mlguard.analyst import Analyst, AnalystConfig, DriftModel
 from mlguard.app.background import Background
 from mlguard.errors import InvalidSettings
+from mlguard.guard import Offer
 from mlguard.host.database import Database, DatabaseFailed
 from mlguard.host.folder import Folder
 from mlguard.host.ledger import HostLedger
@@ -15,10 +17,10 @@ from mlguard.host.revocations import NEWEST, RevocationTable
 from mlguard.host.snapshots import Snapshots
 from mlguard.host.statements import BOOT
 from mlguard.logs import LOGGER, Seldom
-from mlguard.metrics import Family, Metrics
+from mlguard.metrics import Family, Metrics, merge
 from mlguard.redis.revocations import Store, publish
 from mlguard.revocations import Revocation, Revocations
-from mlguard.settings import Settings
+from mlguard.settings import PREFIX, Settings
 
 _WAIT = 0.1  # seconds for which others may hold the file, where no quota says
 _LOOK = 1.0
@@ -74,6 +76,17 @@ class Host:
         self._revocations = RevocationTable(self._database, known)
         self._database.on_new(self._revocations.renew)
         self._database.on_new(self._snapshots.renew)
+        self._analyst = (
+            Analyst(
+                _analyst_config(settings),
+                self._database,
+                on_up=metrics.set_drift_worker_up,
+                on_restart=metrics.analyst_restarted,
+                on_drop=metrics.rows_dropped,
+            )
+            if settings.drift
+            else None
+        )
         self._store_url = auth.revocation_store if auth else None
         self._store = Store(self._store_url, self._service) if self._store_url else None
         self._begin()
@@ -91,6 +104,11 @@ class Host:
     def is_alone(self) -> bool:
         """Whether this worker has no siblings: its own numbers are then the instance's."""
         return self._instance == Process.mine()
+
+    @property
+    def offer(self) -> Offer | None:
+        """Takes sampled rows, where drift is checked."""
+        return self._analyst.offer if self._analyst else None
 
     def add_to(self, background: Background, outside: Background) -> None:
         """Name what is to be done in the background, and what waits for other hosts."""
@@ -135,7 +153,8 @@ class Host:
         """Return the sum over all workers of the instance; a DatabaseFailed where that fails."""
         if not self._is_open:
             raise DatabaseFailed(self._trouble or "it is not open")
-        return self._snapshots.collect()
+        families = self._snapshots.collect()
+        return merge([families, self._analyst.families()]) if self._analyst else families
 
     def learn(self, revocation: Revocation) -> int:
         """Refuse what it names, the others after `share`; tell for how many there was no room."""
@@ -174,6 +193,8 @@ class Host:
         with suppress(DatabaseFailed):
             if self._is_open:
                 self._snapshots.close()
+        if self._analyst is not None and self._is_open:
+            self._analyst.close()
         if self._store is not None:
             self._store.close()
         self._database.close()
@@ -218,6 +239,8 @@ class Host:
             self._say(str(error))
             return None
         self._say("")
+        if self._analyst is not None:
+            self._analyst.look_after()
         self._keep_young()
         if self._counts_apart and (number := len(self._snapshots.workers())) > 1:
             text = "%d workers count quotas apart, so each admits all: set quotas.store to host://"
@@ -268,3 +291,22 @@ class Host:
             return self._database.write(_TAKE, values) > 0
         except DatabaseFailed:
             return True
+
+
+def _analyst_config(settings: Settings) -> AnalystConfig:
+    drift, auth = settings.drift, settings.auth
+    stores = [f"{PREFIX}AUTH__REVOCATION_STORE", f"{PREFIX}QUOTAS__STORE"]
+    secrets = [name for issuer in (auth.issuers if auth else ()) for name in issuer.secret_env]
+    key = settings.service.pseudonym_key_env
+    return AnalystConfig(
+        service=settings.service.name,
+        digest=settings.digest(),
+        models=tuple(
+            DriftModel(m.name, m.version, m.features, str(m.reference))
+            for m in settings.models
+            if m.reference
+        ),
+        window=drift.window if drift else 0,
+        report=str(drift.report) if drift and drift.report else None,
+        secrets=(*secrets, *stores, *([key] if key else [])),
+    )

@@ -106,7 +106,7 @@ class Service:
             ),
             metrics=self.metrics,
             tracing=self.tracing,
-            offer=None,  # the analyst's, where settings.drift
+            offer=self._host.offer if self._host else None,
             pseudonym=self._pseudonym,
             wake=lambda: self._background.wake("records"),
             departures=departures,
