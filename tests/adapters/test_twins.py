@@ -92,7 +92,7 @@ def test_public_keys_verify_tokens(
     framework: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """RS256 with a key set file: the issuer's token is good, an HMAC with the public key is not."""
-    monkeypatch.setenv("MLGUARD_SERVICE__COMPANION", "false")
+    monkeypatch.setenv("MLGUARD_SERVICE__HOST_FILE", "false")
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

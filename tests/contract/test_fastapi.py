@@ -47,7 +47,7 @@ class TestAuthInProcess(AuthContract):
     @classmethod
     def client(cls, auth_settings: dict[str, Any]) -> Iterator[InProcess]:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("MLGUARD_SERVICE__COMPANION", "false")
+            patch.setenv("MLGUARD_SERVICE__HOST_FILE", "false")
             for name, secret in SECRETS.items():
                 patch.setenv(name, secret)
             client = InProcess(fastapi_twin.extended(auth_settings))
@@ -160,7 +160,7 @@ class TestInProcess(Contract):
     def client(cls) -> Iterator[InProcess]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("TWIN_SECRET", SECRET)
-            patch.setenv("MLGUARD_SERVICE__COMPANION", "false")
+            patch.setenv("MLGUARD_SERVICE__HOST_FILE", "false")
             client = InProcess(fastapi_twin.guarded(SETTINGS))
             with client.http:
                 yield client
@@ -196,7 +196,7 @@ class TestLimitsInProcess(LimitContract):
     def client(cls) -> Iterator[InProcess]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("TWIN_SECRET", SECRET)
-            patch.setenv("MLGUARD_SERVICE__COMPANION", "false")
+            patch.setenv("MLGUARD_SERVICE__HOST_FILE", "false")
             client = InProcess(fastapi_twin.limited(limit_settings()))
             with client.http:
                 yield client

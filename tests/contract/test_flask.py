@@ -50,7 +50,7 @@ class TestAuthInProcess(AuthContract):
     @classmethod
     def client(cls, auth_settings: dict[str, Any]) -> Iterator[InProcess]:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("MLGUARD_SERVICE__COMPANION", "false")
+            patch.setenv("MLGUARD_SERVICE__HOST_FILE", "false")
             for name, secret in SECRETS.items():
                 patch.setenv(name, secret)
             yield InProcess(flask_twin.extended(auth_settings))
@@ -80,7 +80,7 @@ class TestInProcess(FlaskContract):
     def client(cls) -> Iterator[InProcess]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("TWIN_SECRET", SECRET)
-            patch.setenv("MLGUARD_SERVICE__COMPANION", "false")
+            patch.setenv("MLGUARD_SERVICE__HOST_FILE", "false")
             yield InProcess(flask_twin.guarded(SETTINGS))
 
     @pytest.fixture(scope="class")
@@ -112,7 +112,7 @@ class TestLimitsInProcess(LimitContract):
     def client(cls) -> Iterator[InProcess]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("TWIN_SECRET", SECRET)
-            patch.setenv("MLGUARD_SERVICE__COMPANION", "false")
+            patch.setenv("MLGUARD_SERVICE__HOST_FILE", "false")
             yield InProcess(flask_twin.limited(limit_settings()))
 
 
