@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import types
-from collections.abc import Awaitable, Callable, Generator, MutableMapping
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any
 
+from mlguard.app.asgi_messages import (
+    EXCHANGE,
+    ASGIApp,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    header,
+    is_scrape,
+    refusal,
+    to_call,
+    to_response,
+)
 from mlguard.app.drivers import adrive
 from mlguard.app.service import Service
 from mlguard.errors import MLGuardError
-from mlguard.guard import Exchange, Guard, HeldAnswer, reset
-from mlguard.messages import Call, Cut, Deny
+from mlguard.guard import Exchange, Guard, reset
 from mlguard.tracing import attach, detach
-
-Scope: TypeAlias = MutableMapping[str, Any]
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
-ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-EXCHANGE = "mlguard.exchange"
-"""Where a request's exchange stands in its scope."""
 
 HASTE = 0.005
 """Seconds in which no client is expected to leave: asking whether it did costs a little."""
-
-LONGEST_QUERY = 4096  # bytes of one that are looked at
 
 PATIENCE = 1.0
 """Seconds for which the head of a stream waits for its first byte, which may be a refusal's."""
@@ -359,266 +359,3 @@ class _Channels:
         if self._exchange.call.is_websocket:
             self._exchange.exchanged(*self._messages)
         self._exchange.closed()
-
-
-_BODILESS = ("GET", "HEAD", "OPTIONS")
-_LONGEST_NUMBER = 20  # digits
-
-
-def to_call(scope: Scope, fields: frozenset[bytes]) -> Call:
-    """Read a request or handshake; headers may be missing, doubled or no UTF-8.
-
-    Args:
-        scope: The request's.
-        fields: The names of the headers that continue a trace.
-    """
-    headers = scope["headers"]
-    said = dict(headers)  # of a doubled one, the last
-    host, agent = _text(said, b"host"), _text(said, b"user-agent")
-    authorization = _each(headers, said, b"authorization")
-    forwarded = _each(headers, said, b"x-forwarded-for")
-    carrier = None if fields.isdisjoint(said) else _carrier(headers, said, fields)
-    length = said.get(b"content-length", b"")
-    announced = int(length[:_LONGEST_NUMBER]) if length.isdigit() else None
-    client = scope.get("client")
-    is_websocket = scope["type"] == "websocket"
-    method = "GET" if is_websocket else scope["method"]
-    path, query = scope["path"], scope.get("query_string", b"")
-    return Call(
-        method,
-        path,
-        query[:LONGEST_QUERY].decode("latin-1"),
-        scope.get("scheme") or ("ws" if is_websocket else "http"),
-        host,
-        scope.get("server"),
-        scope.get("http_version", ""),
-        client[0] if client else "",
-        client[1] if client else None,
-        forwarded,
-        authorization,
-        agent,
-        announced,
-        method not in _BODILESS or bool(announced) or b"transfer-encoding" in said,
-        len(path) + len(query),
-        max(map(len, (host, agent, *authorization, *forwarded, *(carrier or {}).values()))),
-        carrier,
-        is_websocket,
-    )
-
-
-def _text(said: dict[bytes, bytes], name: bytes) -> str:
-    return said[name].decode("latin-1") if name in said else ""
-
-
-def _each(headers: Any, said: dict[bytes, bytes], name: bytes) -> tuple[str, ...]:
-    """Read a header, each time that it was sent."""
-    if name not in said:
-        return ()
-    if len(said) == len(headers):
-        return (said[name].decode("latin-1"),)
-    return tuple(value.decode("latin-1") for found, value in headers if found == name)
-
-
-def _carrier(headers: Any, said: dict[bytes, bytes], fields: frozenset[bytes]) -> dict[str, str]:
-    """Read what continues a trace, doubled ones joined."""
-    names = fields.intersection(said)
-    return {n.decode("latin-1"): ",".join(_each(headers, said, n)) for n in names}
-
-
-def is_scrape(scope: Scope, path: str) -> bool:
-    """Tell Prometheus's request, below whatever the app is mounted at."""
-    if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD"):
-        return False
-    asked: str = scope["path"]
-    return asked.endswith(path) and asked.removeprefix(scope.get("root_path", "")) == path
-
-
-def header(scope: Scope, name: bytes) -> str:
-    """Read one header, "" without it."""
-    return next((v for n, v in scope["headers"] if n == name), b"").decode("latin-1")
-
-
-async def to_response(exchange: Exchange, scope: Scope, send: Send) -> None:
-    """Send the refusal; a WebSocket gets it in the handshake, else close code 1008."""
-    kind = "http.response"
-    if scope["type"] == "websocket":
-        kind = "websocket.http.response"
-        if kind not in scope.get("extensions", {}):
-            if exchange.deny:
-                await close(exchange.deny, send)
-            return
-    start, body = refusal(exchange, scope, kind)
-    await send(start)
-    await send(body)
-
-
-def refusal(exchange: Exchange, scope: Scope, kind: str) -> tuple[Message, Message]:
-    """Write the refusal's two messages."""
-    status, headers, body = exchange.answer()
-    raw = [(n.lower().encode("latin-1"), v.encode("latin-1")) for n, v in headers]
-    if scope.get("method") == "HEAD":
-        body = b""
-    start = {"type": f"{kind}.start", "status": status, "headers": raw}
-    return start, {"type": f"{kind}.body", "body": body}
-
-
-async def close(deny: Deny, send: Send) -> None:
-    """End a WebSocket for a reason that its client can tell apart (RFC 6455 section 7.4.1)."""
-    await send({"type": "websocket.close", "code": 1008, "reason": deny.code})
-
-
-class Replay:
-    """A request's body, read once for the decision and again by the handler.
-
-    Args:
-        receive: The server's.
-    """
-
-    __slots__ = ("_kept", "_receive")
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._kept: list[Message] = []
-
-    async def read(self, limit: int, seconds: float) -> bytes | Cut:
-        """Read the whole body, of at most so many bytes and in so many seconds."""
-        reading: Any = self._read(limit)
-        try:
-            waiting = reading.send(None)
-        except StopIteration as done:  # it was all there
-            body: bytes | Cut = done.value
-            return body
-        try:
-            async with asyncio.timeout(seconds):
-                return await _resumed(reading, waiting)  # type: ignore[no-any-return]
-        except TimeoutError:
-            return Cut.TOO_SLOW
-
-    async def _read(self, limit: int) -> bytes | Cut:
-        receive, kept = self._receive, self._kept
-        size, more = 0, True
-        while more and size <= limit:
-            message = await receive()
-            kept.append(message)
-            if message["type"] != "http.request":
-                return Cut.LEFT
-            size += len(message.get("body", b""))
-            more = message.get("more_body", False)
-        if size > limit:
-            kept.clear()  # nobody reads it
-            return Cut.TOO_LARGE
-        if len(kept) == 1:
-            return kept[0].get("body", b"")  # type: ignore[no-any-return]
-        return b"".join([each.get("body", b"") for each in kept])
-
-    async def receive(self) -> Message:
-        """Give the handler what was read, then what comes."""
-        return self._kept.pop(0) if self._kept else await self._receive()
-
-
-class Begun:
-    """A `send` that knows whether anything was sent.
-
-    Args:
-        send: The one below.
-    """
-
-    __slots__ = ("_send", "has_begun")
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self.has_begun = False
-
-    def __call__(self, message: Message) -> Awaitable[None]:
-        """Pass a message on."""
-        self.has_begun = True
-        return self._send(message)
-
-
-async def refuse(
-    exchange: Exchange, scope: Scope, send: Begun, deny: Deny, error: Exception
-) -> None:
-    """Answer for a handler that may not go on; what has begun to leave is cut off."""
-    if not exchange.has_begun:
-        if not send.has_begun:
-            exchange.refuse(deny)
-            await to_response(exchange, scope, send)
-            return
-        if scope["type"] == "http":
-            exchange.replace(deny)
-            await send({"type": "http.response.body", "body": b""})
-            return
-    exchange.cut_off(deny)
-    if scope["type"] != "websocket":
-        raise error
-    await close(deny, send)
-
-
-class ModelAnswer(Begun):
-    """What a model's handler answers, on its way out: read, where the settings say so."""
-
-    __slots__ = ("_exchange", "_held", "_messages", "_scope", "_status")
-
-    def __init__(self, exchange: Exchange, scope: Scope, send: Send) -> None:
-        super().__init__(send)
-        self._exchange = exchange
-        self._scope = scope
-        self._status = 200
-        self._held: HeldAnswer | None = None
-        self._messages: list[Message] = []
-
-    async def __call__(self, message: Message) -> None:
-        """Pass a message on; the last one ends the route's inference."""
-        kind = message["type"]
-        if kind == "http.response.start":
-            self._status = message["status"]
-            self._held = self._exchange.held_answer(*_kind(message["headers"]))
-            if self._held is not None:
-                self._messages = [message]
-                return
-        elif kind == "http.response.body":
-            more = message.get("more_body", False)
-            if self._held is not None:
-                self._messages.append(message)
-                if await self._keep(message, more=more):
-                    return
-            elif not more:
-                self._exchange.end_run(self._status)
-        for kept in self._messages or (message,):
-            self.has_begun = True
-            await self._send(kept)
-        self._messages = []
-
-    async def _keep(self, message: Message, *, more: bool) -> bool:
-        """Read what is held once it is whole; say whether nothing of it is to be sent."""
-        held, self._held = self._held, None
-        if held is None or not held.add(message.get("body", b"")):
-            if not more:
-                self._exchange.end_run(self._status)
-            return False
-        if more:
-            self._held = held
-            return True
-        withheld = await adrive(held.settle(self._status))
-        if withheld is not None:
-            self._exchange.refuse(withheld)
-            await to_response(self._exchange, self._scope, self._send)
-        return withheld is not None
-
-
-def _kind(headers: Any) -> tuple[str, int | None]:
-    """Read the type and the length of an answer."""
-    kind, length = "", None
-    for name, value in headers:
-        if name == b"content-type":
-            kind = value.decode("latin-1")
-        elif name == b"content-length":
-            length = int(value)
-    return kind, length
-
-
-@types.coroutine
-def _resumed(begun: Any, waiting: Any) -> Generator[Any, Any, Any]:
-    """Await what was begun by hand, and waits for something."""
-    yield waiting
-    return (yield from begun)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from starlette.requests import HTTPConnection, Request
 from starlette.types import Scope
 
-from mlguard.app.asgi import EXCHANGE
+from mlguard.app.asgi_messages import EXCHANGE
 from mlguard.guard.limits import Declared, key_of
 from mlguard.routes.limit_options import Options, check_function
 

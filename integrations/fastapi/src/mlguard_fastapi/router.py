@@ -16,7 +16,8 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Host, Mount, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mlguard.app.asgi import EXCHANGE, Begun, ModelAnswer, Replay, refuse, to_call, to_response
+from mlguard.app.asgi_handler import Begun, ModelAnswer, Replay, refuse
+from mlguard.app.asgi_messages import EXCHANGE, to_call, to_response
 from mlguard.app.drivers import adrive
 from mlguard.app.front import front_of
 from mlguard.guard import Exchange, Guard, reset, watched

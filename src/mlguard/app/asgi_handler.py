@@ -1,0 +1,170 @@
+"""What stands around a handler of an ASGI app? What it is given and what it answers."""
+
+from __future__ import annotations
+
+import asyncio
+import types
+from collections.abc import Awaitable, Generator
+from typing import Any
+
+from mlguard.app.asgi_messages import Message, Receive, Scope, Send, close, to_response
+from mlguard.app.drivers import adrive
+from mlguard.guard import Exchange, HeldAnswer
+from mlguard.messages import Cut, Deny
+
+
+class Replay:
+    """A request's body, read once for the decision and again by the handler.
+
+    Args:
+        receive: The server's.
+    """
+
+    __slots__ = ("_kept", "_receive")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._kept: list[Message] = []
+
+    async def read(self, limit: int, seconds: float) -> bytes | Cut:
+        """Read the whole body, of at most so many bytes and in so many seconds."""
+        reading: Any = self._read(limit)
+        try:
+            waiting = reading.send(None)
+        except StopIteration as done:  # it was all there
+            body: bytes | Cut = done.value
+            return body
+        try:
+            async with asyncio.timeout(seconds):
+                return await _resumed(reading, waiting)  # type: ignore[no-any-return]
+        except TimeoutError:
+            return Cut.TOO_SLOW
+
+    async def _read(self, limit: int) -> bytes | Cut:
+        receive, kept = self._receive, self._kept
+        size, more = 0, True
+        while more and size <= limit:
+            message = await receive()
+            kept.append(message)
+            if message["type"] != "http.request":
+                return Cut.LEFT
+            size += len(message.get("body", b""))
+            more = message.get("more_body", False)
+        if size > limit:
+            kept.clear()  # nobody reads it
+            return Cut.TOO_LARGE
+        if len(kept) == 1:
+            return kept[0].get("body", b"")  # type: ignore[no-any-return]
+        return b"".join([each.get("body", b"") for each in kept])
+
+    async def receive(self) -> Message:
+        """Give the handler what was read, then what comes."""
+        return self._kept.pop(0) if self._kept else await self._receive()
+
+
+class Begun:
+    """A `send` that knows whether anything was sent.
+
+    Args:
+        send: The one below.
+    """
+
+    __slots__ = ("_send", "has_begun")
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.has_begun = False
+
+    def __call__(self, message: Message) -> Awaitable[None]:
+        """Pass a message on."""
+        self.has_begun = True
+        return self._send(message)
+
+
+async def refuse(
+    exchange: Exchange, scope: Scope, send: Begun, deny: Deny, error: Exception
+) -> None:
+    """Answer for a handler that may not go on; what has begun to leave is cut off."""
+    if not exchange.has_begun:
+        if not send.has_begun:
+            exchange.refuse(deny)
+            await to_response(exchange, scope, send)
+            return
+        if scope["type"] == "http":
+            exchange.replace(deny)
+            await send({"type": "http.response.body", "body": b""})
+            return
+    exchange.cut_off(deny)
+    if scope["type"] != "websocket":
+        raise error
+    await close(deny, send)
+
+
+class ModelAnswer(Begun):
+    """What a model's handler answers, on its way out: read, where the settings say so."""
+
+    __slots__ = ("_exchange", "_held", "_messages", "_scope", "_status")
+
+    def __init__(self, exchange: Exchange, scope: Scope, send: Send) -> None:
+        super().__init__(send)
+        self._exchange = exchange
+        self._scope = scope
+        self._status = 200
+        self._held: HeldAnswer | None = None
+        self._messages: list[Message] = []
+
+    async def __call__(self, message: Message) -> None:
+        """Pass a message on; the last one ends the route's inference."""
+        kind = message["type"]
+        if kind == "http.response.start":
+            self._status = message["status"]
+            self._held = self._exchange.held_answer(*_kind(message["headers"]))
+            if self._held is not None:
+                self._messages = [message]
+                return
+        elif kind == "http.response.body":
+            more = message.get("more_body", False)
+            if self._held is not None:
+                self._messages.append(message)
+                if await self._keep(message, more=more):
+                    return
+            elif not more:
+                self._exchange.end_run(self._status)
+        for kept in self._messages or (message,):
+            self.has_begun = True
+            await self._send(kept)
+        self._messages = []
+
+    async def _keep(self, message: Message, *, more: bool) -> bool:
+        """Read what is held once it is whole; say whether nothing of it is to be sent."""
+        held, self._held = self._held, None
+        if held is None or not held.add(message.get("body", b"")):
+            if not more:
+                self._exchange.end_run(self._status)
+            return False
+        if more:
+            self._held = held
+            return True
+        withheld = await adrive(held.settle(self._status))
+        if withheld is not None:
+            self._exchange.refuse(withheld)
+            await to_response(self._exchange, self._scope, self._send)
+        return withheld is not None
+
+
+def _kind(headers: Any) -> tuple[str, int | None]:
+    """Read the type and the length of an answer."""
+    kind, length = "", None
+    for name, value in headers:
+        if name == b"content-type":
+            kind = value.decode("latin-1")
+        elif name == b"content-length":
+            length = int(value)
+    return kind, length
+
+
+@types.coroutine
+def _resumed(begun: Any, waiting: Any) -> Generator[Any, Any, Any]:
+    """Await what was begun by hand, and waits for something."""
+    yield waiting
+    return (yield from begun)
