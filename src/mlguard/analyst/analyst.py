@@ -103,12 +103,13 @@ class Analyst:
         """
         is_up = False
         try:
+            said = self._verdicts.read()
+            is_up = said.is_up
+            self._keep_running(said)  # first: the analyst may be who holds the file
             self._verdicts.attend()
             self._hand_over()
-            said = self._verdicts.read()
-            self._keep_running(said)
-            is_up = said.is_up
         except DatabaseFailed as error:
+            is_up = is_up and error.is_busy
             self._log.warning("file", "no rows reach the analyst: %s", error)
         if self._was_up and not is_up:
             LOGGER.warning("the analyst is away: drift checks pause, inference goes on")
@@ -177,7 +178,8 @@ class Analyst:
         now = self._timer()
         # Where this process was stopped itself, the analyst may have been too.
         was_away = now - self._looked > LATE
-        if was_away or not said.is_late or not self._verdicts.has_rows():
+        are_waiting = self._queue or self._verdicts.has_rows()
+        if was_away or not said.is_late or not are_waiting:
             self._hangs_since = now
         elif now - self._hangs_since > HUNG and (process := Process.read(said.process)).runs():
             LOGGER.warning("the analyst hangs: it is killed, and another is started")
