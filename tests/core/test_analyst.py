@@ -100,7 +100,6 @@ class Worker:
         self.states: list[bool] = []
         self.analyst = Analyst(
             config,
-            self.folder,
             self.database,
             on_up=self.states.append,
             on_restart=self.metrics.analyst_restarted,
@@ -338,7 +337,7 @@ class TestProcess:
     def test_there_is_never_a_second(self, config: AnalystConfig, worker: Worker) -> None:
         """One that is started besides leaves at once, and is not counted."""
         pid = running(worker)
-        order = {"config": config.to_json(), "folder": str(worker.folder.path)}
+        order = {"config": config.to_json(), "file": str(worker.folder.database)}
 
         second = subprocess.run(
             [sys.executable, "-P", "-m", "mlguard.analyst", config.service],

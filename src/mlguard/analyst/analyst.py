@@ -10,13 +10,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from threading import Thread
 
 from mlguard import forks
 from mlguard.analyst.config import AnalystConfig
 from mlguard.analyst.starting import start
 from mlguard.host.database import Database, DatabaseFailed
-from mlguard.host.folder import Folder
 from mlguard.host.processes import Process
 from mlguard.host.rows import Rows, write_row
 from mlguard.host.verdicts import LATE, Said, Verdicts
@@ -36,8 +36,7 @@ class Analyst:
 
     Args:
         config: What the analyst is told.
-        folder: Where the workers meet.
-        database: Their file.
+        database: The workers' file.
         on_up: Told by each look whether rows are being judged.
         on_restart: Told that this worker starts an analyst in the place of another.
         on_drop: Told the model, version, reason and count of rows lost after `offer`.
@@ -47,7 +46,6 @@ class Analyst:
     def __init__(
         self,
         config: AnalystConfig,
-        folder: Folder,
         database: Database,
         *,
         on_up: Callable[[bool], None] = lambda _: None,
@@ -56,7 +54,7 @@ class Analyst:
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
-        self._folder = folder
+        self._database = database
         self._rows = Rows(database, config.digest)
         self._verdicts = Verdicts(database, config.digest, timer)
         self._on_up = on_up
@@ -159,13 +157,18 @@ class Analyst:
             self._was_there = True
             self._end_if_hung(said)
         elif self._child is None and self._verdicts.claim(said.process):
-            if self._was_there:
-                self._on_restart()
-            try:
-                self._child = start(self._config, self._folder.path)
-            except OSError as error:
-                LOGGER.warning("the analyst cannot be started: %s", error)
+            self._start(self._database.path)
         self._looked = self._timer()
+
+    def _start(self, path: Path | None) -> None:
+        if path is None:  # nobody has said yet where the file is
+            return
+        if self._was_there:
+            self._on_restart()
+        try:
+            self._child = start(self._config, path)
+        except OSError as error:
+            LOGGER.warning("the analyst cannot be started: %s", error)
 
     def _reap(self) -> None:
         """Take note of one that ended, so that it leaves no zombie."""
