@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import secrets
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -83,12 +85,16 @@ class Worker:
     """A worker of a service, in this process."""
 
     def __init__(
-        self, root: Path, config: AnalystConfig, timer: Callable[[], float] = time.monotonic
+        self,
+        root: Path,
+        config: AnalystConfig,
+        timer: Callable[[], float] = time.monotonic,
+        wait: float = 2.0,
     ) -> None:
         self.config = config
         self.folder = Folder.of(config.service, root)
         self.folder.prepare()
-        self.database = Database(self.folder.database, wait=2.0)
+        self.database = Database(self.folder.database, wait=wait)
         self.metrics = Metrics([("iris", "3")])
         self.metrics.set_drift_worker_up(False)
         self.states: list[bool] = []
@@ -331,7 +337,7 @@ class TestProcess:
     def test_there_is_never_a_second(self, config: AnalystConfig, worker: Worker) -> None:
         """One that is started besides leaves at once, and is not counted."""
         pid = running(worker)
-        order = {"config": config.to_json(), "folder": str(worker.folder.path)}
+        order = {"config": config.to_json(), "file": str(worker.folder.database)}
 
         second = subprocess.run(
             [sys.executable, "-P", "-m", "mlguard.analyst", config.service],
@@ -411,6 +417,25 @@ class TestProcess:
         ahead[0] = 0.0
         worker.until(lambda: analysts(config.service) not in ([], [pid]))
         assert worker.restarts() == 1
+        worker.close()
+
+    def test_stopped_with_the_file_in_its_hands_it_is_killed(
+        self, root: Path, config: AnalystConfig
+    ) -> None:
+        """Whatever it holds when it is stopped, that ends with it: debits wait a minute at most."""
+        ahead = [0.0]
+        worker = Worker(root, config, timer=lambda: time.monotonic() + ahead[0], wait=0.01)
+        pid = running(worker)
+        os.kill(pid, signal.SIGSTOP)
+        worker.offer(1)
+        with contextlib.closing(sqlite3.connect(worker.folder.database)) as its_own:
+            its_own.execute("BEGIN IMMEDIATE")  # stands for its own lock
+
+            for _ in range(int(LATE + HUNG) + 2):
+                ahead[0] += 1
+                worker.analyst.look_after()
+
+            eventually(lambda: pid not in analysts(config.service))
         worker.close()
 
     def test_stopped_without_rows_it_may_go_on(self, root: Path, config: AnalystConfig) -> None:

@@ -33,12 +33,12 @@ def main() -> None:
     )
     LOGGER.setLevel(logging.INFO)
     order = json.load(sys.stdin)
-    config, folder = AnalystConfig.from_json(order["config"]), Folder(Path(order["folder"]))
+    config, path = AnalystConfig.from_json(order["config"]), Path(order["file"])
     try:
-        with folder.lock(f"analyst-{config.digest[:16]}") as is_first:
+        with Folder(path.parent).lock(f"analyst-{config.digest[:16]}") as is_first:
             if is_first:
                 LOGGER.info("the analyst of %s is up", config.service)
-                LOGGER.info("it ends: %s", Analysis(config, folder.database).run(stop))
+                LOGGER.info("it ends: %s", Analysis(config, path).run(stop))
     except (OSError, DatabaseFailed) as error:
         LOGGER.error("the analyst cannot go on: %s", error)
     logging.shutdown()

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from threading import Thread
 
 from mlguard import forks
@@ -35,7 +36,7 @@ class Analyst:
 
     Args:
         config: What the analyst is told.
-        database: The file in which the workers meet.
+        database: The workers' file.
         on_up: Told by each look whether rows are being judged.
         on_restart: Told that this worker starts an analyst in the place of another.
         on_drop: Told the model, version, reason and count of rows lost after `offer`.
@@ -99,12 +100,13 @@ class Analyst:
         """
         is_up = False
         try:
+            said = self._verdicts.read()
+            is_up = said.is_up
+            self._keep_running(said)  # first: the analyst may be who holds the file
             self._verdicts.attend()
             self._hand_over()
-            said = self._verdicts.read()
-            self._keep_running(said)
-            is_up = said.is_up
         except DatabaseFailed as error:
+            is_up = is_up and error.is_busy
             self._log.warning("file", "no rows reach the analyst: %s", error)
         if self._was_up and not is_up:
             LOGGER.warning("the analyst is away: drift checks pause, inference goes on")
@@ -150,18 +152,22 @@ class Analyst:
 
     def _keep_running(self, said: Said) -> None:
         self._reap()
-        path = self._database.path
         if said.is_there:
             self._was_there = True
             self._end_if_hung(said)
-        elif path is not None and self._child is None and self._verdicts.claim(said.process):
-            if self._was_there:
-                self._on_restart()
-            try:
-                self._child = start(self._config, path.parent)
-            except OSError as error:
-                LOGGER.warning("the analyst cannot be started: %s", error)
+        elif self._child is None and self._verdicts.claim(said.process):
+            self._start(self._database.path)
         self._looked = self._timer()
+
+    def _start(self, path: Path | None) -> None:
+        if path is None:  # nobody has said yet where the file is
+            return
+        if self._was_there:
+            self._on_restart()
+        try:
+            self._child = start(self._config, path)
+        except OSError as error:
+            LOGGER.warning("the analyst cannot be started: %s", error)
 
     def _reap(self) -> None:
         """Take note of one that ended, so that it leaves no zombie."""
@@ -174,7 +180,8 @@ class Analyst:
         now = self._timer()
         # Where this process was stopped itself, the analyst may have been too.
         was_away = now - self._looked > LATE
-        if was_away or not said.is_late or not self._verdicts.has_rows():
+        are_waiting = self._queue or self._verdicts.has_rows()
+        if was_away or not said.is_late or not are_waiting:
             self._hangs_since = now
         elif now - self._hangs_since > HUNG and (process := Process.read(said.process)).runs():
             LOGGER.warning("the analyst hangs: it is killed, and another is started")

@@ -15,15 +15,15 @@ from mlguard.analyst.config import AnalystConfig
 _NOT_INHERITED = {"PROMETHEUS_MULTIPROC_DIR", "PYTHONWARNINGS"}
 
 
-def start(config: AnalystConfig, folder: Path) -> subprocess.Popen[bytes]:
-    """Start it for the workers that meet in a folder; an OSError says why it cannot be."""
+def start(config: AnalystConfig, path: Path) -> subprocess.Popen[bytes]:
+    """Start it for the workers that meet in a file; an OSError says why it cannot be."""
     spoiling = _NOT_INHERITED | {name.upper() for name in config.secrets}
     environment = {k: v for k, v in os.environ.items() if k.upper() not in spoiling}
     environment["DO_NOT_TRACK"] = "1"
     environment.setdefault("OMP_NUM_THREADS", "1")
     # Not a pipe: writing more than it holds would wait for the analyst.
-    with tempfile.TemporaryFile(dir=folder) as order:
-        order.write(json.dumps({"config": config.to_json(), "folder": str(folder)}).encode())
+    with tempfile.TemporaryFile(dir=path.parent) as order:
+        order.write(json.dumps({"config": config.to_json(), "file": str(path)}).encode())
         order.seek(0)
         return subprocess.Popen(  # noqa: S603 - ourselves
             # -P: a file in the working folder must not pass for a module. The name is for `ps`.
