@@ -159,8 +159,8 @@ def _by_room() -> Iterator[Case]:
 
 def _scrapes() -> Iterator[Case]:
     ours = (sent(bearer()),)
-    companion: Tables = {**OPEN, "service": {"host_file": True}}
+    shared: Tables = {**OPEN, "service": {"host_file": True}}
     yield Case("/metrics, alone", scrape(), (200,), SCRAPE, OPEN, ours)
-    yield Case("/metrics, with a companion", scrape(), (200,), SCRAPE, companion, ours)
-    many = "/metrics, with a companion, each of 8"
-    yield Case(many, scrape(), (200,), SCRAPE, companion, ours, at_once=8)
+    yield Case("/metrics, of all workers", scrape(), (200,), SCRAPE, shared, ours)
+    many = "/metrics, of all workers, each of 8"
+    yield Case(many, scrape(), (200,), SCRAPE, shared, ours, at_once=8)
