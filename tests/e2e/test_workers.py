@@ -69,16 +69,18 @@ def test_counts_are_exact_whichever_worker_answers(service: Service) -> None:
 
 
 def test_killed_workers_cost_no_count(service: Service) -> None:
-    """Workers are killed and replaced under load: what was answered a second before is counted."""
+    """Workers are killed, and others stay: what a scrape has told once is never told less."""
     labels = {"model": "iris", "version": "3"}
     before = metric(service, "mlguard_inference_rows_total", **labels)
     with ThreadPoolExecutor(8) as pool:
         statuses = list(pool.map(lambda _: service.predict([ROW]), range(200)))
     assert metric(service, "mlguard_inference_rows_total", **labels) == before + 200
-    for pid in service.workers():
+    killed = set(service.workers()[:2])
+    for pid in killed:
         os.kill(pid, signal.SIGKILL)
-    servers.wait_until(lambda: service.ask("GET", "/health").status == 200, "others answer")
-    servers.wait_until(lambda: len(service.workers()) == WORKERS, "all are replaced")
+    servers.wait_until(
+        lambda: len(set(service.workers()) - killed) == WORKERS, "they are replaced", within=60
+    )
 
     assert statuses == [200] * 200
     assert metric(service, "mlguard_inference_rows_total", **labels) == before + 200
