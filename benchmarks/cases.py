@@ -159,8 +159,8 @@ def _by_room() -> Iterator[Case]:
 
 def _scrapes() -> Iterator[Case]:
     ours = (sent(bearer()),)
-    companion: Tables = {**OPEN, "service": {"host_file": True}}
+    met: Tables = {**OPEN, "service": {"host_file": True}}
     yield Case("/metrics, alone", scrape(), (200,), SCRAPE, OPEN, ours)
-    yield Case("/metrics, with a companion", scrape(), (200,), SCRAPE, companion, ours)
-    many = "/metrics, with a companion, each of 8"
-    yield Case(many, scrape(), (200,), SCRAPE, companion, ours, at_once=8)
+    yield Case("/metrics, with a file", scrape(), (200,), SCRAPE, met, ours)
+    many = "/metrics, with a file, each of 8"
+    yield Case(many, scrape(), (200,), SCRAPE, met, ours, at_once=8)

@@ -42,12 +42,14 @@ from benchmarks import soak
 from benchmarks.service import UNREACHED
 from benchmarks.turns import Turn, Unfit, say, take_turns
 from mlguard.app.drivers import adrive, drive
+from mlguard.host.database import Database
+from mlguard.host.folder import Folder
+from mlguard.host.ledger import HostLedger
 from mlguard.ledger import Ledger, MemoryLedger
 from mlguard.messages import Principal
 from mlguard.quota_store.choose import maker
 from mlguard.quota_store.failover import Failover
 from mlguard.quotas import Charged, Demand, Quota
-from mlguard.runtime.companion import CompanionConfig
 from mlguard.settings import Quotas
 
 STRATEGY = "sliding-window-counter"
@@ -166,7 +168,7 @@ class Kit(Contestant):
 
     def _shared(self, settings: Quotas) -> Failover:
         ledger = Failover(
-            maker(settings, CompanionConfig(self.place.service, "digest")),
+            self._host if self.place.url == HOST else maker(settings, self.place.service),
             name=self.place.kind,
             share=1.0,
             lifetime=False,
@@ -174,6 +176,11 @@ class Kit(Contestant):
         )
         ledger.start()
         return ledger
+
+    def _host(self) -> HostLedger:
+        folder = Folder.of(self.place.service)
+        folder.prepare()
+        return HostLedger(Database(folder.database, wait=TIMEOUT), is_lasting=False)
 
     def _on_away(self, is_away: bool) -> None:
         self._was_away |= is_away

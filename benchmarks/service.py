@@ -54,7 +54,7 @@ def settings(
         changes: What stands in the tables instead, or besides.
     """
     on = set(parts)
-    tables: dict[str, Any] = {"service": {"name": name, "companion": "drift" in on}}
+    tables: dict[str, Any] = {"service": {"name": name, "host_file": "drift" in on}}
     if "model" in on:
         tables["models"] = [_model(reference if "drift" in on else None)]
     if "auth" in on:

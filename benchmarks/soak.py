@@ -1,25 +1,25 @@
 """How much memory do a million callers take, and does it come back?
 
 Each has one window of requests and two of rows. The ledger in memory is filled in a process of its
-own, by a clock that is told the time; meanwhile a host's ledger and a Redis are told of fewer.
+own, by a clock that is told the time; meanwhile a host's file and a Redis are told of fewer.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-import secrets
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.turns import Unfit, say
+from mlguard.host.database import Database
+from mlguard.host.ledger import HostLedger
 from mlguard.ledger import Change, Limit, Line, MemoryLedger, Order
 from mlguard.quota_store.store import Store
 from mlguard.redis import RedisStore
-from mlguard.runtime.companion import CompanionConfig
-from mlguard.runtime.stores.host import HostStore
 
 PRINCIPALS = 1_000_000
 FEWER = 100_000  # elsewhere
@@ -134,32 +134,15 @@ def told(store: Store, what: str) -> None:
 
 
 def host_growth() -> int:
-    """Return the bytes by which a host's ledger process grows."""
-    service = f"benchmark-{secrets.token_hex(8)}"
-    config = CompanionConfig(service, "digest")
-    store = HostStore(config, path=None, timeout=TIMEOUT, holder="soak")
-    store.start()
-    try:
-        store.apply([Change("", "", WINDOWS[0], 1, 0.0)])
-        pid = _ledger(service)
-        empty = resident(pid)
-        told(store, "the host's ledger")
-        return resident(pid) - empty
-    finally:
-        store.close()
-
-
-def _ledger(service: str) -> int:
-    """Find the process of a host's ledger."""
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                words = (folder / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if b"mlguard.runtime.stores.host" in words and service.encode() in words:
-                return int(folder.name)
-    raise Unfit("the host's ledger has no process")
+    """Return the bytes that a host's file has."""
+    with TemporaryDirectory(prefix="mg") as folder:
+        database = Database(Path(folder) / "host.db", wait=TIMEOUT)
+        store = HostLedger(database, is_lasting=False)
+        store.start()
+        told(store, "the host's file")
+        database.look_after()
+        database.close()
+        return (Path(folder) / "host.db").stat().st_size
 
 
 def redis_growth(server: Server) -> int:
@@ -195,12 +178,14 @@ def main(server: Server | None) -> None:
     results = spawn.Queue()
     filler = spawn.Process(target=fill, args=(results,), daemon=True)
     filler.start()
-    shared = {"the host's ledger": host_growth()}
+    shared = {"the host's file": host_growth()}
     if server is not None:
         shared["Redis"] = redis_growth(server)
     grown: Grown = results.get(timeout=WITHIN)
     filler.join(WITHIN)
-    print("\nResident memory of principals with one window of requests and two of rows\n")
+    print(
+        "\nMemory, or size of the file, of principals with a window of requests and two of rows\n"
+    )
     print(f"{'':28}{'principals':>12}{'MiB':>10}{'bytes a principal':>20}")
     print(row("the ledger in memory", PRINCIPALS, grown.size))
     for name, size in shared.items():

@@ -113,7 +113,7 @@ class Acts:
         self._seen = Seen(clients={s.framework: [] for s in services})
 
     def all(self, thief: Thief, received: Received) -> Seen:
-        """Play them in order; the companions get ready for drift checks meanwhile."""
+        """Play them in order; the analysts get ready for drift checks meanwhile."""
         self._everyday()
         self._theft(thief)
         self._drift()
