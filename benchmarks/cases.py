@@ -159,8 +159,8 @@ def _by_room() -> Iterator[Case]:
 
 def _scrapes() -> Iterator[Case]:
     ours = (sent(bearer()),)
-    shared: Tables = {**OPEN, "service": {"host_file": True}}
+    met: Tables = {**OPEN, "service": {"host_file": True}}
     yield Case("/metrics, alone", scrape(), (200,), SCRAPE, OPEN, ours)
-    yield Case("/metrics, of all workers", scrape(), (200,), SCRAPE, shared, ours)
-    many = "/metrics, of all workers, each of 8"
-    yield Case(many, scrape(), (200,), SCRAPE, shared, ours, at_once=8)
+    yield Case("/metrics, with a file", scrape(), (200,), SCRAPE, met, ours)
+    many = "/metrics, with a file, each of 8"
+    yield Case(many, scrape(), (200,), SCRAPE, met, ours, at_once=8)

@@ -7,7 +7,7 @@ FastAPI's own telemetry is off as long as no provider is global, and none is;
 the contrib instrumentation patches background tasks for the whole process, and nobody has any.
 Everybody's spans go by OTLP/HTTP to one receiver in another process. What is still held at the end
 of a contestant's turn is sent within that turn, and the receiver counts what came.
-What works in the analyst's process is not in these figures: it works beside the requests.
+What works in the analyst is not in these figures: it works beside the requests.
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ class Kit(Contestant):
 
     def _shared(self, settings: Quotas) -> Failover:
         ledger = Failover(
-            self._on_host if self.place.url == HOST else maker(settings, self.place.service),
+            self._host if self.place.url == HOST else maker(settings, self.place.service),
             name=self.place.kind,
             share=1.0,
             lifetime=False,
@@ -177,7 +177,7 @@ class Kit(Contestant):
         ledger.start()
         return ledger
 
-    def _on_host(self) -> HostLedger:
+    def _host(self) -> HostLedger:
         folder = Folder.of(self.place.service)
         folder.prepare()
         return HostLedger(Database(folder.database, wait=TIMEOUT), is_lasting=False)

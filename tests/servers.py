@@ -144,7 +144,7 @@ class Server:
         ready: str,
         cwd: Path,
         env: Mapping[str, str] | None = None,
-        within: float = 20,
+        within: float = 90,
     ) -> None:
         """Describe the server; entering the context starts it.
 

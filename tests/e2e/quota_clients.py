@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import math
-import os
 import re
 import threading
 import time
@@ -15,9 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
-from mlguard.runtime.companion import CompanionConfig
-from mlguard.runtime.stores.host import running
-
+from mlguard.host.database import Database
+from mlguard.host.folder import Folder
+from mlguard.host.ledger import HostLedger
 from mlguard.ledger import Entry
 from mlguard.quota_store.choose import maker
 from mlguard.quotas.quota import accounts
@@ -239,30 +238,20 @@ class Counted:
         """Tell what a caller has used by the books of the store, by field."""
         place = accounts((ISSUER, "", subject))
         with contextlib.ExitStack() as stack:
-            found: dict[str, float] = {}
-            for books in self._books():
-                stack.callback(books.close)
-                entries: list[Entry] = books.entries(place.tag, place.own)
-                found |= {entry.field: entry.used for entry in entries}
-            return found
+            entries: list[Entry] = self._books(stack).entries(place.tag, place.own)
+            return {entry.field: entry.used for entry in entries}
 
-    def _books(self) -> Sequence[Any]:
+    def _books(self, stack: contextlib.ExitStack) -> Any:
         if self._quotas.store.startswith("host://"):
-            return running(SERVICE, places=[self._folder / f"mlguard-{os.getuid()}"])
+            database = stack.enter_context(contextlib.closing(Database(self.file, wait=2.0)))
+            return HostLedger(database, is_lasting=False)
         patient = self._quotas.model_copy(update={"store_timeout": 2.0})
-        return [maker(patient, CompanionConfig(SERVICE, ""))()]
+        return stack.enter_context(contextlib.closing(maker(patient, SERVICE)()))
 
-    def ledgers(self) -> list[int]:
-        """Find the processes that count for this service's host."""
-        return [int(p.name) for p in Path("/proc").glob("[0-9]*") if self._is_ledger(p)]
-
-    def _is_ledger(self, process: Path) -> bool:
-        with contextlib.suppress(OSError):
-            command = (process / "cmdline").read_bytes()
-            return b"mlguard.runtime.stores.host" in command and (
-                f"TMPDIR={self._folder}\0".encode() in (process / "environ").read_bytes()
-            )
-        return False
+    @property
+    def file(self) -> Path:
+        """Where the workers of the host meet."""
+        return Folder.of(SERVICE, self._folder).database
 
 
 def settings(quotas: Mapping[str, Any], *, models: Sequence[str] = ("/predict",)) -> dict[str, Any]:
@@ -302,15 +291,9 @@ def server(
 def counted(
     framework: str, folder: Path, written: Mapping[str, Any], *, workers: int
 ) -> Iterator[Counted]:
-    """Run a service; afterwards the ledger that it may have started is gone, too."""
+    """Run a service."""
     with server(framework, folder, written, workers=workers) as started:
-        service = Counted(started, Quotas.model_validate(written["quotas"]), folder)
-        yield service
-        ledgers = service.ledgers()
-    servers.wait_until(
-        lambda: not [p for p in ledgers if Path(f"/proc/{p}").exists()],
-        "the ledger ends with its service",
-    )
+        yield Counted(started, Quotas.model_validate(written["quotas"]), folder)
 
 
 def percentile(replies: Sequence[Reply], share: float) -> float:

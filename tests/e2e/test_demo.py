@@ -50,8 +50,8 @@ def left_over(mark):
 
 
 def is_complete(commands):
-    """Say whether both servers have their companions."""
-    return sum("mlguard.runtime.companion" in command for command in commands) == 2
+    """Say whether both servers have their analysts."""
+    return sum("mlguard.analyst" in command for command in commands) == 2
 
 
 def end(demo):
@@ -93,7 +93,7 @@ def test_ends_well_and_in_time(played):
 @of_one_play
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc to look around")
 def test_leaves_no_process(played):
-    """Servers, workers and companions are gone."""
+    """Servers, workers and analysts are gone."""
     assert left_over(played[4]) == []
 
 

@@ -55,7 +55,7 @@ def test_recycled_workers_keep_their_counts(tmp_path: Path) -> None:
     settings = iris.write_settings(tmp_path)
     app = "tests.apps.flask_app:app"
     with gunicorn(app, cwd=tmp_path, workers=2, env=iris.environment(settings)) as server:
-        wait_until(lambda: rows(server) == 0, "the companion answers")
+        wait_until(lambda: rows(server) == 0, "it answers")
         for _ in range(3):
             answered(server, 20)
             os.kill(server.pid, signal.SIGHUP)

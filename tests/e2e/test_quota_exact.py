@@ -63,7 +63,7 @@ def service(
     request: pytest.FixtureRequest, store: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Counted]:
     if not Path("/proc").is_dir():
-        pytest.skip("needs /proc to find the ledger")
+        pytest.skip("needs /proc to find who holds what")
     folder = tmp_path_factory.mktemp("exact")
     quotas: dict[str, Any] = {**QUOTAS, "store": store, "prefix": f"mlguard-{request.param}"}
     with counted(request.param, folder, settings(quotas), workers=WORKERS) as service:

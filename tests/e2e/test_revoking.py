@@ -125,7 +125,7 @@ def test_all_workers_know_within_a_second(
 
     assert by_a_worker == [401] * ASKED
     assert said.returncode == 0, said.stderr
-    assert "told 1 running service" in said.stdout
+    assert "on this host: 1 of its instances runs" in said.stdout
     assert by_an_operator == [401] * ASKED
     assert others == [200] * ASKED
     assert job.returncode == 0, job.stderr
