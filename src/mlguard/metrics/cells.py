@@ -11,13 +11,15 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from math import isnan
 from threading import Lock
-from typing import Any, cast
+from typing import Any
 
 from prometheus_client import Metric as CollectedMetric
 from prometheus_client.registry import Collector
 
 from mlguard.metrics.families import Family, Written
-from mlguard.metrics.table import METRICS, Metric
+from mlguard.metrics.table import METRICS
+
+_TABLE = {metric.name: metric for metric in METRICS}
 
 
 class Number:
@@ -89,77 +91,56 @@ class Histogram:
         return found
 
 
-class _Labelled:
-    """One metric: a cell for each label set, made once."""
-
-    def __init__(self, metric: Metric, clock: Callable[[], float]) -> None:
-        self.metric = metric
-        self._clock = clock
-        self._lock = Lock()
-        self._cells: dict[tuple[str, ...], Number | Histogram] = {}
-
-    def cell(self, values: tuple[str, ...]) -> Number | Histogram:
-        """Find a cell, without a lock where it was made before."""
-        cell = self._cells.get(values)
-        if cell is None:
-            with self._lock:
-                cell = self._cells.setdefault(values, self._made())
-        return cell
-
-    def _made(self) -> Number | Histogram:
-        if self.metric.kind == "histogram":
-            return Histogram(self.metric.buckets, self._clock)
-        return Number()
-
-    def told(self) -> Family | None:
-        """Tell all that it counts; None where that is nothing."""
-        with self._lock:
-            cells = list(self._cells.items())
-        metric = self.metric
-        samples: list[dict[str, Any]] = []
-        for values, cell in cells:
-            samples += cell.samples(metric.name, dict(zip(metric.labels, values, strict=True)))
-        if not samples:
-            return None
-        return {
-            "name": metric.family,
-            "type": metric.kind,
-            "help": metric.help,
-            "samples": samples,
-        }
-
-
 class Numbers(Collector):
     """The numbers of every metric of the table, kept in one process.
 
-    Each label set is named in the order of the metric's labels.
+    A cell is named by its metric and the values of its labels, in the order of the table.
 
     Args:
         clock: Seconds since 1970, for exemplars.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        self._labelled = {metric.name: _Labelled(metric, clock) for metric in METRICS}
+        self._clock = clock
+        self._lock = Lock()
+        self._cells: dict[tuple[str, ...], Any] = {}
 
-    def number(self, name: str, *labels: str) -> Number:
-        """Return the cell of a counter or gauge."""
-        return cast("Number", self._labelled[name].cell(labels))
+    def number(self, *named: str) -> Number:
+        """Return the cell of a counter or gauge; without a lock where it was made before."""
+        return self._cells.get(named) or self._made(named)  # type: ignore[no-any-return]
 
-    def histogram(self, name: str, *labels: str) -> Histogram:
+    def histogram(self, *named: str) -> Histogram:
         """Return the cell of a histogram."""
-        return cast("Histogram", self._labelled[name].cell(labels))
+        return self._cells.get(named) or self._made(named)  # type: ignore[no-any-return]
 
-    def add(self, name: str, *labels: str, amount: float = 1.0) -> None:
+    def _made(self, named: tuple[str, ...]) -> Any:
+        metric = _TABLE[named[0]]
+        is_histogram = metric.kind == "histogram"
+        made = Histogram(metric.buckets, self._clock) if is_histogram else Number()
+        with self._lock:
+            return self._cells.setdefault(named, made)
+
+    def add(self, *named: str, amount: float = 1.0) -> None:
         """Add to a counter or gauge."""
-        self.number(name, *labels).add(amount)
+        self.number(*named).add(amount)
 
-    def set(self, name: str, *labels: str, to: float) -> None:
+    def set(self, *named: str, to: float) -> None:
         """Replace the number of a gauge."""
-        self.number(name, *labels).set(to)
+        self.number(*named).set(to)
 
     def families(self) -> list[Family]:
-        """Tell all that was counted."""
-        return [told for each in self._labelled.values() if (told := each.told()) is not None]
+        """Tell all that was counted, in the order of the table."""
+        with self._lock:
+            cells = list(self._cells.items())
+        samples: dict[str, list[dict[str, Any]]] = {name: [] for name in _TABLE}
+        for (name, *values), cell in cells:
+            labels = dict(zip(_TABLE[name].labels, values, strict=True))
+            samples[name] += cell.samples(name, labels)
+        return [
+            {"name": m.family, "type": m.kind, "help": m.help, "samples": samples[m.name]}
+            for m in METRICS
+            if samples[m.name]
+        ]
 
     def describe(self) -> list[CollectedMetric]:
         """Name every metric, so that nobody else registers one of these names."""

@@ -65,12 +65,13 @@ class Metrics:
         self.registry.register(self._numbers)
         self.registry.others.clear()
         self.active = self._numbers.number("http_server_active_requests")
+        self._inferences: dict[tuple[str, str], tuple[Histogram, Histogram, Number]] = {}
         self._ages: dict[str, Callable[[], float | None]] = {}
         pairs = tuple(models)
         for name, _ in pairs:
             self._versions[name] = set()
         for name, version in pairs:
-            self._inference(*self._known(name, version))
+            self._inference(name, version)
 
     # ---- what happened
 
@@ -106,16 +107,15 @@ class Metrics:
 
     def inference_ended(self, outcome: Outcome, trace_id: str | None = None) -> None:
         """Count an inference: its rows where it answered, else the class name of its error."""
-        known = self._known(outcome.model, outcome.version)
-        seconds, wait, rows = self._inference(*known)
+        seconds, wait, rows = self._inference(outcome.model, outcome.version)
         seconds.observe(outcome.seconds, trace_id)
         if outcome.waited is not None:
             wait.observe(outcome.waited, trace_id)
         if outcome.error_type is None:
             rows.add(outcome.rows)
         else:
-            error = self._error(outcome.error_type)
-            self._numbers.add("mlguard_inference_errors_total", *known, error)
+            known, error = self._known(outcome.model, outcome.version), outcome.error_type
+            self._numbers.add("mlguard_inference_errors_total", *known, self._error(error))
 
     def authenticated(self, outcome: str) -> None:
         """Count an authentication by its outcome: a code of ours, never a client's word."""
@@ -190,12 +190,17 @@ class Metrics:
 
     # ---- the bounds of labels
 
-    def _inference(self, *known: str) -> tuple[Histogram, Histogram, Number]:
-        return (
-            self._numbers.histogram("mlguard_inference_duration_seconds", *known),
-            self._numbers.histogram("mlguard_inference_wait_seconds", *known),
-            self._numbers.number("mlguard_inference_rows_total", *known),
-        )
+    def _inference(self, model: str, version: str) -> tuple[Histogram, Histogram, Number]:
+        """Find what each inference counts: its time, what it waited, and its rows."""
+        found = self._inferences.get((model, version))
+        if found is None:
+            known = self._known(model, version)
+            found = self._inferences[known] = (
+                self._numbers.histogram("mlguard_inference_duration_seconds", *known),
+                self._numbers.histogram("mlguard_inference_wait_seconds", *known),
+                self._numbers.number("mlguard_inference_rows_total", *known),
+            )
+        return found
 
     def _model(self, name: str) -> str:
         return name if name in self._versions or not name else OTHER
