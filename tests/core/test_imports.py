@@ -14,6 +14,7 @@ from tests.servers import ROOT
 
 FRAMEWORKS = ("fastapi", "starlette", "flask", "werkzeug")
 SCIENCE = ("numpy", "pandas", "sklearn", "scipy", "pyarrow", "evidently")
+LIMITERS = ("limits", "slowapi", "flask_limiter")  # of which each brings many storages
 PUBLIC = ["Inference", "InvalidSettings", "MLGuard", "MLGuardError", "Principal", "Refused"]
 
 
@@ -44,11 +45,11 @@ def test_importing_is_fast() -> None:
         pytest.param("mlguard.auth", (*FRAMEWORKS, *SCIENCE), id="tokens"),
         pytest.param("mlguard.reference", (*FRAMEWORKS, *SCIENCE), id="references"),
         pytest.param("mlguard.drift", (*FRAMEWORKS, "evidently", "sklearn"), id="drift"),
-        pytest.param("mlguard.app.service", (*FRAMEWORKS, *SCIENCE), id="the service"),
+        pytest.param("mlguard.app.service", (*FRAMEWORKS, *SCIENCE, *LIMITERS), id="the service"),
         pytest.param("mlguard.testing", (*FRAMEWORKS, *SCIENCE), id="testing"),
         pytest.param("mlguard.cli", (*FRAMEWORKS, *SCIENCE), id="the commands"),
-        pytest.param("mlguard_fastapi", ("flask", "werkzeug", *SCIENCE), id="FastAPI"),
-        pytest.param("mlguard_flask", ("fastapi", "starlette", *SCIENCE), id="Flask"),
+        pytest.param("mlguard_fastapi", ("flask", "werkzeug", *SCIENCE, *LIMITERS), id="FastAPI"),
+        pytest.param("mlguard_flask", ("fastapi", "starlette", *SCIENCE, *LIMITERS), id="Flask"),
     ],
 )
 def test_importing_loads_nothing_more(module: str, without: tuple[str, ...]) -> None:
