@@ -282,9 +282,9 @@ class TestWindow:
         for number, row in enumerate(rows):
             row[8] = f"junk {number} </script>"
 
-        start = time.perf_counter()
+        start = time.thread_time()
         c4 = of(check(reference, rows, calibration=calibration), "c4")
-        took = time.perf_counter() - start
+        took = time.thread_time() - start
 
         assert c4.unseen_category_ratio == 1.0
         assert c4.reasons == ("distribution", "unseen categories")

@@ -332,8 +332,8 @@ class TestInTheBackground:
         records = recorder(metrics, on_tick=ticks.release)
         records.start()
 
-        assert ticks.acquire(timeout=5)
-        assert ticks.acquire(timeout=5)
+        assert ticks.acquire(timeout=60)
+        assert ticks.acquire(timeout=60)
         records.close()
 
     @pytest.mark.parametrize("part", ["tick", "spans"])
@@ -355,7 +355,7 @@ class TestInTheBackground:
         records.start()
         records.put(Record("GET", "/", 200, spans=[Told().inference_span("1", {})[0]]))
         for _ in range(3):
-            assert ticks.acquire(timeout=5)
+            assert ticks.acquire(timeout=60)
         records.put(Record("GET", "/", 200))
         records.close()
 

@@ -74,7 +74,7 @@ def service(
     app = {"uvicorn": "tests.apps.fastapi_app:app", "gunicorn": "tests.apps.flask_app:app"}
     with start(app[request.param], cwd=folder, workers=WORKERS, env=env) as server:
         service = Service(server, folder)
-        servers.wait_until(service.is_up, "the companion checks drift", within=90)
+        servers.wait_until(service.is_up, "the companion checks drift", within=180)
         yield service
         companions = service.companions()
     servers.wait_until(
