@@ -1361,7 +1361,7 @@ class TestExplain:
         ),
     )
     @examples(
-        max_examples=150,
+        max_examples=100,
         deadline=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture],
     )
