@@ -21,7 +21,7 @@ from tests.contract.client import (
     samples,
     token,
 )
-from tests.servers import wait_until
+from tests.servers import LONG, wait_until
 
 ROW = [1.0, 2.0]
 JSON = ("Content-Type", "application/json")
@@ -299,7 +299,7 @@ class Contract:
             pytest.skip("only a socket can be closed half way")
         headers = f"Authorization: Bearer {token('cut off')}\r\nContent-Length: 1000\r\n"
         for _ in range(5):
-            with socket.create_connection(client.address, timeout=10) as sent:
+            with socket.create_connection(client.address, timeout=LONG) as sent:
                 sent.sendall(f"POST /predict HTTP/1.1\r\nHost: x\r\n{headers}\r\n[[".encode())
         wait_until(lambda: metric(client, "http_server_active_requests") == 0, "all have ended")
 

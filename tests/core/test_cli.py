@@ -181,8 +181,9 @@ def _shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def told(capsys: pytest.CaptureFixture[str]) -> Any:
+def told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
     """Run a command; return its exit code and both of its streams."""
+    monkeypatch.delenv("COLUMNS", raising=False)  # pytest-xdist says how wide its terminal is
 
     def run(*arguments: object) -> tuple[int, str, str]:
         code = main([str(argument) for argument in arguments])
@@ -1362,7 +1363,7 @@ class TestExplain:
         ),
     )
     @examples(
-        max_examples=150,
+        max_examples=100,
         deadline=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture],
     )

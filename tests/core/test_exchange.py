@@ -739,5 +739,5 @@ def test_lives() -> None:
     """Whatever happens in whatever order: a request ends once, rightly, and pays what it had."""
     run_state_machine_as_test(
         Lives,
-        settings=examples(max_examples=200, stateful_step_count=40, deadline=None),
+        settings=examples(max_examples=100, stateful_step_count=40, deadline=None),
     )

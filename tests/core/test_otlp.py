@@ -605,7 +605,7 @@ class TestHanging:
             began = time.monotonic()
             tracing.flush()
 
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 8  # without it, ten
             assert told.results == [False]
 
     def test_a_close_ends_a_post(self) -> None:
@@ -618,7 +618,7 @@ class TestHanging:
             posting.join(10)
 
             assert not posting.is_alive()
-            assert time.monotonic() - began < 3
+            assert time.monotonic() - began < 8  # a post's own end: ten
             assert told.dropped == 1
             assert told.results == []
 
@@ -653,7 +653,7 @@ class TestHanging:
             tracing.close(0)
             posting.join(10)
 
-            assert took < 2
+            assert took < 8
 
 
 class TestProcesses:

@@ -56,7 +56,7 @@ def test_a_million_principals_fit() -> None:
     here = Path(__file__).resolve()
     command = [sys.executable, "-c", f"from {here.stem} import grown; grown()"]
 
-    said = subprocess.run(command, cwd=here.parent, stdout=subprocess.PIPE, timeout=60, check=True)
+    said = subprocess.run(command, cwd=here.parent, stdout=subprocess.PIPE, timeout=300, check=True)
 
     assert float(said.stdout) < BYTES
 

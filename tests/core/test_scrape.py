@@ -32,7 +32,7 @@ class Slow:
         self.threads.add(threading.get_ident())
         number = len(self.asked)
         self.begun.release()
-        assert self.go.acquire(timeout=10)
+        assert self.go.acquire(timeout=60)
         if self.error is not None:
             raise self.error
         return 200, "text/plain", b"page %d" % number
@@ -47,7 +47,7 @@ def slow() -> Iterator[Slow]:
 
 
 def page(future: Future[Page]) -> bytes:
-    return future.result(timeout=10).body
+    return future.result(timeout=60).body
 
 
 class TestSharing:
@@ -55,7 +55,7 @@ class TestSharing:
         """A page is a status, its headers and its bytes."""
         slow.go.release()
 
-        assert SingleFlight(slow).ask(CLASSIC).result(timeout=10) == Page(
+        assert SingleFlight(slow).ask(CLASSIC).result(timeout=60) == Page(
             200, (("Content-Type", "text/plain"), ("Content-Length", "6")), b"page 1"
         )
 
@@ -63,7 +63,7 @@ class TestSharing:
         """Whoever asks while a page is being made gets that one, which is made once."""
         scrapes = SingleFlight(slow)
         first = scrapes.ask(CLASSIC)
-        assert slow.begun.acquire(timeout=10)
+        assert slow.begun.acquire(timeout=60)
         others = [scrapes.ask(CLASSIC) for _ in range(50)]
         slow.go.release()
 
@@ -87,7 +87,7 @@ class TestSharing:
         slow.go.release()
         slow.go.release()
 
-        assert page(again.result(timeout=10)) == b"page 2"
+        assert page(again.result(timeout=60)) == b"page 2"
 
     def test_formats_are_apart(self, slow: Slow) -> None:
         """Who wants OpenMetrics and who wants the classic text get what they want."""
@@ -132,7 +132,7 @@ class TestFailures:
         slow.go.release()
 
         for one in asked:
-            assert isinstance(one.exception(timeout=10), OSError)
+            assert isinstance(one.exception(timeout=60), OSError)
         slow.error = None
         slow.go.release()
         assert page(scrapes.ask(CLASSIC)) == b"page 2"
@@ -156,7 +156,7 @@ class TestFailures:
         """A client that goes away while it waits takes the page from nobody."""
         scrapes = SingleFlight(slow)
         first, other = scrapes.ask(CLASSIC), scrapes.ask(CLASSIC)
-        assert slow.begun.acquire(timeout=10)
+        assert slow.begun.acquire(timeout=60)
 
         first.cancel()  # as asyncio.wrap_future does where its task is cancelled
         slow.go.release()
@@ -174,7 +174,7 @@ class TestOfAService:
         exchange.started(204)
         exchange.ended()
 
-        answer = service.scrape(CLASSIC).result(timeout=10)
+        answer = service.scrape(CLASSIC).result(timeout=60)
 
         headers = dict(answer.headers)
         assert answer.status == 200

@@ -9,7 +9,7 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
@@ -25,7 +25,7 @@ from tests import servers
 from tests.contract.client import AUDIENCE, ISSUER, SECRET, OverSockets, metric, token
 
 SERVICE = "counted"
-_PATIENCE = 10.0  # seconds in which a service answers, whatever is the matter
+_PATIENCE = servers.LONG  # seconds in which a service answers, whatever is the matter
 _RECONNECT = 8  # requests after which another worker may accept a client
 _LEFT = re.compile(r'"([^"]+)";r=(\d+)')
 
@@ -272,7 +272,7 @@ def settings(quotas: Mapping[str, Any], *, models: Sequence[str] = ("/predict",)
 
 
 def server(
-    framework: str, folder: Path, written: Mapping[str, Any], *, workers: int, within: float = 30
+    framework: str, folder: Path, written: Mapping[str, Any], *, workers: int, status: int = 200
 ) -> servers.Server:
     """Describe a service's server: FastAPI's is uvicorn, Flask's gunicorn with threads."""
     start = {"fastapi": servers.uvicorn, "flask": servers.gunicorn}[framework]
@@ -283,7 +283,7 @@ def server(
         "XDG_RUNTIME_DIR": "",
     }
     described = start(f"tests.apps.counted_{framework}:app", cwd=folder, workers=workers, env=env)
-    described._within = within  # what starts it here has no such argument
+    described._status = status  # what starts it here has no such argument
     return described
 
 
@@ -300,10 +300,3 @@ def percentile(replies: Sequence[Reply], share: float) -> float:
     """Tell how many seconds that share of the answers took at most."""
     took = sorted(reply.seconds for reply in replies)
     return took[math.ceil(share * len(took)) - 1]
-
-
-def within(condition: Callable[[], bool], what: str, seconds: float) -> float:
-    """Wait until something is so, and tell how many seconds it took."""
-    began = time.monotonic()
-    servers.wait_until(condition, what, within=seconds)
-    return time.monotonic() - began

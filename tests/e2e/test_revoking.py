@@ -21,6 +21,7 @@ from tests.contract.client import SECRET, SETTINGS, token
 
 ASKED = 60  # requests: enough to meet each of four workers
 WITHIN = 1.0  # seconds
+LOADED = 10  # times what asking takes: the busier the machine, the later all know
 
 SERVERS = [
     pytest.param(servers.uvicorn, "tests.apps.served_fastapi:app", id="FastAPI"),
@@ -73,7 +74,7 @@ class Twin:
             env={**os.environ, **self._env},
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=servers.LONG,
             check=False,
         )
 
@@ -86,9 +87,18 @@ class Twin:
             env={**os.environ, **self._env, "PYTHONPATH": str(servers.ROOT)},
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=servers.LONG,
             check=False,
         )
+
+    def learns(self, text: str) -> None:
+        """Wait until each worker refuses this token: a second, and what the asking takes."""
+        began = time.monotonic()
+        servers.wait_until(lambda: self.asked(text) == [401] * ASKED, "all workers know")
+        asked = time.monotonic()
+        self.asked(text)
+        asking = time.monotonic() - asked
+        assert asked - began < WITHIN + LOADED * asking
 
     def asked(self, text: str) -> list[int]:
         """Ask with this token until each worker has been met."""
@@ -112,24 +122,18 @@ def test_all_workers_know_within_a_second(
         assert all(twin.asked(text) == [200] * ASKED for text in tokens)
         headers = {"Authorization": f"Bearer {own('operator', 'own')}"}
         assert server.ask(f"/revoke?jti={one}", headers=headers).status == 200
-        time.sleep(WITHIN)
-        by_a_worker = twin.asked(tokens[0])
+        twin.learns(tokens[0])
         said = twin.command(tmp_path, "--subject", "bob")
-        time.sleep(WITHIN)
-        by_an_operator = twin.asked(tokens[1])
+        twin.learns(tokens[1])
         others = twin.asked(tokens[2])
         text = own("dora", "any")
         job = twin.job(app, 'revoke(subject="dora", issuer="https://login.example.com/")')
-        time.sleep(WITHIN)
-        by_a_job = twin.asked(text)
+        twin.learns(text)
 
-    assert by_a_worker == [401] * ASKED
     assert said.returncode == 0, said.stderr
     assert "on this host: 1 of its instances runs" in said.stdout
-    assert by_an_operator == [401] * ASKED
     assert others == [200] * ASKED
     assert job.returncode == 0, job.stderr
-    assert by_a_job == [401] * ASKED
     again = Twin(serve, app, tmp_path, host)
     with again.server:
         assert [set(again.asked(text)) for text in tokens] == [{401}, {401}, {200}]
@@ -152,17 +156,14 @@ def test_all_hosts_know_through_the_store(tmp_path: Path, host: Path, other_host
         with here.server, there.server:
             assert here.asked(text) == there.asked(text) == [200] * ASKED
             said = here.command(tmp_path, text)
-            servers.wait_until(
-                lambda: set(there.asked(text)) == {401}, "the other host knows", within=5
-            )
+            servers.wait_until(lambda: set(there.asked(text)) == {401}, "the other host knows")
             redis.kill()
             redis.wait()
             here.command(tmp_path, later)
-            time.sleep(WITHIN)
 
             assert "told the other hosts" in said.stdout
-            assert here.asked(text) == [401] * ASKED
-            assert here.asked(later) == [401] * ASKED
+            here.learns(text)
+            here.learns(later)
             assert there.asked(later) == [200] * ASKED
             servers.wait_until(
                 lambda: (

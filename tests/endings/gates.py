@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-_LONGEST = 15.0  # seconds that a handler is held at most, should its test have gone
+_LONGEST = 60.0  # seconds that a handler is held at most, should its test have gone
 _POLL = 0.003
 
 

@@ -34,7 +34,7 @@ class Runs(Generic[T]):
         self._runs: dict[str, Future[T]] = {n: self._pool.submit(run, n) for n in names}
 
     def __getitem__(self, name: str) -> T:
-        error = self._runs[name].exception(300)
+        error = self._runs[name].exception(900)
         if error is not None:
             # One line in place of a traceback for each test of it; the first tells the log.
             whole, self._told = name not in self._told, self._told | {name}
