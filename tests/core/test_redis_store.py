@@ -25,7 +25,7 @@ from mlguard.places import problem
 from mlguard.redis import RedisStore
 
 TIMEOUT = 0.1
-MARGIN = 0.05
+MARGIN = 0.4  # a machine under load is slow; what waits without an end takes longer
 ROWS = Limit("rows", 100, 3600, unit="rows")
 REQUESTS = Limit("requests", 50, 60)
 EVER = Limit("ever", 1000, kind=LIFETIME, unit="rows")
@@ -299,8 +299,8 @@ class TestDeadlines:
         """A server whose clock was believed to be an hour behind counts in the same call."""
         store = stores(own.url)
         store.debit(order(ROWS))
-        for node in store._router._clocks._ahead:
-            store._router._clocks._ahead[node] -= 3600
+        for node in store._servers.router._clocks._ahead:
+            store._servers.router._clocks._ahead[node] -= 3600
 
         store.debit(order(ROWS))
 
@@ -432,7 +432,7 @@ class TestLoops:
         began = time.monotonic()
         asyncio.run(run())
 
-        assert time.monotonic() - began < 2 * TIMEOUT
+        assert time.monotonic() - began < 6 * TIMEOUT
 
     def test_a_task_that_is_cancelled_hurts_no_other(self, store: RedisStore) -> None:
         """Whoever comes after a cancelled debit reads its own answer, not the other's."""
@@ -450,16 +450,19 @@ class TestLoops:
 
         assert set(asyncio.run(run())) == {7777}
 
-    def test_many_loops_leave_nothing_behind(
+    def test_many_loops_share_connections(
         self, own: Redis, stores: Callable[..., RedisStore]
     ) -> None:
-        """The connections of a loop go with it, without a warning."""
+        """What one loop leaves the next one uses, and threads too; nothing else stays behind."""
         store = stores(own.url)
         for _ in range(20):
             asyncio.run(store.adebit(order(ROWS, cost=0)))
+            store.debit(order(ROWS, cost=0))
         gc.collect()
 
         with own.client() as client:
+            assert len(client.client_list()) == 2  # the store's, and this one
+            store.close()
             wait_until(lambda: len(client.client_list()) == 1, "only the test is connected")
 
     def test_several_loops_at_once(self, store: RedisStore) -> None:
@@ -562,7 +565,8 @@ class TestComplaints:
         ("policy", "maxmemory", "lifetime", "is_fit"),
         [
             ("noeviction", "100mb", True, True),
-            ("volatile-lru", "100mb", True, True),
+            ("volatile-lru", "100mb", False, True),
+            ("volatile-lru", "100mb", True, False),
             ("allkeys-lru", "0", True, True),
             ("allkeys-lru", "100mb", False, True),
             ("allkeys-lru", "100mb", True, False),

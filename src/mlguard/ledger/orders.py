@@ -24,6 +24,18 @@ class StoreUnavailable(Exception):
     """A store did not answer as it should, or not in time."""
 
 
+class ChangesUnmade(StoreUnavailable):
+    """Of several changes, some were not made.
+
+    Attributes:
+        unmade: Those; the others were.
+    """
+
+    def __init__(self, reason: str, unmade: Sequence[Change]) -> None:
+        super().__init__(reason)
+        self.unmade = unmade
+
+
 @dataclass(frozen=True, slots=True)
 class Limit:
     """How much of something one account may have.

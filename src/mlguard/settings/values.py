@@ -35,11 +35,12 @@ _RATE = re.compile(
     r"\s*[1-9]\d*\s*(/|\s+per\s+)\s*([1-9]\d*\s*)?(second|minute|hour|day|month|year)s?\s*"
 )
 _ROUTE = re.compile(r"[^/\s]*/.*", re.DOTALL)
-_STORE = re.compile(r"rediss?://[^\s\x00-\x1f\x7f]+")
-_QUOTA_STORE = re.compile(
-    r"memory://|host://(/[^\x00-\x1f\x7f?#]+)?|rediss?(\+cluster)?://[^\s\x00-\x1f\x7f]+"
+_REDIS = (
+    r"rediss?(\+cluster)?://[^\s\x00-\x1f\x7f]+"
     r"|rediss?\+sentinel://[^\s/\x00-\x1f\x7f]+/[^\s\x00-\x1f\x7f]+"
 )
+_STORE = re.compile(_REDIS)
+_QUOTA_STORE = re.compile(rf"memory://|host://(/[^\x00-\x1f\x7f?#]+)?|{_REDIS}")
 
 
 class Table(BaseModel):
@@ -122,7 +123,7 @@ def _url(value: object) -> str:
 def _store(value: object) -> str:
     if not isinstance(value, str) or not _STORE.fullmatch(value):
         raise PydanticCustomError("store", 'must be a URL like "rediss://redis.example.com:6379/0"')
-    return value
+    return _redis(value)
 
 
 def _quota_store(value: object) -> str:
@@ -132,7 +133,11 @@ def _quota_store(value: object) -> str:
             "must be memory://, host://, host:///a/folder, redis://host:6379/0, "
             "redis+cluster://host:6379 or redis+sentinel://host:26379/service, or rediss for TLS",
         )
-    if value.startswith("redis") and (wrong := problem(value)):
+    return _redis(value) if value.startswith("redis") else value
+
+
+def _redis(value: str) -> str:
+    if wrong := problem(value):
         raise PydanticCustomError("store", "the URL of the Redis {wrong}", {"wrong": wrong})
     return value
 

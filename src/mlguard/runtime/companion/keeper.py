@@ -11,11 +11,11 @@ from prometheus_client import CollectorRegistry
 from mlguard.logs import Seldom
 from mlguard.metrics import Family, families
 from mlguard.metrics.worker import degraded
+from mlguard.redis.revocations import RevocationStore
 from mlguard.revocations import Revocation
 from mlguard.runtime.companion.book import Book
 from mlguard.runtime.companion.errand import Errand
 from mlguard.runtime.companion.revoked_file import RevokedFile
-from mlguard.runtime.companion.store import Store
 
 _FILE_EVERY = 0.25  # seconds
 _STORE_EVERY = 0.5
@@ -36,7 +36,7 @@ class Keeper:
         store: Of all hosts, where there is one.
     """
 
-    def __init__(self, book: Book, file: RevokedFile, store: Store | None = None) -> None:
+    def __init__(self, book: Book, file: RevokedFile, store: RevocationStore | None = None) -> None:
         self.book = book
         self._file = file
         self._lock = Lock()

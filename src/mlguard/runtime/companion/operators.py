@@ -10,15 +10,14 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import NamedTuple
 
-from mlguard.errors import MissingExtra
 from mlguard.host.folder import Folder, roots
 from mlguard.host.private import make_folder, verify
 from mlguard.logs import LOGGER
+from mlguard.redis.revocations import RevocationStore
 from mlguard.revocations import Revocation, RevocationsFull
 from mlguard.runtime.companion.book import Book
 from mlguard.runtime.companion.frames import Junk, receive, send, write_revocations
 from mlguard.runtime.companion.revoked_file import RevokedFile
-from mlguard.runtime.companion.store import Store
 
 
 class Spread(NamedTuple):
@@ -59,7 +58,7 @@ def spread(
 def _trouble(act: Callable[[], None]) -> Exception | None:
     try:
         act()
-    except (OSError, ValueError, MissingExtra) as error:
+    except (OSError, ValueError) as error:
         return error
     return None
 
@@ -125,9 +124,8 @@ def publish(store: str, service: str, revocations: Sequence[Revocation]) -> None
 
     Raises:
         ConnectionError: It does not take them; the message holds no password.
-        MissingExtra: The package that it needs is not installed.
     """
-    met = Store(store, service)
+    met = RevocationStore(store, service)
     try:
         met.publish(revocations)
     finally:

@@ -9,6 +9,7 @@ from threading import Event, Thread
 from mlguard.host.folder import Folder
 from mlguard.host.processes import Process
 from mlguard.logs import LOGGER
+from mlguard.redis.revocations import RevocationStore
 from mlguard.runtime.companion.book import Book
 from mlguard.runtime.companion.checker import Checker
 from mlguard.runtime.companion.config import CompanionConfig
@@ -16,7 +17,6 @@ from mlguard.runtime.companion.drift_metrics import DriftMetrics
 from mlguard.runtime.companion.hub import DEPARTED, WORKERS, Hub
 from mlguard.runtime.companion.keeper import Keeper
 from mlguard.runtime.companion.revoked_file import RevokedFile
-from mlguard.runtime.companion.store import Store
 from mlguard.runtime.companion.teller import Tellers
 from mlguard.runtime.companion.totals import Totals
 from mlguard.runtime.companion.windows import Windows
@@ -78,7 +78,7 @@ def _live(folder: Folder, hub: Hub, keeper: Keeper, supervisor: Process, stop: E
 
 
 def _keeper(config: CompanionConfig, folder: Folder, tellers: Tellers) -> Keeper:
-    store = Store(config.store, config.service) if config.store else None
+    store = RevocationStore(config.store, config.service) if config.store else None
     return Keeper(Book(tellers.tell), RevokedFile(folder.root, config.service), store)
 
 
