@@ -16,6 +16,7 @@ from mlguard.ledger.orders import (
     Reading,
     Receipt,
     StoreUnavailable,
+    again,
 )
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "Reading",
     "Receipt",
     "StoreUnavailable",
+    "again",
 ]

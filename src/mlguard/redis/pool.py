@@ -22,7 +22,7 @@ _MOST_IDLE = 32
 _MOST_OPENING = 8  # of one server at a time
 _MOST_LATE = 32  # whose answers are waited for although nobody does any longer
 _OPENING = 5.0  # seconds
-_LATE = 5.0
+_LATE = 30.0
 
 
 class Pool:

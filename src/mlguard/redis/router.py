@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -23,6 +24,7 @@ from mlguard.redis.resp import Command, Refusal
 _TRIES = 6
 _KNOWN_FOR = 1.0  # seconds, after which the sentinels are asked anew, beside what goes on
 _TRUSTED_FOR = 3.0  # after which nothing goes on before they were asked
+_UNSURE_FOR = 3.0  # for which sentinels may not know that they made another one the master
 _SEARCH = 1.0  # seconds that asking anew may take, where no call waits for it
 
 
@@ -46,7 +48,8 @@ class Router:
         self._master: Node | None = place.nodes[0] if place.kind == SINGLE else None
         self._slots: list[Node | None] = []
         self._told_at = 0.0
-        self._since_told = 0  # calls that the master has answered
+        self._answered = 0  # calls
+        self._confirmed: deque[tuple[float, int]] = deque()
         self._searching = 0  # the process that asks anew already
 
     def shard(self, slot: int) -> str:
@@ -90,13 +93,16 @@ class Router:
             )
         except Unreachable as error:
             self._last(node)
-            if error.is_late or error.was_sent or self._place.kind == SINGLE:
+            # What comes late is undone; what was done by a server alone is gone with it.
+            is_alone = self._place.kind == SINGLE
+            error.may_be_done = error.was_sent and not error.is_late and not is_alone
+            if error.is_late or error.was_sent or is_alone:
                 self._search()
                 trip.fail(numbers, error)
             else:
                 yield from self._elsewhere(trip, node, numbers, error, until)
             return
-        self._since_told += len(numbers)
+        self._answered += len(numbers)
         for number, reply in zip(numbers, trip.replied(numbers, answer.replies), strict=True):
             if isinstance(reply, Refusal):
                 yield from self._refused(trip, node, number, reply, until)
@@ -220,17 +226,21 @@ class Router:
             self._follow((yield from self._ask_sentinels(until)))
 
     def _follow(self, master: Node) -> None:
-        before, answered = self._master, self._since_told
-        self._master, self._told_at, self._since_told = master, time.monotonic(), 0
+        before, now = self._master, time.monotonic()
+        self._master, self._told_at = master, now
         if before not in (None, master):
             LOGGER.warning(
-                "the master of %s is %s:%d now; of what the one before has answered since it was "
-                "last known to be the master, %d calls, some may be lost",
+                "the master of %s is %s:%d now: of the last %d calls that the one before has "
+                "answered, what was not replicated is lost",
                 self._place.service,
                 master.host,
                 master.port,
-                answered,
+                self._answered - (self._confirmed[0][1] if self._confirmed else 0),
             )
+            self._confirmed.clear()
+        self._confirmed.append((now, self._answered))
+        while len(self._confirmed) > 1 and self._confirmed[1][0] < now - _UNSURE_FOR:
+            self._confirmed.popleft()
 
     def _ask_sentinels(self, until: float) -> Steps:
         command = ("SENTINEL", "get-master-addr-by-name", self._place.service)

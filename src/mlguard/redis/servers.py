@@ -108,7 +108,9 @@ class Servers:
         try:
             yield
         except StoreUnavailable as error:
-            raise StoreUnavailable(f"{self.shown}: {error}") from None
+            raised = StoreUnavailable(f"{self.shown}: {error}")
+            raised.may_be_done = error.may_be_done
+            raise raised from None
         except (ValueError, TypeError, IndexError, StopIteration):
             raise StoreUnavailable(f"{self.shown}: it holds what is not ours") from None
 

@@ -14,6 +14,7 @@ from mlguard.ledger import (
     Order,
     Receipt,
     StoreUnavailable,
+    again,
 )
 from mlguard.redis.calls import Reply, Run, marked, slot_of, taken
 from mlguard.redis.script import Keys, entries, receipt
@@ -63,6 +64,10 @@ class RedisStore:
         """Name the part of the store that a tag is counted in."""
         return self._servers.router.shard(slot_of(marked(tag)))
 
+    def probe(self, tag: str) -> None:
+        """Write where a tag is counted; blocks."""
+        self._act(self._keys.probe(tag))
+
     def debit(self, order: Order, changes: Sequence[Change] = ()) -> Receipt:
         """Make the changes, which have the order's tag, and then the debit; blocks."""
         now = self._now()
@@ -83,17 +88,17 @@ class RedisStore:
         Up to 500 go in one round trip; more take several, and the timeout is of each.
 
         Raises:
-            ChangesUnmade: Some were not made, as far as one can tell: it names them.
+            ChangesUnmade: Some were not made: it names those that are to be made again.
         """
         if not changes:
-            self._act(self._keys.probe(""))
+            self.probe("")
         unmade: list[Change] = []
         trouble: StoreUnavailable | None = None
         for parts in self._parts(changes):
             outcomes = self._servers.run([self._changing(part) for part in parts])
             for part, outcome in zip(parts, outcomes, strict=True):
                 if isinstance(outcome, StoreUnavailable):
-                    unmade += part
+                    unmade += again(part, outcome)
                     trouble = outcome
         if trouble is not None:
             raise ChangesUnmade(f"{self._servers.shown}: {trouble}", unmade)
@@ -127,8 +132,6 @@ class RedisStore:
             return taken(self._servers.run([call]))[0]
 
     def _debit(self, order: Order, changes: Sequence[Change], now: float | None) -> Run:
-        if not order.lines and not changes:
-            return self._keys.probe(order.tag)
         undo = partial(self._undo, order, changes, now)
         return self._keys.count(order, changes, self._holder, now, late=undo)
 
