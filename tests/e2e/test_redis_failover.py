@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
+from mlguard.errors import InvalidSettings
 from mlguard.ledger import Limit, Line, Order
 from mlguard.quota_store.failover import Failover
 from mlguard.redis import RedisStore
+from mlguard.redis.revocations import RevocationStore
+from mlguard.revocations import Revocation
+from mlguard_fastapi import MLGuard
+from tests.contract.client import ISSUER, SECRET, SETTINGS, token
 from tests.redis_servers import SERVICE, Cluster, Redis, Watched, feeds, follows
 from tests.servers import wait_until
 
@@ -275,3 +284,82 @@ def plan(watched: Watched) -> None:
         return False
 
     wait_until(is_taken, "the sentinel takes the order")
+
+
+class Guarded:
+    """A FastAPI service that meets other hosts in a Redis."""
+
+    def __init__(self, url: str) -> None:
+        self._url, self._name = url, f"host-{uuid4().hex[:8]}"
+        self._client: Any = None
+
+    @contextlib.contextmanager
+    def started(self) -> Iterator[None]:
+        """Serve, as a host that was never there before."""
+        app = FastAPI()
+        app.get("/me")(lambda: {"me": True})
+        auth = {**SETTINGS["auth"], "scopes": [], "public": [], "revocation_store": self._url}
+        os.environ["TWIN_SECRET"] = SECRET
+        guard = MLGuard(app, {"service": {"name": self._name}, "auth": auth})
+        try:
+            with TestClient(app) as self._client:
+                yield
+        finally:
+            guard.service.close()
+
+    def revoke(self, subject: str) -> None:
+        """Revoke what a subject holds, on another host."""
+        store = RevocationStore(self._url, self._name)
+        store.publish([Revocation(ISSUER, subject=subject, before=time.time() + 60)])
+        store.close()
+
+    def asked(self, subject: str) -> tuple[int, str]:
+        """Return the status and the code of an answer to a subject."""
+        headers = {"Authorization": f"Bearer {token(subject)}"}
+        answer = self._client.get("/me", headers=headers)
+        return answer.status_code, answer.json().get("code", "")
+
+
+class TestRevocations:
+    """What does a host know that was not there when something was revoked?"""
+
+    @pytest.fixture(params=["single", "cluster", "sentinel"])
+    def url(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+        if request.param == "cluster":
+            yield request.getfixturevalue("cluster").url
+        elif request.param == "sentinel":
+            yield request.getfixturevalue("watched").url
+        else:
+            with Redis(tmp_path) as redis:
+                yield redis.url
+
+    def test_a_new_host_refuses_from_its_first_request(self, url: str) -> None:
+        """It has read what others revoked before it serves."""
+        guarded = Guarded(url)
+        guarded.revoke("alice")
+        with guarded.started():
+            assert guarded.asked("alice") == (401, "token_revoked")
+            assert guarded.asked("bob") == (200, "")
+
+    def test_a_store_that_is_gone(self, tmp_path: Path) -> None:
+        """Until it was read once, tokens get a 503, and then what it says."""
+        redis = Redis(tmp_path)
+        guarded = Guarded(redis.url)
+        with guarded.started():
+            assert guarded.asked("bob") == (503, "revocations_unknown")
+            with redis:
+                guarded.revoke("alice")
+                wait_until(lambda: guarded.asked("bob") == (200, ""), "it was read")
+                assert guarded.asked("alice") == (401, "token_revoked")
+
+    @pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
+    def test_a_store_that_forgets_stops_the_start(self, tmp_path: Path, policy: str) -> None:
+        """Whatever evicts may forget what is revoked."""
+        options = ("--maxmemory", "100mb", "--maxmemory-policy", policy)
+        with Redis(tmp_path, *options) as redis:
+            guarded = Guarded(redis.url)
+            with (
+                pytest.raises(InvalidSettings, match=rf"revocation_store.*{policy}"),
+                guarded.started(),
+            ):
+                pass

@@ -19,6 +19,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 from mlguard import metrics as exposition
+from mlguard.app.revoked import FirstReading
 from mlguard.app.scrape import Page, SingleFlight
 from mlguard.auth import Authenticator, KeySet
 from mlguard.errors import MissingExtra
@@ -71,6 +72,7 @@ class Service:
         self._pseudonym_key = settings.pseudonym_key
         self._pseudonym = lru_cache(PSEUDONYMS)(self._hashed)
         self._revoked = Revocations()
+        self._first_reading = self._make_first_reading()
         self._rings = rings(settings)
         self._fetcher = self._make_fetcher()
         self._config = self._companion_config()
@@ -112,6 +114,8 @@ class Service:
         self._companion = None
         self._fetcher = None
         self._failover = None
+        self._first_reading = None
+        self._revoked.is_known = True
         self.guard.quota.count_in(MemoryLedger())
         self.tracing.rehearse(spans)
         self.guard.rehearse(keys, offer)
@@ -128,6 +132,8 @@ class Service:
                 return
             if self._failover:  # first, as it may refuse to start
                 self._failover.start()
+            if self._first_reading:
+                self._first_reading.start()
             if self.settings.drift:
                 self.metrics.set_drift_worker_up(False)
             if self._companion:
@@ -155,6 +161,8 @@ class Service:
             self.started = False
             if self._fetcher:
                 self._fetcher.close()
+            if self._first_reading:
+                self._first_reading.close()
             if self._failover:
                 self._failover.close()
             if self._companion:
@@ -251,6 +259,17 @@ class Service:
             LOGGER.warning("a revocation holds in this process only: there is no companion")
         if refused:
             raise RevocationsFull(refused)
+
+    def _make_first_reading(self) -> FirstReading | None:
+        store = self.settings.auth.revocation_store if self.settings.auth else None
+        self._revoked.is_known = store is None
+        if store is None:
+            return None
+        return FirstReading(store, self.settings.service.name, self._known_now)
+
+    def _known_now(self, revocations: Sequence[Revocation]) -> None:
+        self._told(revocations)
+        self._revoked.is_known = True
 
     def _remember(self, companion: Companion) -> None:
         """Learn what was revoked earlier; where that cannot be read, the companion may know."""
