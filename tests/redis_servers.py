@@ -13,6 +13,8 @@ import os
 import signal
 import socket
 import subprocess
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -330,6 +332,45 @@ def certificate(cwd: Path) -> Sequence[Path]:
     return paths
 
 
+class Way:
+    """A long way to a server: what is sent arrives later.
+
+    Attributes:
+        port: Where it begins.
+        there: Seconds to the server.
+        back: Seconds from the server.
+    """
+
+    def __init__(self, to: int, *, there: float = 0.0, back: float = 0.0) -> None:
+        self._to, self.there, self.back = to, there, back
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._to))
+                for one, other, way in ((client, server, "there"), (server, client, "back")):
+                    threading.Thread(
+                        target=self._carry, args=(one, other, way), daemon=True
+                    ).start()
+
+    def _carry(self, source: socket.socket, target: socket.socket, way: str) -> None:
+        with contextlib.suppress(OSError), source, target:
+            while data := source.recv(65536):
+                time.sleep(getattr(self, way))  # the way itself, for which nobody waits
+                target.sendall(data)
+
+
 @contextlib.contextmanager
 def junk_server(answer: bytes, *, dripping: float = 0) -> Iterator[int]:
     """Run what is no Redis on a port: it answers all it gets with the same bytes.
@@ -338,8 +379,6 @@ def junk_server(answer: bytes, *, dripping: float = 0) -> Iterator[int]:
         answer: What it sends, again and again where that is nothing.
         dripping: Seconds between its bytes, where it sends them one by one for ever.
     """
-    import threading
-
     listener = socket.create_server(("127.0.0.1", 0))
     is_over = threading.Event()
 

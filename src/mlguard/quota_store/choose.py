@@ -52,4 +52,5 @@ def maker(quotas: Quotas, config: CompanionConfig) -> Callable[[], Store]:
         prefix=f"{quotas.prefix}:{config.service}",
         timeout=quotas.store_timeout,
         holder=secrets.token_hex(8),
+        lease=quotas.lease,
     )

@@ -52,6 +52,7 @@ class Keys:
         holder: str,
         now: float | None,
         *,
+        wanted: Sequence[int] = (),
         late: Callable[[Reply], None] | None = None,
     ) -> Run:
         """Return the call that makes changes and then a debit.
@@ -61,6 +62,7 @@ class Keys:
             changes: Of the same tag.
             holder: Who holds what is in flight.
             now: The time to count by, in seconds; None is the server's.
+            wanted: Units to lease of each line, beyond its cost.
             late: Told that it was done although it was given up.
         """
         tag, counters = order.tag, _Counters()
@@ -79,8 +81,9 @@ class Keys:
                 counters.number(self._key(tag, account, limit.kind), limit),
                 limit.amount,
                 cost,
+                *wanted[number : number + 1],
             )
-            for account, limit, cost in order.lines
+            for number, (account, limit, cost) in enumerate(order.lines)
         ]
         asked = (
             False if now is None else now,
@@ -125,19 +128,33 @@ class _Counters:
         return number
 
 
-def receipt(order: Order, words: Sequence[bytes], now: float) -> Receipt:
-    """Tell what became of an order, by what the script found before it charged it."""
-    numbers = iter([int(word) for word in words])
-    is_admitted = next(numbers) == 1
+def receipt(
+    order: Order, words: Sequence[bytes], now: float, *, leases: bool = False
+) -> tuple[Receipt, list[int]]:
+    """Tell what became of an order, by what the script found before it charged it.
+
+    Args:
+        order: The order.
+        words: What the script found.
+        now: When.
+        leases: Whether units were to be leased.
+
+    Returns:
+        What became of it, and how many units were leased of each line.
+    """
+    numbers = [int(word) for word in words]
+    is_admitted = numbers[0] == 1
+    leased = numbers[-len(order.lines) :] if leases and is_admitted else [0] * len(order.lines)
+    left = iter(numbers[1:])
     readings, ended = [], []
     for number, (_, limit, cost) in enumerate(order.lines):
-        slot, share = _found(limit, numbers, now)
+        slot, share = _found(limit, left, now)
         if share:
             ended.append((number, share))
         if is_admitted:
-            slot.add(cost)
+            slot.add(cost + leased[number])
         readings.append(slot.read(0 if is_admitted else cost))
-    return Receipt(tuple(readings), now, tuple(ended))
+    return Receipt(tuple(readings), now, tuple(ended)), leased
 
 
 def _found(limit: Limit, numbers: Any, now: float) -> tuple[Slot, float]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
+from typing import NamedTuple
 
 from mlguard.ledger import (
     FLIGHT,
@@ -16,11 +20,14 @@ from mlguard.ledger import (
     StoreUnavailable,
     again,
 )
-from mlguard.redis.calls import Reply, Run, marked, slot_of, taken
+from mlguard.redis.calls import Outcome, Reply, Run, marked, slot_of, taken
+from mlguard.redis.leases import Leases, Wish
 from mlguard.redis.script import Keys, entries, receipt
 from mlguard.redis.servers import Servers
 
 _TOGETHER = 500  # changes in one round trip
+_KEEP_EVERY = 1.0  # seconds
+_NO_WISH = Wish()
 _OF_ONE = 100  # changes in one run of the script, which nobody else may interrupt
 
 
@@ -36,6 +43,7 @@ class RedisStore:
         prefix: What all keys begin with.
         timeout: Seconds that a call may take as a whole.
         holder: Who holds what is in flight; a name without blanks.
+        lease: Units of a counter that a worker pays for beforehand at most; 0: none.
         clock: The time to count by, in seconds; the server's where it is None.
 
     Raises:
@@ -49,12 +57,15 @@ class RedisStore:
         prefix: str,
         timeout: float = 0.1,
         holder: str,
+        lease: int = 0,
         clock: Callable[[], float] | None = None,
     ) -> None:
         self._servers = Servers(url, timeout)
         self._keys = Keys(prefix)
         self._holder = holder
         self._clock = clock
+        self._leases = Leases(lease, clock or time.monotonic)
+        self._keeping = 0  # the process in which a thread gives back what is leased
 
     def start(self) -> None:
         """Make connections, in more time than a request has; blocks for a moment."""
@@ -70,17 +81,19 @@ class RedisStore:
 
     def debit(self, order: Order, changes: Sequence[Change] = ()) -> Receipt:
         """Make the changes, which have the order's tag, and then the debit; blocks."""
-        now = self._now()
-        call = self._debit(order, changes, now)
-        with self._servers.in_plain_words():
-            return _receipt(order, taken(self._servers.run([call]))[0], now)
+        asked = self._asked(order, changes)
+        if isinstance(asked, Receipt):
+            return asked
+        with self._answering(asked):
+            return self._answered(asked, self._servers.run([asked.call]))
 
     async def adebit(self, order: Order, changes: Sequence[Change] = ()) -> Receipt:
         """Do what `debit` does, never blocking the event loop."""
-        now = self._now()
-        call = self._debit(order, changes, now)
-        with self._servers.in_plain_words():
-            return _receipt(order, taken(await self._servers.arun([call]))[0], now)
+        asked = self._asked(order, changes)
+        if isinstance(asked, Receipt):
+            return asked
+        with self._answering(asked):
+            return self._answered(asked, await self._servers.arun([asked.call]))
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Make changes of any tags; blocks. With none, it tells whether the store takes writes.
@@ -92,10 +105,13 @@ class RedisStore:
         """
         if not changes:
             self.probe("")
+        changes = self._leases.settle(changes)
         unmade: list[Change] = []
         trouble: StoreUnavailable | None = None
         for parts in self._parts(changes):
-            outcomes = self._servers.run([self._changing(part) for part in parts])
+            outcomes = self._servers.run(
+                [self._call(Order(part[0].tag, ()), part) for part in parts]
+            )
             for part, outcome in zip(parts, outcomes, strict=True):
                 if isinstance(outcome, StoreUnavailable):
                     unmade += again(part, outcome)
@@ -113,44 +129,92 @@ class RedisStore:
 
     def entries(self, tag: str, account: str) -> list[Entry]:
         """Tell an operator what an account has used; blocks."""
-        now = self._now()
         reply = self._act(self._keys.read(tag, account))
         at = reply.micros / 1e6
         with self._servers.in_plain_words():
-            return entries(reply.rest, at if now is None else now, at)
+            return entries(reply.rest, self._clock() if self._clock else at, at)
 
     def reset(self, tag: str, account: str, *, lifetime: bool) -> None:
         """Forget what an account has used in windows, and ever where that is meant too; blocks."""
         self._act(self._keys.reset(tag, account, lifetime=lifetime))
 
     def close(self) -> None:
-        """Let the connections go."""
+        """Give back what is leased, and let the connections go."""
+        self._give_back(everything=True)
         self._servers.close()
 
     def _act(self, call: Run) -> Reply:
         with self._servers.in_plain_words():
             return taken(self._servers.run([call]))[0]
 
-    def _debit(self, order: Order, changes: Sequence[Change], now: float | None) -> Run:
-        undo = partial(self._undo, order, changes, now)
-        return self._keys.count(order, changes, self._holder, now, late=undo)
+    def _asked(self, order: Order, changes: Sequence[Change]) -> _Asked | Receipt:
+        """Return what the store is asked, or what became of an order that is paid for already."""
+        changes = self._leases.settle(changes)
+        if not changes and (found := self._leases.take(order)) is not None:
+            return found
+        wish = self._leases.wish(order)
+        return _Asked(order, wish, self._call(order, changes, wish))
 
-    def _changing(self, changes: Sequence[Change]) -> Run:
-        return self._debit(Order(changes[0].tag, ()), changes, self._now())
+    def _call(self, order: Order, changes: Sequence[Change], wish: Wish = _NO_WISH) -> Run:
+        now = self._clock() if self._clock else None
+        undo = partial(self._undo, order, changes, wish)
+        everything = (*wish.returned, *changes)
+        return self._keys.count(order, everything, self._holder, now, wanted=wish.wanted, late=undo)
 
-    def _undo(
-        self, order: Order, changes: Sequence[Change], now: float | None, reply: Reply
-    ) -> None:
+    @contextmanager
+    def _answering(self, asked: _Asked) -> Iterator[None]:
+        try:
+            with self._servers.in_plain_words():
+                yield
+        except BaseException:
+            self._leases.fail(asked.order, asked.wish)
+            raise
+
+    def _answered(self, asked: _Asked, outcomes: Sequence[Outcome]) -> Receipt:
+        order, wish, _ = asked
+        (reply,) = taken(outcomes)
+        found, leased = self._receipt(order, reply, wish)
+        found = self._leases.learn(order, wish, found, leased)
+        if any(leased):
+            self._keep()
+        return found
+
+    def _receipt(self, order: Order, reply: Reply, wish: Wish) -> tuple[Receipt, list[int]]:
+        now = self._clock() if self._clock else reply.micros / 1e6
+        if not order.lines:
+            return Receipt((), now), []
+        return receipt(order, reply.rest, now, leases=bool(wish.wanted))
+
+    def _undo(self, order: Order, changes: Sequence[Change], wish: Wish, reply: Reply) -> None:
         """Take back what was done when nobody waited for it any longer, and others did again."""
-        found = _receipt(order, reply, now)
+        found, leased = self._receipt(order, reply, wish)
         undone = [change._replace(extra=-change.extra) for change in changes]
         if found.is_admitted:
-            undone += [Change(order.tag, a, x, -cost, found.at) for a, x, cost in order.lines]
+            for (account, limit, cost), more in zip(order.lines, leased, strict=True):
+                undone.append(Change(order.tag, account, limit, -cost - more, found.at))
         # What is in flight its holder says again.
         undone = [change for change in undone if change.limit.kind != FLIGHT]
         with suppress(StoreUnavailable):
             for start in range(0, len(undone), _OF_ONE):
                 self.apply(undone[start : start + _OF_ONE])
+
+    def _keep(self) -> None:
+        """Have a thread give back what is leased and not used, as long as there is something."""
+        if self._keeping != os.getpid():
+            self._keeping = os.getpid()
+            threading.Thread(target=self._go_on_keeping, daemon=True).start()
+
+    def _go_on_keeping(self) -> None:
+        while self._leases:
+            time.sleep(_KEEP_EVERY)
+            self._give_back()
+        self._keeping = 0
+
+    def _give_back(self, *, everything: bool = False) -> None:
+        """Give back what is leased; what the store does not take ends with its window."""
+        if back := self._leases.take_back(everything=everything):
+            with suppress(StoreUnavailable):
+                self.apply(back)
 
     def _parts(self, changes: Sequence[Change]) -> Iterator[list[list[Change]]]:
         """Part changes into what goes in one round trip, to one part of the store."""
@@ -169,11 +233,16 @@ class RedisStore:
             if together:
                 yield together
 
-    def _now(self) -> float | None:
-        return None if self._clock is None else self._clock()
 
+class _Asked(NamedTuple):
+    """What the store is asked.
 
-def _receipt(order: Order, reply: Reply, now: float | None) -> Receipt:
-    if not order.lines:
-        return Receipt((), reply.micros / 1e6)
-    return receipt(order, reply.rest, reply.micros / 1e6 if now is None else now)
+    Attributes:
+        order: What is to be charged.
+        wish: What is to be leased.
+        call: Both.
+    """
+
+    order: Order
+    wish: Wish
+    call: Run
