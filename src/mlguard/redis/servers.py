@@ -12,11 +12,11 @@ from mlguard import places
 from mlguard.ledger import StoreUnavailable
 from mlguard.logs import Seldom
 from mlguard.redis import awaits, waits
-from mlguard.redis.calls import Call, Outcome, Reply
+from mlguard.redis.calls import Call, Outcome, Reply, Script
 from mlguard.redis.clocks import Clocks
 from mlguard.redis.links import Unreachable
 from mlguard.redis.pool import Pool
-from mlguard.redis.resp import Refusal
+from mlguard.redis.resp import Refusal, Word
 from mlguard.redis.router import Router
 from mlguard.urls import shown
 
@@ -66,10 +66,10 @@ class Servers:
                 gate.answered = time.monotonic()
             return found
 
-    def connect(self) -> None:
-        """Make connections, in more time than a request has; blocks."""
+    def prepare(self, script: Script) -> None:
+        """Make connections, and have servers know a script, in more time than a request has."""
         with self.in_plain_words():
-            self._ask_all("TIME")
+            self._ask_all("EVAL", script.text, 0, "", 0)  # which is too late to do anything
 
     def facts(self) -> list[dict[str, str]]:
         """Ask each server that takes writes what it says of itself; blocks."""
@@ -114,7 +114,7 @@ class Servers:
         except (ValueError, TypeError, IndexError, StopIteration):
             raise StoreUnavailable(f"{self.shown}: it holds what is not ours") from None
 
-    def _ask_all(self, *command: str) -> list[Any]:
+    def _ask_all(self, *command: Word) -> list[Any]:
         patience = max(self._timeout, _AT_START)
         replies: list[Any] = waits.drive(self.router.ask_all(command, patience))
         for reply in replies:

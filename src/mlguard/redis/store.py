@@ -22,7 +22,7 @@ from mlguard.ledger import (
 )
 from mlguard.redis.calls import Outcome, Reply, Run, marked, slot_of, taken
 from mlguard.redis.leases import Leases, Wish
-from mlguard.redis.script import Keys, entries, receipt
+from mlguard.redis.script import COUNT, Keys, entries, receipt
 from mlguard.redis.servers import Servers
 
 _TOGETHER = 500  # changes in one round trip
@@ -69,7 +69,7 @@ class RedisStore:
 
     def start(self) -> None:
         """Make connections, in more time than a request has; blocks for a moment."""
-        self._servers.connect()
+        self._servers.prepare(COUNT)
 
     def shard(self, tag: str) -> str:
         """Name the part of the store that a tag is counted in."""
