@@ -64,8 +64,8 @@ class RedisStore:
         self._keys = Keys(prefix)
         self._holder = holder
         self._clock = clock
-        self._leases = Leases(lease, clock or time.monotonic)
-        self._keeping = 0  # the process in which a thread gives back what is leased
+        self._lease = lease
+        self._be_in_this_process()
 
     def start(self) -> None:
         """Make connections, in more time than a request has; blocks for a moment."""
@@ -149,11 +149,19 @@ class RedisStore:
 
     def _asked(self, order: Order, changes: Sequence[Change]) -> _Asked | Receipt:
         """Return what the store is asked, or what became of an order that is paid for already."""
+        if self._pid != os.getpid():
+            self._be_in_this_process()
         changes = self._leases.settle(changes)
         if not changes and (found := self._leases.take(order)) is not None:
             return found
         wish = self._leases.wish(order)
         return _Asked(order, wish, self._call(order, changes, wish))
+
+    def _be_in_this_process(self) -> None:
+        """Begin anew after a fork: what a parent paid for is the parent's."""
+        self._pid = os.getpid()
+        self._leases = Leases(self._lease, self._clock or time.monotonic)
+        self._is_keeping = False
 
     def _call(self, order: Order, changes: Sequence[Change], wish: Wish = _NO_WISH) -> Run:
         now = self._clock() if self._clock else None
@@ -200,15 +208,15 @@ class RedisStore:
 
     def _keep(self) -> None:
         """Have a thread give back what is leased and not used, as long as there is something."""
-        if self._keeping != os.getpid():
-            self._keeping = os.getpid()
+        if not self._is_keeping:
+            self._is_keeping = True
             threading.Thread(target=self._go_on_keeping, daemon=True).start()
 
     def _go_on_keeping(self) -> None:
         while self._leases:
             time.sleep(_KEEP_EVERY)
             self._give_back()
-        self._keeping = 0
+        self._is_keeping = False
 
     def _give_back(self, *, everything: bool = False) -> None:
         """Give back what is leased; what the store does not take ends with its window."""
