@@ -417,7 +417,7 @@ class TestLoops:
         self, server: Redis, stores: Callable[..., RedisStore]
     ) -> None:
         """Who waits for a connection does not take the server for dead."""
-        store = stores(server.url, timeout=3 * TIMEOUT)
+        store = stores(server.url, timeout=10 * TIMEOUT)
 
         async def run() -> list[Any]:
             await store.adebit(order(ROWS, cost=0))

@@ -7,10 +7,10 @@ from binascii import crc_hqx
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from mlguard.ledger import StoreUnavailable
-from mlguard.redis.resp import Command, Word
+from mlguard.redis.resp import Command
 
 SLOTS = 16384
 
@@ -34,32 +34,6 @@ class Reply(NamedTuple):
 Outcome: TypeAlias = "Reply | StoreUnavailable"
 
 
-class Call(Protocol):
-    """What is asked of the server that keeps a slot.
-
-    Attributes:
-        slot: The slot of its keys in a cluster.
-        late: Told, in some thread, that it was done although it was given up.
-    """
-
-    @property
-    def slot(self) -> int: ...  # noqa: D102 - see above
-
-    @property
-    def late(self) -> Callable[[Reply], None] | None: ...  # noqa: D102 - see above
-
-    def command(self, deadline: str, *, is_known: bool = True) -> Command:
-        """Return what is sent.
-
-        Args:
-            deadline: Until when it may be done, in microseconds of the server's clock.
-            is_known: Whether the server knows the script.
-        """
-
-    def parsed(self, reply: Any) -> Reply:
-        """Read an answer; a ValueError, IndexError or TypeError where it is none."""
-
-
 class Script:
     """A script that servers run, and know by its digest.
 
@@ -73,59 +47,48 @@ class Script:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """A script, to be run once: never later than its deadline, which it is told second.
+class Call:
+    """What the server that keeps a slot is asked.
 
     Attributes:
-        script: The script.
-        keys: What it touches, all in one slot.
-        slot: See `Call`.
-        what: What it is told first.
-        asked: What it is told after the deadline.
-        late: See `Call`.
+        slot: The slot of its keys in a cluster.
+        asked: What a script is told after its deadline; without one, the whole command, which
+            changes nothing and so may be late.
+        script: A script, to be run once, and never later than its deadline.
+        keys: What the script touches, all in one slot.
+        what: What the script is told before its deadline.
+        late: Told, in some thread, that it was done although it was given up.
     """
 
-    script: Script
-    keys: tuple[str, ...]
     slot: int
-    what: str
-    asked: tuple[Word, ...] = ()
+    asked: Command
+    script: Script | None = None
+    keys: tuple[str, ...] = ()
+    what: str = ""
     late: Callable[[Reply], None] | None = None
 
     def command(self, deadline: str, *, is_known: bool = True) -> Command:
-        """Return what is sent: the script itself where the server does not know it."""
-        name = ("EVALSHA", self.script.sha) if is_known else ("EVAL", self.script.text)
+        """Return what is sent: the script itself where the server does not know it.
+
+        Args:
+            deadline: Until when it may be done, in microseconds of the server's clock.
+            is_known: Whether the server knows the script.
+        """
+        script = self.script
+        if script is None:
+            return self.asked
+        name: Command = ("EVALSHA", script.sha) if is_known else ("EVAL", script.text)
         return (*name, len(self.keys), *self.keys, self.what, deadline, *self.asked)
 
     def parsed(self, reply: Any) -> Reply:
-        """Read an answer; an error where no script of ours gave it."""
+        """Read an answer; a ValueError, IndexError or TypeError where no script of ours gave it."""
+        if self.script is None:
+            return Reply(False, 0, reply)
         head, rest = (reply[0], reply[1:]) if isinstance(reply, list) else (reply, [])
         status, micros, *words = head.split()
         if status not in (b"ok", b"late"):
             raise ValueError("not an answer of the script")
         return Reply(status == b"late", int(micros), rest or words)
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """A command that changes nothing, and so may be late.
-
-    Attributes:
-        words: The command.
-        slot: See `Call`.
-    """
-
-    words: Command
-    slot: int
-    late: None = None
-
-    def command(self, deadline: str, *, is_known: bool = True) -> Command:
-        """Return what is sent."""
-        return self.words
-
-    def parsed(self, reply: Any) -> Reply:
-        """Take the answer as it is."""
-        return Reply(False, 0, reply)
 
 
 def marked(tag: str) -> str:

@@ -11,7 +11,7 @@ from typing import Protocol
 from mlguard.chance import CHANCE
 from mlguard.ledger import StoreUnavailable
 from mlguard.logs import Seldom
-from mlguard.redis.calls import Call, Look, Reply, Run, Script, marked, slot_of, taken
+from mlguard.redis.calls import Call, Reply, Script, marked, slot_of, taken
 from mlguard.redis.servers import Servers
 from mlguard.revocations import Key, Revocation
 
@@ -93,7 +93,7 @@ class RevocationStore:
 
     def _exchange(self, book: Book) -> None:
         revision = book.revision
-        version = _text(self._ask(Look(("GET", self._keys[1]), self._slot)).rest)
+        version = _text(self._ask(Call(self._slot, ("GET", self._keys[1]))).rest)
         if version == self._seen and revision == self._revision:
             return
         past: list[Key] = []
@@ -109,7 +109,7 @@ class RevocationStore:
         self._revision = revision
 
     def _read(self) -> dict[Key, Revocation]:
-        look = Look(("HGETALL", self._keys[0]), self._slot)
+        look = Call(self._slot, ("HGETALL", self._keys[0]))
         found = taken(self._servers.run([look], _TIMEOUT_OF_ALL))[0].rest
         written = dict(zip(map(_text, found[::2]), found[1::2], strict=True))
         parsed = map(self._parse, written.values())
@@ -139,10 +139,10 @@ class RevocationStore:
                 time.sleep(CHANCE.uniform(0, number * _PAUSE))
         raise StoreUnavailable("too many others write at once")
 
-    def _writing(self, joined: dict[Key, Revocation], over: list[Key], version: str) -> Run:
+    def _writing(self, joined: dict[Key, Revocation], over: list[Key], version: str) -> Call:
         fields = [_field(key) for key in (*joined, *over)]
         texts = [json.dumps(r.as_dict()) for r in joined.values()]
-        return Run(_REVOKE, self._keys, self._slot, version, (len(texts), *fields, *texts))
+        return Call(self._slot, (len(texts), *fields, *texts), _REVOKE, self._keys, version)
 
     def _wrote(
         self, joined: dict[Key, Revocation], over: list[Key], before: str, version: str

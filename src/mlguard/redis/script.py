@@ -9,7 +9,7 @@ from typing import Any
 
 from mlguard.ledger import FLIGHT, LIFETIME, WINDOW, Change, Entry, Limit, Order, Receipt
 from mlguard.ledger.counters import Flight, Lifetime, Slot, Window
-from mlguard.redis.calls import Reply, Run, Script, marked, slot_of
+from mlguard.redis.calls import Call, Reply, Script, marked, slot_of
 
 COUNT = Script("count.lua")
 HOLD = 30  # seconds for which what is in flight counts without a sign of life
@@ -29,21 +29,20 @@ class Keys:
     def __init__(self, prefix: str) -> None:
         self._prefix = marked(prefix)
 
-    def probe(self, tag: str) -> Run:
+    def probe(self, tag: str) -> Call:
         """Return the call that writes something where a tag is kept."""
-        mark = marked(tag)
-        return Run(COUNT, (f"{self._prefix}:{{{mark}}}:probe",), slot_of(mark), "probe")
+        return self._run(tag, (f"{self._prefix}:{{{marked(tag)}}}:probe",), "probe")
 
-    def read(self, tag: str, account: str) -> Run:
+    def read(self, tag: str, account: str) -> Call:
         """Return the call that tells all of an account."""
         keys = tuple(self._key(tag, account, kind) for kind in _KINDS)
-        return Run(COUNT, keys, slot_of(marked(tag)), "read")
+        return self._run(tag, keys, "read")
 
-    def reset(self, tag: str, account: str, *, lifetime: bool) -> Run:
+    def reset(self, tag: str, account: str, *, lifetime: bool) -> Call:
         """Return the call that forgets windows, and sums too where that is meant."""
         kinds = (WINDOW, LIFETIME) if lifetime else (WINDOW,)
         keys = tuple(self._key(tag, account, kind) for kind in kinds)
-        return Run(COUNT, keys, slot_of(marked(tag)), "reset")
+        return self._run(tag, keys, "reset")
 
     def count(
         self,
@@ -54,7 +53,7 @@ class Keys:
         *,
         wanted: Sequence[int] = (),
         late: Callable[[Reply], None] | None = None,
-    ) -> Run:
+    ) -> Call:
         """Return the call that makes changes and then a debit.
 
         Args:
@@ -93,8 +92,17 @@ class Keys:
             changed,
             charged,
         )
-        keys, where = tuple(counters.keys), slot_of(marked(tag))
-        return Run(COUNT, keys, where, "count", (json.dumps(asked),), late)
+        return self._run(tag, tuple(counters.keys), "count", (json.dumps(asked),), late)
+
+    def _run(
+        self,
+        tag: str,
+        keys: tuple[str, ...],
+        what: str,
+        asked: tuple[str, ...] = (),
+        late: Callable[[Reply], None] | None = None,
+    ) -> Call:
+        return Call(slot_of(marked(tag)), asked, COUNT, keys, what, late)
 
     def _key(self, tag: str, account: str, kind: str) -> str:
         return f"{self._prefix}:{{{marked(tag)}}}:{account.translate(_PLAIN)}{_ENDINGS[kind]}"
