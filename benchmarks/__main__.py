@@ -1,6 +1,7 @@
 """What does it cost, and what do others charge?
 
 python -m benchmarks [overhead] [refusals] [neighbours] [servers] [scaling] [tokens] [quotas] [host]
+    [leases]
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from benchmarks.report import Found
 from benchmarks.service import SECRET
 from benchmarks.turns import say
 
-PARTS = ("overhead", "refusals", "neighbours", "servers", "scaling", "tokens", "quotas", "host")
+PARTS = (
+    *("overhead", "refusals", "neighbours", "servers", "scaling"),
+    *("tokens", "quotas", "host", "leases"),
+)
 BUILD = Path("build")
 
 

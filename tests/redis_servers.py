@@ -1,10 +1,11 @@
-"""Which real Redis servers do the tests run against? One, a cluster, and one that sentinels watch.
+"""Which real Redis servers do the tests run against? One, clusters, and one that sentinels watch.
 
 Each is a context manager: entered, it is ready; left, its processes are gone.
 """
 
 from __future__ import annotations
 
+import binascii
 import contextlib
 import datetime
 import ipaddress
@@ -12,6 +13,8 @@ import os
 import signal
 import socket
 import subprocess
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -129,26 +132,33 @@ class Redis:
 class Cluster:
     """Three masters that share all slots.
 
+    Args:
+        cwd: For its folders.
+        replicas: Whether each has a replica.
+        timeout: Milliseconds after which a node counts as failed.
+
     Attributes:
         nodes: The masters.
-        url: Names all of them.
+        replicas: Of each, its replica.
+        url: Names all masters.
     """
 
-    def __init__(self, cwd: Path) -> None:
-        self.nodes: list[Redis] = []
-        for _ in range(3):
+    def __init__(self, cwd: Path, *, replicas: bool = False, timeout: int = 2000) -> None:
+        made: list[Redis] = []
+        for _ in range(6 if replicas else 3):
             port = _cluster_port()
-            folder = cwd / str(port)
-            folder.mkdir()
-            options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
-            self.nodes.append(Redis(folder, *options, port=port))
+            options = ("--cluster-enabled", "yes", "--cluster-node-timeout", str(timeout))
+            options += ("--repl-diskless-sync-delay", "0", "--cluster-migration-barrier", "9")
+            options += ("--cluster-require-full-coverage", "no")
+            made.append(Redis(_folder(cwd, str(port)), *options, port=port))
+        self.nodes, self.replicas = made[:3], made[3:]
         hosts = ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
         self.url = f"redis+cluster://{hosts}"
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
-            for node in self.nodes:
+            for node in (*self.nodes, *self.replicas):
                 stack.enter_context(node)
             self._join()
             self._stack = stack.pop_all()
@@ -162,14 +172,45 @@ class Cluster:
             slots = range(number * 5462, min((number + 1) * 5462, 16384))
             node.ask("CLUSTER", "ADDSLOTS", *slots)
             node.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
-        for node in self.nodes[1:]:
+        everybody = (*self.nodes, *self.replicas)
+        for node in everybody[1:]:
             self.nodes[0].ask("CLUSTER", "MEET", "127.0.0.1", node.port)
-        wait_until(lambda: all(map(_is_joined, self.nodes)), "the cluster is ready")
+        wait_until(lambda: all(map(self._is_joined, everybody)), "the cluster is ready")
+        for master, replica in zip(self.nodes, self.replicas, strict=False):
+            replica.ask("CLUSTER", "REPLICATE", master.ask("CLUSTER", "MYID"))
+        for replica in self.replicas:
+            wait_until(lambda r=replica: follows(r), "the replica follows")
+
+    def _is_joined(self, node: Redis) -> bool:
+        info, known = str(node.ask("CLUSTER", "INFO")), len(self.nodes) + len(self.replicas)
+        return "cluster_state:ok" in info and f"cluster_known_nodes:{known}" in info
+
+    def master_of(self, tag: str) -> Redis:
+        """Return the master that keeps a tag, by what those that answer say."""
+        slot = _slot(tag)
+        for node in (*self.nodes, *self.replicas):
+            with contextlib.suppress(Exception):
+                for first, last, (_, port, *_), *_ in node.ask("CLUSTER", "SLOTS"):
+                    if first <= slot <= last:
+                        return next(n for n in (*self.nodes, *self.replicas) if n.port == port)
+        raise AssertionError("no node knows")
 
 
-def _is_joined(node: Redis) -> bool:
-    info = str(node.ask("CLUSTER", "INFO"))
-    return "cluster_state:ok" in info and "cluster_known_nodes:3" in info
+def _slot(tag: str) -> int:
+    return binascii.crc_hqx(tag.encode(), 0) % 16384
+
+
+def feeds(master: Redis) -> bool:
+    """Say whether a replica took what a master wrote: nothing is sent before it says that first."""
+    with master.client() as client:
+        return bool(client.info("replication").get("slave0", {}).get("offset"))
+
+
+def follows(replica: Redis) -> bool:
+    """Say whether a server is a replica whose master it hears."""
+    with replica.client() as client:
+        facts = client.info("replication")
+    return facts["role"] == "slave" and facts["master_link_status"] == "up"
 
 
 def _cluster_port() -> int:
@@ -186,19 +227,24 @@ def _cluster_port() -> int:
 class Watched:
     """A master and a replica that a sentinel watches.
 
+    Args:
+        cwd: For its folders.
+        password: Of all of them.
+        options: Of both servers.
+
     Attributes:
         nodes: The first master, and its first replica.
         sentinel: Watches them.
         url: Names the sentinel.
     """
 
-    def __init__(self, cwd: Path, *, password: str = "") -> None:
+    def __init__(self, cwd: Path, *, password: str = "", options: Sequence[str] = ()) -> None:
         self._cwd, self._password = cwd, password
         auth = ("--masterauth", password) if password else ()
-        auth += ("--repl-diskless-sync-delay", "0")
+        auth += ("--repl-diskless-sync-delay", "0", *options)
         master = Redis(_folder(cwd, "master"), *auth, password=password)
-        options = ("--replicaof", f"127.0.0.1 {master.port}")
-        replica = Redis(_folder(cwd, "replica"), *auth, *options, password=password)
+        of = ("--replicaof", f"127.0.0.1 {master.port}")
+        replica = Redis(_folder(cwd, "replica"), *auth, *of, password=password)
         self.nodes = [master, replica]
         port = free_port()
         folder = _folder(cwd, "sentinel")
@@ -212,7 +258,7 @@ class Watched:
         with contextlib.ExitStack() as stack:
             for node in self.nodes:
                 stack.enter_context(node)
-            wait_until(lambda: "state=online" in str(self._replication()), "the replica follows")
+            wait_until(lambda: follows(self.nodes[1]), "the replica follows")
             self._write_settings()
             stack.enter_context(self.sentinel)
             wait_until(self._knows_replica, "the sentinel knows the replica")
@@ -226,17 +272,12 @@ class Watched:
         """Return the port of who the sentinel says is the master."""
         return int(self.sentinel.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)[1])
 
-    def _replication(self) -> str:
-        with self.nodes[0].client() as client:
-            facts = client.info("replication")
-        return ",".join(f"{k}={v}" for k, v in facts.get("slave0", {}).items())
-
     def _knows_replica(self) -> bool:
         return len(self.sentinel.ask("SENTINEL", "REPLICAS", SERVICE)) == 1
 
     def _write_settings(self) -> None:
         lines = [f"monitor {SERVICE} 127.0.0.1 {self.nodes[0].port} 1"]
-        lines += [f"down-after-milliseconds {SERVICE} 300", f"failover-timeout {SERVICE} 3000"]
+        lines += [f"down-after-milliseconds {SERVICE} 300", f"failover-timeout {SERVICE} 1000"]
         lines += [f"auth-pass {SERVICE} {self._password}"] if self._password else []
         self._settings.write_text("".join(f"sentinel {line}\n" for line in lines))
 
@@ -291,6 +332,45 @@ def certificate(cwd: Path) -> Sequence[Path]:
     return paths
 
 
+class Way:
+    """A long way to a server: what is sent arrives later.
+
+    Attributes:
+        port: Where it begins.
+        there: Seconds to the server.
+        back: Seconds from the server.
+    """
+
+    def __init__(self, to: int, *, there: float = 0.0, back: float = 0.0) -> None:
+        self._to, self.there, self.back = to, there, back
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._to))
+                for one, other, way in ((client, server, "there"), (server, client, "back")):
+                    threading.Thread(
+                        target=self._carry, args=(one, other, way), daemon=True
+                    ).start()
+
+    def _carry(self, source: socket.socket, target: socket.socket, way: str) -> None:
+        with contextlib.suppress(OSError), source, target:
+            while data := source.recv(65536):
+                time.sleep(getattr(self, way))  # the way itself, for which nobody waits
+                target.sendall(data)
+
+
 @contextlib.contextmanager
 def junk_server(answer: bytes, *, dripping: float = 0) -> Iterator[int]:
     """Run what is no Redis on a port: it answers all it gets with the same bytes.
@@ -299,8 +379,6 @@ def junk_server(answer: bytes, *, dripping: float = 0) -> Iterator[int]:
         answer: What it sends, again and again where that is nothing.
         dripping: Seconds between its bytes, where it sends them one by one for ever.
     """
-    import threading
-
     listener = socket.create_server(("127.0.0.1", 0))
     is_over = threading.Event()
 

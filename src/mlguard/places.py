@@ -72,11 +72,13 @@ class Place:
     is_encrypted: bool
 
     @property
-    def template(self) -> str:
-        """A URL of one server as the package redis understands it; the server is to be replaced."""
-        scheme = "rediss" if self.is_encrypted else "redis"
-        path, query = f"/{self.db}" if self.db else "", f"?{self.query}" if self.query else ""
-        return f"{scheme}://{self.login}localhost{path}{query}"
+    def options(self) -> dict[str, str]:
+        """The options, user, password and database among them."""
+        user, colon, password = self.login.removesuffix("@").partition(":")
+        found = dict(parse_qsl(self.query))
+        found |= {"username": unquote(user)} if user else {}
+        found |= {"password": unquote(password)} if colon else {}
+        return found | ({"db": self.db} if self.db else {})
 
 
 def problem(url: str) -> str | None:

@@ -109,6 +109,12 @@ def keys_unavailable(retry_after: int) -> Deny:
     return Deny(503, "keys_unavailable", title, (("Retry-After", str(retry_after)),))
 
 
+def revocations_unknown(retry_after: int = SOON) -> Deny:
+    """What other hosts revoked was not read yet, so nothing can be said of the token."""
+    title = "Whether this token was revoked cannot be told yet; retry later."
+    return Deny(503, "revocations_unknown", title, (("Retry-After", str(retry_after)),))
+
+
 def body_too_large(limit: int) -> Deny:
     """The body is larger than the service reads."""
     title = f"The request body is larger than {limit} bytes."

@@ -108,9 +108,14 @@ _NAMES = {field.name for field in fields(Revocation)}
 
 
 class Revocations:
-    """What is revoked, as one worker knows it. Threads may read while another writes."""
+    """What is revoked, as one worker knows it. Threads may read while another writes.
+
+    Attributes:
+        is_known: Whether all that other hosts revoked was learned once.
+    """
 
     def __init__(self) -> None:
+        self.is_known = True
         self._known: dict[Key, Revocation] = {}
         self._soonest = math.inf  # before then nothing is past
         self._writing = Lock()

@@ -16,13 +16,25 @@ from uuid import uuid4
 import pytest
 
 from mlguard.ledger import FLIGHT, LIFETIME, Change, Limit, Line, Order, StoreUnavailable
-from tests.redis_servers import PASSWORD, QUOTED, Cluster, Redis, Watched, junk_server
-from tests.servers import free_port, wait_until
+from tests.redis_servers import (
+    PASSWORD,
+    QUOTED,
+    Cluster,
+    Redis,
+    Watched,
+    Way,
+    junk_server,
+)
+from tests.servers import ROOT, free_port, wait_until
 
 pytest.importorskip("redis", reason="the package redis is not installed")
 
+from mlguard.runtime.companion.book import Book
+
 from mlguard.places import problem
 from mlguard.redis import RedisStore
+from mlguard.redis.revocations import RevocationStore
+from mlguard.revocations import Revocation
 
 TIMEOUT = 0.1
 MARGIN = 2.0  # seconds that a machine under load takes beyond; without a timeout it is PATIENT
@@ -299,8 +311,8 @@ class TestDeadlines:
         """A server whose clock was believed to be an hour behind counts in the same call."""
         store = stores(own.url)
         store.debit(order(ROWS))
-        for node in store._router._clocks._ahead:
-            store._router._clocks._ahead[node] -= 3600
+        for node in store._servers.router._clocks._ahead:
+            store._servers.router._clocks._ahead[node] -= 3600
 
         store.debit(order(ROWS))
 
@@ -405,7 +417,7 @@ class TestLoops:
         self, server: Redis, stores: Callable[..., RedisStore]
     ) -> None:
         """Who waits for a connection does not take the server for dead."""
-        store = stores(server.url, timeout=PATIENT)
+        store = stores(server.url, timeout=10 * TIMEOUT)
 
         async def run() -> list[Any]:
             await store.adebit(order(ROWS, cost=0))
@@ -450,16 +462,19 @@ class TestLoops:
 
         assert set(asyncio.run(run())) == {7777}
 
-    def test_many_loops_leave_nothing_behind(
+    def test_many_loops_share_connections(
         self, own: Redis, stores: Callable[..., RedisStore]
     ) -> None:
-        """The connections of a loop go with it, without a warning."""
+        """What one loop leaves the next one uses, and threads too; nothing else stays behind."""
         store = stores(own.url)
         for _ in range(20):
             asyncio.run(store.adebit(order(ROWS, cost=0)))
+            store.debit(order(ROWS, cost=0))
         gc.collect()
 
         with own.client() as client:
+            assert len(client.client_list()) == 2  # the store's, and this one
+            store.close()
             wait_until(lambda: len(client.client_list()) == 1, "only the test is connected")
 
     def test_several_loops_at_once(self, store: RedisStore) -> None:
@@ -562,7 +577,8 @@ class TestComplaints:
         ("policy", "maxmemory", "lifetime", "is_fit"),
         [
             ("noeviction", "100mb", True, True),
-            ("volatile-lru", "100mb", True, True),
+            ("volatile-lru", "100mb", False, True),
+            ("volatile-lru", "100mb", True, False),
             ("allkeys-lru", "0", True, True),
             ("allkeys-lru", "100mb", False, True),
             ("allkeys-lru", "100mb", True, False),
@@ -680,6 +696,107 @@ def _wait_for_replica(watched: Watched) -> None:
     with watched.nodes[1].client() as client:
         keys = client.keys
         wait_until(lambda: "2 " in str([client.hvals(key) for key in keys()]), "it is replicated")
+
+
+def links(store: RedisStore) -> list[Any]:
+    return [link for idle in store._servers._pool._idle.values() for link in idle]
+
+
+class TestLongWays:
+    """What if a server is far away?"""
+
+    @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+    @pytest.mark.parametrize("which", [0, 1], ids=["thread", "loop"])
+    def test_connecting_is_no_requests_time(
+        self, tmp_path: Path, stores: Callable[..., RedisStore], which: int, tls: bool
+    ) -> None:
+        """Where connecting takes longer than a request may wait, requests are counted even so."""
+        with Redis(tmp_path, tls=tls) as redis, Way(redis.port, there=0.1, back=0.1) as way:
+            store = stores(redis.url.replace(f":{redis.port}", f":{way.port}"), timeout=0.4)
+            store.start()
+            for _ in range(3):
+                assert both(store, order(ROWS))[which]().is_admitted
+            assert used(store) == {"rows": 3}
+
+    @pytest.mark.parametrize("which", [0, 1], ids=["thread", "loop"])
+    def test_what_was_done_too_late_is_undone(
+        self, own: Redis, stores: Callable[..., RedisStore], which: int
+    ) -> None:
+        """Whoever was given no answer is not charged, although the server had charged him."""
+        observer = stores(own.url)
+        observer.debit(order(ROWS, EVER, cost=5))
+        with Way(own.port) as way:
+            store = stores(f"redis://127.0.0.1:{way.port}", timeout=TIMEOUT)
+            wait_until(lambda: _is_done(lambda: store.debit(order(ROWS, cost=0))), "it counts")
+            way.back = 0.5
+            back = [change(EVER, 3)]
+            call = order(ROWS, EVER, cost=7)
+            with pytest.raises(StoreUnavailable, match="in time"):
+                store.debit(call, back) if which == 0 else asyncio.run(store.adebit(call, back))
+            assert used(observer) == {"rows": 12, "ever": 15}
+            way.back = 0.0
+
+            wait_until(lambda: used(observer) == {"rows": 5, "ever": 5}, "it is undone")
+
+
+LEAST = (
+    "~mlguard:* +eval +evalsha +time +hmget +hset +hgetall +hdel +ttl +expire +pttl +pexpire "
+    "+set +del +info"
+)
+LEAST_OF_REVOCATIONS = "~mlguard:* +eval +evalsha +time +get +set +hmget +hgetall +hset +hdel +info"
+
+
+class TestRights:
+    """Which rights does a user need?"""
+
+    @staticmethod
+    def user(*nodes: Redis, rights: str) -> str:
+        name = f"u{uuid4().hex[:8]}"
+        for node in nodes:
+            node.ask("ACL", "SETUSER", name, "on", ">sesame", "resetkeys", "-@all", *rights.split())
+        return name
+
+    @pytest.mark.parametrize("is_cluster", [False, True], ids=["single", "cluster"])
+    def test_quotas(self, request: pytest.FixtureRequest, is_cluster: bool) -> None:
+        """The rights that the docs name are enough for all that is counted."""
+        if is_cluster:
+            cluster = request.getfixturevalue("cluster")
+            rights = f"{LEAST} +cluster|slots +asking"
+            name = self.user(*cluster.nodes, rights=rights)
+            url = cluster.url.replace("://", f"://{name}:sesame@")
+        else:
+            server = request.getfixturevalue("server")
+            rights, name = LEAST, self.user(server, rights=LEAST)
+            url = f"redis://{name}:sesame@127.0.0.1:{server.port}"
+        store = RedisStore(url, prefix="mlguard:x", timeout=PATIENT, holder="x", lease=50)
+        tag = uuid4().hex
+
+        store.start()
+        assert store.complaint(lifetime=True) is None
+        for _ in range(5):
+            assert store.debit(order(ROWS, tag=tag)).is_admitted
+        store.debit(order(ROWS, EVER, HELD, tag=tag))
+        store.apply([change(EVER, 5, tag=tag), change(HELD, -1, tag=tag)])
+        store.apply([])
+        assert store.entries(tag, "alice")
+        store.reset(tag, "alice", lifetime=True)
+        store.close()
+        documented = (ROOT / "docs" / "quotas.md").read_text()
+        assert all(right in documented for right in rights.split())
+
+    def test_revocations(self, server: Redis) -> None:
+        """The rights that the docs name are enough for all that is revoked."""
+        name = self.user(server, rights=LEAST_OF_REVOCATIONS)
+        url = f"redis://{name}:sesame@127.0.0.1:{server.port}"
+        store = RevocationStore(url, uuid4().hex)
+
+        assert store.complaint() is None
+        store.publish([Revocation("i", jti="a", until=1.0), Revocation("i", jti="b")])
+        store.exchange(Book())
+        assert [r.jti for r in store.read()] == ["b"]
+        store.close()
+        documented = (ROOT / "docs" / "authentication.md").read_text()
+        assert LEAST_OF_REVOCATIONS.removeprefix("~mlguard:* ") in documented
 
 
 class TestURLs:

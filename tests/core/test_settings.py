@@ -1477,6 +1477,29 @@ class TestQuotas:
 
         assert problem.startswith(f"quotas.store: the URL of the Redis {said}")
 
+    @pytest.mark.parametrize("store", ["memory://", "host://"])
+    def test_leases_are_about_a_redis(self, store: str) -> None:
+        """Where there is no round trip to be saved, a lease is a mistake."""
+        quotas = {"rows": ["5/minute"], "store": store, "lease": 100}
+        (problem,) = problems({"quotas": quotas})
+
+        assert problem.startswith("quotas: has `lease`, which is about a Redis")
+
+    @pytest.mark.parametrize(
+        "url", ["redis+sentinel://one:26379,two:26379/main", "rediss+cluster://one:6379,two"]
+    )
+    def test_revocations_go_where_quotas_go(self, url: str) -> None:
+        """A store of revocations is any Redis that quotas may be counted in, and no other."""
+        auth = loaded({"auth": AUTH | {"revocation_store": url}}).auth
+        told = problems({"auth": AUTH | {"revocation_store": "redis+cluster://one/3"}})
+
+        assert auth is not None
+        assert auth.revocation_store == url
+        assert len(told) == 1
+        assert told[0].startswith(
+            "auth.revocation_store: the URL of the Redis must name no database"
+        )
+
     @pytest.mark.parametrize(
         ("kind", "place"),
         [

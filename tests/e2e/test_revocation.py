@@ -22,7 +22,7 @@ from mlguard.app.service import Service
 from mlguard.host.database import Database
 from mlguard.host.folder import Folder
 from mlguard.host.revocations import RevocationTable
-from mlguard.redis.revocations import Store, publish
+from mlguard.redis.revocations import RevocationStore, publish
 from mlguard.revocations import Revocation, Revocations
 from tests.servers import find, free_port, wait_until
 
@@ -304,13 +304,13 @@ class TestStore:
         publish(server.url, service, [Revocation(ISSUER, None, "ann", moment - 2, 5)])
         book = Known()
 
-        Store(server.url, service).exchange(book)
+        RevocationStore(server.url, service).exchange(book)
 
         assert book.entries() == [Revocation(ISSUER, None, "ann", moment, None)]
 
     def test_writers_lose_nothing_of_each_other(self, server: Redis, service: str) -> None:
         """What one has written the other adds to, in parts."""
-        stores = [Store(server.url, service) for _ in range(2)]
+        stores = [RevocationStore(server.url, service) for _ in range(2)]
         books = [Known(), Known()]
         for book, start in zip(books, (0, 2000), strict=True):
             book.learn(of_token(f"{number}") for number in range(start, start + 2500))
@@ -333,7 +333,7 @@ class TestStore:
         wait_until(lambda: time.time() > soon, "it is past")
         book = Known()
 
-        store = Store(server.url, service)
+        store = RevocationStore(server.url, service)
         store.exchange(book)
         store.close()
 
@@ -351,7 +351,7 @@ class TestStore:
             list(writers.map(write, range(40)))
 
         book = Known()
-        store = Store(server.url, service)
+        store = RevocationStore(server.url, service)
         store.exchange(book)
         store.close()
         assert {r.jti for r in book.entries() if r.jti} == {f"{number}" for number in range(40)}
@@ -370,7 +370,7 @@ class TestStore:
     )
     def test_a_password_is_never_told(self, url: str) -> None:
         """Whatever is wrong with a URL, the error holds no part of it that is secret."""
-        with pytest.raises(ConnectionError) as error:
+        with pytest.raises((ConnectionError, ValueError)) as error:
             publish(url, "service", [of_token("a")])
 
         assert "same" not in str(error.value)

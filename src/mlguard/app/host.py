@@ -18,7 +18,7 @@ from mlguard.host.snapshots import Snapshots
 from mlguard.host.statements import BOOT
 from mlguard.logs import LOGGER, Seldom
 from mlguard.metrics import Family, Metrics, merge
-from mlguard.redis.revocations import Store, publish
+from mlguard.redis.revocations import RevocationStore, publish
 from mlguard.revocations import Revocation, Revocations
 from mlguard.settings import PREFIX, Settings
 
@@ -88,7 +88,7 @@ class Host:
             else None
         )
         self._store_url = auth.revocation_store if auth else None
-        self._store = Store(self._store_url, self._service) if self._store_url else None
+        self._store = RevocationStore(self._store_url, self._service) if self._store_url else None
         self._begin()
 
     def _begin(self) -> None:
@@ -156,9 +156,9 @@ class Host:
         families = self._snapshots.collect()
         return merge([families, self._analyst.families()]) if self._analyst else families
 
-    def learn(self, revocation: Revocation) -> int:
-        """Refuse what it names, the others after `share`; tell for how many there was no room."""
-        return self._revocations.learn([revocation])
+    def learn(self, *revocations: Revocation) -> int:
+        """Refuse what they name, the others after `share`; tell for how many there was no room."""
+        return self._revocations.learn(revocations)
 
     def share(self) -> None:
         """Have the other workers refuse what is revoked here; blocks.

@@ -9,7 +9,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from functools import lru_cache
 from typing import Any
@@ -22,6 +22,7 @@ from mlguard import metrics as exposition
 from mlguard.app.background import Background
 from mlguard.app.drivers import on_event_loop
 from mlguard.app.host import Host
+from mlguard.app.revoked import FirstReading
 from mlguard.app.scrape import Page, SingleFlight
 from mlguard.auth import Authenticator, KeySet
 from mlguard.errors import MissingExtra
@@ -80,6 +81,7 @@ class Service:
         self._pseudonym_key = settings.pseudonym_key
         self._pseudonym = lru_cache(PSEUDONYMS)(self._hashed)
         self._revoked = Revocations()
+        self._first_reading = self._make_first_reading()
         self._rings = rings(settings)
         self._fetcher = self._make_fetcher()
         uses_file = settings.service.host_file
@@ -141,6 +143,8 @@ class Service:
         self._host = None
         self._fetcher = None
         self._failover = None
+        self._first_reading = None
+        self._revoked.is_known = True
         self.guard.parts.quota.count_in(MemoryLedger())
         self.tracing.rehearse(spans)
         self.guard.rehearse(keys, offer)
@@ -160,6 +164,8 @@ class Service:
                 self._host.start(self._maker)  # first, as it may refuse to start
             if self._failover:
                 self._failover.start()
+            if self._first_reading:
+                self._first_reading.start()
             if self.settings.drift:
                 self.metrics.set_drift_worker_up(False)
             if self._fetcher:
@@ -200,6 +206,8 @@ class Service:
             self.started = False
             if self._fetcher:
                 self._fetcher.close()
+            if self._first_reading:
+                self._first_reading.close()
             if self._failover:
                 self._failover.close()
             self._background.close()
@@ -283,6 +291,18 @@ class Service:
         if refused:
             raise RevocationsFull(refused)
 
+    def _make_first_reading(self) -> FirstReading | None:
+        store = self.settings.auth.revocation_store if self.settings.auth else None
+        self._revoked.is_known = store is None
+        if store is None:
+            return None
+        return FirstReading(store, self.settings.service.name, self._known_now)
+
+    def _known_now(self, revocations: Sequence[Revocation]) -> None:
+        if self._host:
+            self._host.learn(*revocations)
+        self._revoked.is_known = True
+
     def _exported(self, taken: bool) -> None:
         self.metrics.set_degraded("tracing", not taken)
         if not taken and self.settings.tracing:
@@ -327,16 +347,9 @@ def _demand_packages(settings: Settings) -> None:
     """Find out whether optional parts could run, without importing what they import."""
     from importlib.util import find_spec
 
-    store = settings.auth.revocation_store if settings.auth else None
-    counts = settings.quotas.store if settings.quotas else ""
-    for part, extra, packages in (
-        ("[drift]", "drift", _DRIFT_PACKAGES if settings.drift else ()),
-        ("auth.revocation_store", "redis", ("redis",) if store else ()),
-        ("quotas.store", "redis", ("redis",) if counts.startswith("redis") else ()),
-    ):
-        missing = [name for name in packages if find_spec(name) is None]
-        if missing:
-            raise MissingExtra(
-                f"{part} needs {', '.join(missing)}: run `pip install 'mlguard-core[{extra}]'`, "
-                f"or remove {part} from the settings"
-            )
+    missing = [name for name in _DRIFT_PACKAGES if settings.drift and find_spec(name) is None]
+    if missing:
+        raise MissingExtra(
+            f"[drift] needs {', '.join(missing)}: run `pip install 'mlguard-core[drift]'`, "
+            "or remove [drift] from the settings"
+        )

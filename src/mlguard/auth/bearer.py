@@ -171,7 +171,7 @@ class Authenticator:
 
     def _revoked(self, principal: Principal) -> Deny | None:
         if not self.revoked.covers(principal.issuer, principal.claims, principal.subject):
-            return None
+            return None if self.revoked.is_known else refusals.revocations_unknown()
         self._log.warning("revoked", "a token was refused: it, or its subject, was revoked")
         return refusals.token_revoked()
 

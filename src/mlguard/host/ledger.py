@@ -25,6 +25,7 @@ from mlguard.ledger import (
     LIFETIME,
     WINDOW,
     Change,
+    ChangesUnmade,
     Entry,
     Limit,
     Line,
@@ -117,12 +118,11 @@ class HostLedger:
                 return self._debit(order, waits=False)
             except DatabaseFailed as error:
                 if not error.is_busy:
-                    raise StoreUnavailable(str(error), has_changed=has_changed) from None
+                    raise _unavailable(str(error), has_changed=has_changed) from None
         try:
             return await asyncio.to_thread(self.debit, order, () if has_changed else changes)
         except StoreUnavailable as error:
-            error.has_changed |= has_changed
-            raise
+            raise _unavailable(str(error), has_changed=has_changed) from None
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Make changes of any tags; blocks. With none, it tells whether a debit would be made."""
@@ -353,4 +353,9 @@ def _in_plain_words(*, has_changed: bool = False) -> Iterator[None]:
     try:
         yield
     except DatabaseFailed as error:
-        raise StoreUnavailable(str(error), has_changed=has_changed) from None
+        raise _unavailable(str(error), has_changed=has_changed) from None
+
+
+def _unavailable(reason: str, *, has_changed: bool) -> StoreUnavailable:
+    """Say that there was no debit, and whether the changes that came with it were made."""
+    return ChangesUnmade(reason, ()) if has_changed else StoreUnavailable(reason)

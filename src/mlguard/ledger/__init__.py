@@ -7,6 +7,7 @@ from mlguard.ledger.orders import (
     LIFETIME,
     WINDOW,
     Change,
+    ChangesUnmade,
     Entry,
     Ledger,
     Limit,
@@ -15,6 +16,7 @@ from mlguard.ledger.orders import (
     Reading,
     Receipt,
     StoreUnavailable,
+    again,
 )
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "LIFETIME",
     "WINDOW",
     "Change",
+    "ChangesUnmade",
     "Entry",
     "Ledger",
     "Limit",
@@ -32,4 +35,5 @@ __all__ = [
     "Reading",
     "Receipt",
     "StoreUnavailable",
+    "again",
 ]

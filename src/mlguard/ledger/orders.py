@@ -24,12 +24,22 @@ class StoreUnavailable(Exception):
     """A store did not answer as it should, or not in time.
 
     Attributes:
-        has_changed: Whether it made the changes all the same that came with a debit.
+        may_be_done: Whether what was asked may be done even so: nobody will ever know.
     """
 
-    def __init__(self, reason: str, *, has_changed: bool = False) -> None:
+    may_be_done = False
+
+
+class ChangesUnmade(StoreUnavailable):
+    """Of several changes, some were not made.
+
+    Attributes:
+        unmade: Those that are to be made again; the others were made, or may have been.
+    """
+
+    def __init__(self, reason: str, unmade: Sequence[Change]) -> None:
         super().__init__(reason)
-        self.has_changed = has_changed
+        self.unmade = unmade
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +150,17 @@ class Change(NamedTuple):
     extra: int
     since: float
     is_grant: bool = False
+
+
+def again(changes: Sequence[Change], error: BaseException | None) -> list[Change]:
+    """Return which changes are to be made again, where making them failed.
+
+    Where they may be made already, nobody is charged twice: only what gives back is made again.
+    """
+    if isinstance(error, ChangesUnmade):
+        return list(error.unmade)
+    is_open = isinstance(error, StoreUnavailable) and error.may_be_done
+    return [change for change in changes if change.extra < 0 or not is_open]
 
 
 class Entry(NamedTuple):

@@ -46,4 +46,5 @@ def maker(quotas: Quotas, service: str) -> Callable[[], Store]:
         prefix=f"{quotas.prefix}:{service}",
         timeout=quotas.store_timeout,
         holder=secrets.token_hex(8),
+        lease=quotas.lease,
     )

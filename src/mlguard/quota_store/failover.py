@@ -14,6 +14,7 @@ from mlguard.errors import InvalidSettings
 from mlguard.ledger import (
     FLIGHT,
     Change,
+    ChangesUnmade,
     Limit,
     Line,
     MemoryLedger,
@@ -21,10 +22,11 @@ from mlguard.ledger import (
     Reading,
     Receipt,
     StoreUnavailable,
+    again,
 )
 from mlguard.logs import Seldom
 from mlguard.quota_store.pending import NOW, Held, LastRead, Owed, Pending
-from mlguard.quota_store.store import Store
+from mlguard.quota_store.store import Sharded, Store
 
 _FAILURES = 3  # in a row, after which the store counts as away
 _PROBE = 0.25  # seconds
@@ -34,6 +36,32 @@ _IDLE = 1.0
 _LAST_TRY = 1.0
 _SAID = 1.0  # so often at most that it comes or goes is logged
 _LOCAL = -1.0  # a time that no clock shows: charged here
+_WHOLE = ""  # the name of a store without parts
+
+
+class _Shard:
+    """One part of the store, as this process knows it.
+
+    Args:
+        name: The part, for the log.
+        tag: One that is counted in it.
+
+    Attributes:
+        pending: What it has not been told yet.
+        owed: What was charged here while it was away.
+        asking: How many ask it now.
+        failures: How many times in a row it has failed.
+        is_away: Whether it counts as away.
+    """
+
+    def __init__(self, name: str, tag: str) -> None:
+        self.name = name
+        self.tag = tag
+        self.pending = Pending()
+        self.owed = Owed()
+        self.asking = 0
+        self.failures = 0
+        self.is_away = False
 
 
 class Failover:
@@ -42,7 +70,8 @@ class Failover:
     A debit takes one call of the store, which makes the corrections of the same callers with it;
     one thread carries the others. After some failures in a row the store is asked by that thread
     only, until it answers: then what was charged here meanwhile is charged there too. After a
-    failure, nobody asks it while others still wait for it.
+    failure, nobody asks it while others still wait for it. All that is so for each part of a store
+    that has several: one that is away is no matter of the others' callers.
 
     Args:
         make: Makes this process's end of the store where counts are kept.
@@ -75,15 +104,12 @@ class Failover:
     def _reset(self) -> None:
         """Begin anew: nothing of another process's is ours."""
         self._store = self._make()
+        self._parts = self._store if isinstance(self._store, Sharded) else None
         self._lock = Lock()
         self._local = MemoryLedger()
-        self._pending = Pending()
-        self._owed = Owed()
+        self._shards = {_WHOLE: _Shard(_WHOLE, "")}
         self._held = Held()
         self._last_read = LastRead()
-        self._asking = 0
-        self._failures = 0
-        self._is_away = False
         self._is_fit = False
         self._wake = Event()
         self._closing = Event()
@@ -105,7 +131,7 @@ class Failover:
             self._store.start()
             complaint = self._store.complaint(lifetime=self._lifetime)
         except StoreUnavailable as error:
-            self._failed(error, at_once=True)
+            self._failed(error, self._shards[_WHOLE], at_once=True)
         else:
             if complaint:
                 self._pid = 0  # who asks again is told again
@@ -127,25 +153,28 @@ class Failover:
 
     def debit(self, order: Order) -> Receipt | None:
         """Charge every line, or none where one does not admit its cost."""
-        if self._asks():
-            changes = self._pending.take(order.tag)
+        shard, owes = self._shard(order.tag), True
+        if self._asks(shard):
+            changes = shard.pending.take(order.tag)
             self._fly(order, 1)
             began = time.perf_counter()
             try:
                 receipt = self._store.debit(order, changes)
             except Exception as error:  # noqa: BLE001 - whatever it is, it is no answer
-                self._unanswered(order, changes, error)
-                self._failed(error)
+                owes = self._unanswered(order, changes, error)
+                self._failed(error, shard)
             else:
+                shard.failures = 0
                 return self._answered(order, receipt, began)
             finally:
-                self._has_asked()
-        return self._without(order)
+                self._has_asked(shard)
+        return self._without(order, shard, owes=owes)
 
     async def adebit(self, order: Order) -> Receipt | None:
         """Do what `debit` does, without blocking the event loop."""
-        if self._asks():
-            changes = self._pending.take(order.tag)
+        shard, owes = self._shard(order.tag), True
+        if self._asks(shard):
+            changes = shard.pending.take(order.tag)
             self._fly(order, 1)
             began = time.perf_counter()
             # Who leaves meanwhile must not leave it open whether this was charged.
@@ -156,49 +185,52 @@ class Failover:
                 call.add_done_callback(lambda call: self._abandoned(order, changes, call))
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it is, it is no answer
-                self._unanswered(order, changes, error)
-                self._failed(error)
+                owes = self._unanswered(order, changes, error)
+                self._failed(error, shard)
             else:
+                shard.failures = 0
                 return self._answered(order, receipt, began)
             finally:
-                self._has_asked()
-        return self._without(order)
+                self._has_asked(shard)
+        return self._without(order, shard, owes=owes)
 
     def settle(self, changes: Sequence[Change]) -> None:
         """Have admitted charges corrected; returns at once."""
-        later = []
         for change in changes:
+            shard = self._shard(change.tag)
             if change.since == _LOCAL:
                 if change.limit.on_failure == "open":  # nothing was charged
                     continue
                 self._local.settle([change._replace(since=NOW, limit=self._scaled(change.limit))])
-                if change.limit.kind == FLIGHT or self._owed.correct(change):
+                if change.limit.kind == FLIGHT or shard.owed.correct(change):
                     continue
                 change = change._replace(since=NOW)
             elif change.limit.kind == FLIGHT:
                 self._held.change(change[:3], change.extra)
-            later.append(change)
-        if later:
-            self._pending.put(later)
+            shard.pending.put([change])
             self._wake.set()
 
-    def _asks(self) -> bool:
+    def _shard(self, tag: str) -> _Shard:
+        """Find the part of the store that a tag is counted in."""
+        name = self._parts.shard(tag) if self._parts else _WHOLE
+        return self._shards.get(name) or self._shards.setdefault(name, _Shard(name, tag))
+
+    def _asks(self, shard: _Shard) -> bool:
         """Say whether to ask the store, and count who does.
 
         Who was behind others for a free thread has waited already: not for the same again.
         """
         with self._lock:
-            if self._is_away or (self._failures and self._asking):
+            if shard.is_away or (shard.failures and shard.asking):
                 return False
-            self._asking += 1
+            shard.asking += 1
             return True
 
-    def _has_asked(self) -> None:
+    def _has_asked(self, shard: _Shard) -> None:
         with self._lock:
-            self._asking -= 1
+            shard.asking -= 1
 
     def _answered(self, order: Order, receipt: Receipt, began: float) -> Receipt:
-        self._failures = 0
         self._on_call(time.perf_counter() - began)
         if not receipt.is_admitted:
             self._fly(order, -1)
@@ -207,14 +239,26 @@ class Failover:
 
     def _unanswered(
         self, order: Order, changes: Sequence[Change], error: BaseException | None
-    ) -> None:
-        """Make the changes later; what is in flight may count in the store, or not."""
-        if not (isinstance(error, StoreUnavailable) and error.has_changed):
-            self._pending.put(changes)
+    ) -> bool:
+        """Make the changes later; what is in flight may count in the store, or not.
+
+        Returns:
+            Whether the order is not charged in the store.
+        """
+        self._shard(order.tag).pending.put(again(changes, error))
         self._fly(order, -1)
         for account, limit, _ in order.lines:
             if limit.kind == FLIGHT:
                 self._held.doubt((order.tag, account, limit))
+        is_open = isinstance(error, StoreUnavailable) and error.may_be_done
+        if is_open:
+            self._log.warning(
+                "open",
+                "whether %s has charged what was on its way when its connection broke is not "
+                "known: it is not charged again",
+                self._name,
+            )
+        return not is_open
 
     def _fly(self, order: Order, way: int) -> None:
         """Hold what an order has in flight, or (-1) no longer."""
@@ -227,18 +271,17 @@ class Failover:
     ) -> None:
         """Give back what was charged for somebody who did not wait for it."""
         if call.cancelled() or call.exception() is not None:
-            error = None if call.cancelled() else call.exception()
-            self._unanswered(order, changes, error)
+            self._unanswered(order, changes, None if call.cancelled() else call.exception())
             return
         self._fly(order, -1)
         if (receipt := call.result()).is_admitted:
-            self._pending.put(
+            self._shard(order.tag).pending.put(
                 Change(order.tag, account, limit, -cost, receipt.at)
                 for account, limit, cost in order.lines
             )
             self._wake.set()
 
-    def _without(self, order: Order) -> Receipt | None:
+    def _without(self, order: Order, shard: _Shard, *, owes: bool) -> Receipt | None:
         """Go by the settings: count here, do not count, or say that nobody can tell."""
         local = []
         for line in order.lines:
@@ -251,12 +294,12 @@ class Failover:
                 local.append(line._replace(limit=limit))
                 self._begin_locally(order.tag, line, limit)
         owed = order._replace(lines=tuple(x for x in order.lines if x.limit.on_failure == "local"))
-        if not self._owed.takes(owed):
+        if not shard.owed.takes(owed):
             return None
         receipt = self._local.debit(Order(order.tag, tuple(local)))
-        if receipt.is_admitted:
-            self._owed.add(owed)
-            if not self._is_away:  # it failed now and then, or has come back just now
+        if receipt.is_admitted and owes:
+            shard.owed.add(owed)
+            if not shard.is_away:  # it failed now and then, or has come back just now
                 self._wake.set()
         readings = iter(receipt.readings)
         found = (
@@ -277,53 +320,79 @@ class Failover:
         if now_left > most:
             self._local.settle([Change(*place, now_left - most, NOW, is_grant=True)])
 
-    def _failed(self, error: Exception, *, at_once: bool = False) -> None:
+    def _failed(self, error: Exception, shard: _Shard, *, at_once: bool = False) -> None:
         self._wake.set()
         with self._lock:
-            self._failures += 1
-            if self._is_away or (self._failures < _FAILURES and not at_once):
+            shard.failures += 1
+            if shard.is_away or (shard.failures < _FAILURES and not at_once):
                 return
-            self._is_away = True
+            is_first = not self._away()
+            shard.is_away = True
             # Locked, so that nobody can tell before that it is back.
             text = "the quotas' store %s is away: %s; they go on as quotas.on_store_failure says"
-            self._said.warning("away", text, self._name, error)
-            self._on_away(True)
+            self._said.warning(f"away {shard.name}", text, self._named(shard), error)
+            if is_first:
+                self._on_away(True)
         self._wake.set()
+
+    def _away(self) -> list[_Shard]:
+        return [shard for shard in list(self._shards.values()) if shard.is_away]
+
+    def _named(self, shard: _Shard) -> str:
+        return f"{self._name} ({shard.name})" if shard.name else self._name
 
     def _run(self) -> None:
         renew_at = time.monotonic() + _RENEW
         while not self._closing.is_set():
             self._wake.wait(_IDLE)
             self._wake.clear()
-            if self._is_away:
-                self._probe()
+            if away := self._away():
+                for shard in away:
+                    self._probe(shard)
                 self._closing.wait(_PROBE)
-                if self._is_away:
+                if self._away():
                     self._wake.set()
-                continue
-            self._closing.wait(_CARRY)  # most go with the caller's next debit
-            self._carry()
+            else:
+                self._closing.wait(_CARRY)  # most go with the caller's next debit
+            self._carry_all()
             if time.monotonic() >= renew_at:
                 renew_at = time.monotonic() + _RENEW
-                self._pending.put(self._held.renewals())
-                self._carry()
-        if not self._is_away:
-            self._carry()
+                for change in self._held.renewals():
+                    self._tell(change)
+                self._carry_all()
+        self._carry_all()
 
-    def _carry(self) -> None:
-        self._pending.put([*self._owed.take(), *self._held.doubted()])
-        while changes := self._pending.take_some():
+    def _carry_all(self) -> None:
+        for change in self._held.doubted():
+            self._shard(change.tag).pending.put([change])
+        for shard in list(self._shards.values()):
+            if not shard.is_away:
+                self._carry(shard)
+
+    def _tell(self, change: Change) -> None:
+        """Have a part of the store told what is held, if it is there."""
+        shard = self._shard(change.tag)
+        if not shard.is_away:
+            shard.pending.put([change])
+
+    def _carry(self, shard: _Shard) -> None:
+        shard.pending.put(shard.owed.take())
+        while changes := shard.pending.take_some():
             try:
                 self._store.apply(changes)
             except Exception as error:  # noqa: BLE001 - the thread must go on
-                self._pending.put(changes)
-                self._failed(error)
+                unmade = error.unmade if isinstance(error, ChangesUnmade) else changes
+                shard.pending.put(unmade)
+                self._failed(error, shard)
                 return
 
-    def _probe(self) -> None:
-        """Look whether the store is back, and charge there what was charged here."""
+    def _probe(self, shard: _Shard) -> None:
+        """Look whether a part of the store is back, and charge there what was charged here."""
         try:
-            self._store.apply(())
+            if self._parts:
+                self._parts.probe(shard.tag)
+            else:
+                self._store.apply(())
             if not self._is_fit and (complaint := self._store.complaint(lifetime=self._lifetime)):
                 self._log.warning("unfit", "quotas.store: %s", complaint)
                 return
@@ -331,13 +400,16 @@ class Failover:
             return
         self._is_fit = True
         with self._lock:
-            self._is_away = False
-            self._failures = 0
-        self._carry()
+            shard.is_away = False
+            shard.failures = 0
+        self._carry(shard)
         with self._lock:
-            if not self._is_away:
-                self._said.warning("back", "the quotas' store %s is back", self._name)
-                self._on_away(False)
+            if not shard.is_away:
+                self._said.warning(
+                    f"back {shard.name}", "the quotas' store %s is back", self._named(shard)
+                )
+                if not self._away():
+                    self._on_away(False)
 
 
 def _scaled(limit: Limit, share: float) -> Limit:

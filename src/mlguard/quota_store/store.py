@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from mlguard.ledger import Change, Entry, Order, Receipt
 
@@ -25,7 +25,11 @@ class Store(Protocol):
         """Do what `debit` does, never blocking the event loop."""
 
     def apply(self, changes: Sequence[Change]) -> None:
-        """Make changes of any tags; blocks. With none, it tells whether the store is there."""
+        """Make changes of any tags; blocks. With none, it tells whether the store is there.
+
+        Raises:
+            ChangesUnmade: Where it can tell which of them were not made; else none counts as made.
+        """
 
     def complaint(self, *, lifetime: bool) -> str | None:
         """Say what makes the store unfit; blocks.
@@ -42,3 +46,14 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Let the connections go."""
+
+
+@runtime_checkable
+class Sharded(Store, Protocol):
+    """A store of several parts, of which one may be away while the others are not."""
+
+    def shard(self, tag: str) -> str:
+        """Name the part that a tag is counted in."""
+
+    def probe(self, tag: str) -> None:
+        """Do what a debit of a tag does, but charge nothing; blocks."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlguard.places import Node
-from mlguard.redis.asks import Answer, Refusal, Unreachable
+from mlguard.redis.links import Answer, Unreachable
 
 
 class Clocks:
@@ -25,12 +25,9 @@ class Clocks:
         return f"{(self._ahead.get(node, 0.0) + until - self._homeward) * 1e6:.0f}"
 
     def greet(self, node: Node, answer: Answer) -> None:
-        """Learn from the reply to TIME, which a new connection is asked first."""
-        reply = answer.replies[0]
-        if isinstance(reply, Refusal):
-            raise Unreachable(reply.reason)
+        """Learn from the reply to TIME, which a new connection asks last."""
         try:
-            seconds, micros = reply
+            seconds, micros = answer.replies[-1]
             self.learn(node, int(seconds) * 1_000_000 + int(micros), answer)
         except (TypeError, ValueError):
             raise Unreachable("it does not answer as Redis does") from None

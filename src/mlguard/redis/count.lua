@@ -5,7 +5,7 @@
 -- server's; who holds what is in flight; for how many milliseconds it does; the counters (kind,
 -- number of the key, field, seconds); the changes (number of the counter, limit, units more, when
 -- they were charged, whether they are granted); the lines to debit (number of the counter, limit,
--- cost).
+-- cost, units more to lease).
 local what = ARGV[1]
 
 local function text(number)
@@ -290,8 +290,14 @@ for n, line in ipairs(asked[6]) do
 end
 if fits then
     for _, line in ipairs(asked[6]) do
-        local counter = counters[line[1]]
-        counter.kind.add(counter, line[3], line[2])
+        local counter, leased = counters[line[1]], 0
+        if line[4] then
+            -- The nearer the limit, the less: others come for the rest.
+            local left = line[2] - counter.kind.used(counter) - line[3]
+            leased = max(0, min(line[4], floor(left / 10)))
+            answer[#answer + 1] = text(leased)
+        end
+        counter.kind.add(counter, line[3] + leased, line[2])
         counter.is_changed = true
     end
 end

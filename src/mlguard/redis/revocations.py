@@ -6,61 +6,67 @@ import contextlib
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import unquote
+from typing import Protocol
 
 from mlguard.chance import CHANCE
-from mlguard.errors import MissingExtra
+from mlguard.ledger import StoreUnavailable
 from mlguard.logs import Seldom
+from mlguard.redis.calls import Call, Reply, Script, marked, slot_of, taken
+from mlguard.redis.servers import Servers
 from mlguard.revocations import Key, Revocation
-from mlguard.urls import shown
-
-if TYPE_CHECKING:
-    from redis import Redis
-    from redis.client import Pipeline
 
 _TIMEOUT = 0.5  # seconds
+_TIMEOUT_OF_ALL = 5.0
 _TRIES = 20
 _PAUSE = 0.01  # seconds more for each try
 _DAY = 86_400.0
 _TOGETHER = 1000  # revocations written at once
 _NEVER = "never"
+_REVOKE = Script("revoke.lua")
 
 
 class Book(Protocol):
-    """What a host knows to be revoked."""
+    """What is revoked, as one host knows it.
+
+    Attributes:
+        revision: Changes with every entry.
+    """
 
     @property
-    def revision(self) -> int:
-        """Changes with every entry."""
+    def revision(self) -> int: ...  # noqa: D102 - see above
 
-    def learn(self, revocations: Iterable[Revocation]) -> int:
+    def learn(self, revocations: Iterable[Revocation], /) -> int:
         """Take in what is not past; return how many there was no room for."""
 
-    def missing_from(self, stored: Mapping[Key, Revocation]) -> list[Revocation]:
+    def missing_from(self, stored: Mapping[Key, Revocation], /) -> list[Revocation]:
         """Return the entries that are not stored, or stored otherwise."""
 
 
-class Store:
+class RevocationStore:
     """A hash with all revocations of a service, and a version that differs after each change.
-
-    The version is the time in milliseconds, or one more than the last: one that begins at 1 again
-    in a Redis that lost everything could be one that was seen.
 
     Args:
         url: Of the Redis; never shown, as it may hold a password.
         service: The service's name.
+        timeout: Seconds that one round trip may take.
+
+    Raises:
+        ValueError: The URL has a problem.
     """
 
-    def __init__(self, url: str, service: str) -> None:
-        self._url = url
-        self._hash = f"mlguard:{{{service}}}:revoked"
-        self._version = f"{self._hash}:version"
-        self._client: Redis | None = None
+    def __init__(self, url: str, service: str, *, timeout: float = _TIMEOUT) -> None:
+        self._servers = Servers(url, timeout)
+        self._keys = (f"mlguard:{{{service}}}:revoked", f"mlguard:{{{service}}}:revoked:version")
+        self._slot = slot_of(marked(service))
         self._log = Seldom()
         self._stored: dict[Key, Revocation] = {}
-        self._seen: str | None = _NEVER
+        self._seen = _NEVER
         self._revision: int | None = None
+
+    def complaint(self) -> str | None:
+        """Say what makes the store unfit; a ConnectionError where it does not answer."""
+        with self._in_plain_words():
+            return self._servers.complaint(keeps=True)
 
     def exchange(self, book: Book) -> None:
         """Let the book learn what other hosts wrote, and write what they did not.
@@ -69,125 +75,102 @@ class Store:
             ConnectionError: Redis does not answer as it should; everything is compared anew next.
         """
         with self._in_plain_words():
-            self._exchange(self._connected(), book)
+            self._exchange(book)
+
+    def read(self) -> list[Revocation]:
+        """Return all that is revoked; a ConnectionError where Redis does not answer."""
+        with self._in_plain_words():
+            return list(self._read().values())
 
     def publish(self, revocations: Iterable[Revocation]) -> None:
         """Write revocations; a ConnectionError where Redis does not take them."""
         with self._in_plain_words():
-            self._write(self._connected(), list(revocations))
+            self._write(list(revocations))
 
     def close(self) -> None:
         """Let the connections go."""
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        self._servers.close()
 
-    def _exchange(self, client: Redis, book: Book) -> None:
-        revision, version = book.revision, _text(client.get(self._version))
+    def _exchange(self, book: Book) -> None:
+        revision = book.revision
+        version = _text(self._ask(Call(self._slot, ("GET", self._keys[1]))).rest)
         if version == self._seen and revision == self._revision:
             return
         past: list[Key] = []
         if version != self._seen:
-            self._stored = self._read(client)
+            self._stored = self._read()
             book.learn(self._stored.values())
             now = time.time()
             past = [key for key, r in self._stored.items() if _is_long_past(r, now)]
             # Read before the entries were: what came since then is seen next.
             self._seen = version
         if (ours := book.missing_from(self._stored)) or past:
-            self._write(client, ours, past)
+            self._write(ours, past)
         self._revision = revision
 
-    def _read(self, client: Redis) -> dict[Key, Revocation]:
-        written: dict[str, str] = client.hgetall(self._hash)  # type: ignore[assignment]
-        found = (self._parse(text) for text in written.values())
-        return {r.key: r for r in found if r is not None and _field(r.key) in written}
+    def _read(self) -> dict[Key, Revocation]:
+        look = Call(self._slot, ("HGETALL", self._keys[0]))
+        found = taken(self._servers.run([look], _TIMEOUT_OF_ALL))[0].rest
+        written = dict(zip(map(_text, found[::2]), found[1::2], strict=True))
+        parsed = map(self._parse, written.values())
+        return {r.key: r for r in parsed if r is not None and _field(r.key) in written}
 
-    def _write(self, client: Redis, ours: Sequence[Revocation], past: Sequence[Key] = ()) -> None:
+    def _write(self, ours: Sequence[Revocation], past: Sequence[Key] = ()) -> None:
         for start in range(0, len(ours), _TOGETHER):
-            self._replace(client, ours[start : start + _TOGETHER], [])
+            self._replace({r.key: r for r in ours[start : start + _TOGETHER]}, [])
         for start in range(0, len(past), _TOGETHER):
-            self._replace(client, [], past[start : start + _TOGETHER])
+            self._replace({}, past[start : start + _TOGETHER])
 
-    def _replace(self, client: Redis, ours: Sequence[Revocation], past: Sequence[Key]) -> None:
-        from redis import WatchError
-
+    def _replace(self, ours: dict[Key, Revocation], past: Sequence[Key]) -> None:
+        joined, over, version = ours, list(past), _NEVER
         for number in range(_TRIES):
-            try:
-                with client.pipeline() as pipe:
-                    return self._try(pipe, {r.key: r for r in ours}, past)
-            except WatchError:
-                # Who wrote at once must not try again at once.
+            reply = self._ask(self._writing(joined, over, version))
+            if len(reply.rest) == 1:
+                self._wrote(joined, over, version, _text(reply.rest[0]))
+                return
+            version = _text(reply.rest[0])
+            stored = dict(zip((*joined, *over), map(self._parse, reply.rest[1]), strict=True))
+            now = time.time()
+            joined = {key: r.joined(stored[key]) for key, r in ours.items()}
+            over = [k for k in past if (r := stored.get(k)) is not None and _is_long_past(r, now)]
+            if not joined and not over:
+                return
+            if number:  # who wrote at once must not try again at once
                 time.sleep(CHANCE.uniform(0, number * _PAUSE))
-        raise ConnectionError("too many others write at once")
+        raise StoreUnavailable("too many others write at once")
 
-    def _try(self, pipe: Pipeline, ours: dict[Key, Revocation], past: Sequence[Key]) -> None:
-        pipe.watch(self._version)  # type: ignore[no-untyped-call]
-        seen = _text(pipe.get(self._version))
-        keys = [*ours, *past]
-        texts: list[str | None] = pipe.hmget(self._hash, [_field(key) for key in keys])  # type: ignore[assignment]
-        stored = {key: self._parse(text) for key, text in zip(keys, texts, strict=True) if text}
-        now = time.time()
-        joined = {key: r.joined(stored.get(key)) for key, r in ours.items()}
-        over = [key for key in past if (r := stored.get(key)) is not None and _is_long_past(r, now)]
-        version = str(max(_number(seen) + 1, int(now * 1000)))
-        pipe.multi()
-        if joined:
-            pipe.hset(self._hash, mapping={_field(k): _write_down(r) for k, r in joined.items()})
-        if over:
-            pipe.hdel(self._hash, *[_field(key) for key in over])
-        pipe.set(self._version, version)
-        pipe.execute()
+    def _writing(self, joined: dict[Key, Revocation], over: list[Key], version: str) -> Call:
+        fields = [_field(key) for key in (*joined, *over)]
+        texts = [json.dumps(r.as_dict()) for r in joined.values()]
+        return Call(self._slot, (len(texts), *fields, *texts), _REVOKE, self._keys, version)
+
+    def _wrote(
+        self, joined: dict[Key, Revocation], over: list[Key], before: str, version: str
+    ) -> None:
         self._stored.update(joined)
         for key in over:
             self._stored.pop(key, None)
-        if seen == self._seen:
+        if before == self._seen:
             self._seen = version
 
-    def _parse(self, text: str) -> Revocation | None:
-        try:
-            return Revocation.from_dict(json.loads(text))
-        except (ValueError, RecursionError):
-            self._log.warning("junk", "%s holds what is no revocation", shown(self._url))
-            return None
+    def _ask(self, call: Call) -> Reply:
+        return taken(self._servers.run([call]))[0]
 
-    def _connected(self) -> Redis:
-        if self._client is None:
-            try:
-                from redis import Redis
-                from redis.backoff import NoBackoff
-                from redis.retry import Retry
-            except ImportError as error:
-                raise MissingExtra("revocations over hosts need the package redis") from error
-            self._client = Redis.from_url(
-                self._url,
-                decode_responses=True,
-                encoding_errors="replace",
-                max_connections=2,
-                socket_timeout=_TIMEOUT,
-                socket_connect_timeout=_TIMEOUT,
-                retry=Retry(NoBackoff(), 0),
-            )
-        return self._client
+    def _parse(self, text: bytes | None) -> Revocation | None:
+        try:
+            return None if text is None else Revocation.from_dict(json.loads(text))
+        except (ValueError, RecursionError):
+            self._log.warning("junk", "%s holds what is no revocation", self._servers.shown)
+            return None
 
     @contextlib.contextmanager
     def _in_plain_words(self) -> Iterator[None]:
         try:
-            yield
-        except MissingExtra:
-            raise
-        except Exception as error:  # noqa: BLE001 - what it is made of is raised, without secrets
+            with self._servers.in_plain_words():
+                yield
+        except StoreUnavailable as error:
             self._seen = _NEVER
-            raise ConnectionError(f"{shown(self._url)}: {self._plain(error)}") from None
-
-    def _plain(self, error: Exception) -> str:
-        """Say what went wrong, in no more than a name where the text could hold a secret."""
-        import redis
-
-        name, text = type(error).__name__, str(error)
-        # An answer of Redis may quote what it was sent.
-        is_ours = isinstance(error, OSError | redis.ConnectionError | redis.TimeoutError)
-        return f"{name}: {text}" if is_ours and not _is_secret(text, self._url) else name
+            raise ConnectionError(str(error)) from None
 
 
 def publish(url: str, service: str, revocations: Iterable[Revocation]) -> None:
@@ -195,9 +178,8 @@ def publish(url: str, service: str, revocations: Iterable[Revocation]) -> None:
 
     Raises:
         ConnectionError: It does not take them; the message holds no password.
-        MissingExtra: The package that it needs is not installed.
     """
-    with contextlib.closing(Store(url, service)) as store:
+    with contextlib.closing(RevocationStore(url, service)) as store:
         store.publish(revocations)
 
 
@@ -206,26 +188,9 @@ def _is_long_past(revocation: Revocation, now: float) -> bool:
     return revocation.is_past(now - _DAY)
 
 
-def _is_secret(text: str, url: str) -> bool:
-    """Say whether a text holds a part of what stands before the host or after the path."""
-    _, _, rest = url.partition("://")
-    user, _, host = rest.rpartition("@")
-    options = [option.rpartition("=")[2] for option in host.partition("?")[2].split("&")]
-    secrets = [unquote(part) for part in (*user.split(":"), *options) if part]
-    return any(secret in text for secret in secrets) or (bool(user) and user in text)
-
-
 def _field(key: Key) -> str:
     return json.dumps(key)
 
 
-def _write_down(revocation: Revocation) -> str:
-    return json.dumps(revocation.as_dict())
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
-
-
-def _number(version: str | None) -> int:
-    return int(version) if version and version.isdecimal() and len(version) < 20 else 0
+def _text(value: bytes | None) -> str:
+    return "" if value is None else value.decode("utf-8", "replace")

@@ -2,54 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from array import array
-from binascii import crc_hqx
-from collections.abc import Sequence
-from importlib.resources import files
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from mlguard.ledger import FLIGHT, LIFETIME, WINDOW, Change, Entry, Limit, Order, Receipt
 from mlguard.ledger.counters import Flight, Lifetime, Slot, Window
+from mlguard.redis.calls import Call, Reply, Script, marked, slot_of
 
-Word: TypeAlias = "str | int | bytes"
-
-TEXT = files(__package__).joinpath("count.lua").read_bytes()
-SHA = hashlib.sha1(TEXT, usedforsecurity=False).hexdigest()
+COUNT = Script("count.lua")
 HOLD = 30  # seconds for which what is in flight counts without a sign of life
-SLOTS = 16384
 
 _ENDINGS = {WINDOW: "", LIFETIME: ":lifetime", FLIGHT: ":flight"}
 _KINDS = tuple(_ENDINGS)
-_BRACES = str.maketrans({"%": "%25", "{": "%7B", "}": "%7D"})
 _PLAIN = str.maketrans({"%": "%25", "{": "%7B", "}": "%7D", ":": "%3A"})
-
-
-class Call(NamedTuple):
-    """The script, to be run once.
-
-    Attributes:
-        keys: What it touches, all in one slot.
-        slot: The slot of the keys in a cluster.
-        what: "count", "read", "reset" or "probe".
-        asked: What it is to count, as JSON.
-    """
-
-    keys: tuple[str, ...]
-    slot: int
-    what: str
-    asked: str = ""
-
-    def command(self, deadline: str, *, is_known: bool = True) -> tuple[Word, ...]:
-        """Return what is sent.
-
-        Args:
-            deadline: Microseconds of the server's clock.
-            is_known: Whether the server has the script.
-        """
-        name: tuple[Word, ...] = ("EVALSHA", SHA) if is_known else ("EVAL", TEXT)
-        return (*name, len(self.keys), *self.keys, self.what, deadline, self.asked)
 
 
 class Keys:
@@ -60,27 +27,43 @@ class Keys:
     """
 
     def __init__(self, prefix: str) -> None:
-        self._prefix = prefix.translate(_BRACES)
+        self._prefix = marked(prefix)
 
-    def probe(self) -> Call:
-        """Return the call that writes something."""
-        return Call((f"{self._prefix}:{{%}}:probe",), _slot("%"), "probe")
+    def probe(self, tag: str) -> Call:
+        """Return the call that writes something where a tag is kept."""
+        return self._run(tag, (f"{self._prefix}:{{{marked(tag)}}}:probe",), "probe")
 
     def read(self, tag: str, account: str) -> Call:
         """Return the call that tells all of an account."""
         keys = tuple(self._key(tag, account, kind) for kind in _KINDS)
-        return Call(keys, _slot(_marked(tag)), "read")
+        return self._run(tag, keys, "read")
 
     def reset(self, tag: str, account: str, *, lifetime: bool) -> Call:
         """Return the call that forgets windows, and sums too where that is meant."""
         kinds = (WINDOW, LIFETIME) if lifetime else (WINDOW,)
         keys = tuple(self._key(tag, account, kind) for kind in kinds)
-        return Call(keys, _slot(_marked(tag)), "reset")
+        return self._run(tag, keys, "reset")
 
     def count(
-        self, order: Order, changes: Sequence[Change], holder: str, now: float | None
+        self,
+        order: Order,
+        changes: Sequence[Change],
+        holder: str,
+        now: float | None,
+        *,
+        wanted: Sequence[int] = (),
+        late: Callable[[Reply], None] | None = None,
     ) -> Call:
-        """Return the call that makes changes and then a debit."""
+        """Return the call that makes changes and then a debit.
+
+        Args:
+            order: The debit.
+            changes: Of the same tag.
+            holder: Who holds what is in flight.
+            now: The time to count by, in seconds; None is the server's.
+            wanted: Units to lease of each line, beyond its cost.
+            late: Told that it was done although it was given up.
+        """
         tag, counters = order.tag, _Counters()
         changed = [
             (
@@ -97,8 +80,9 @@ class Keys:
                 counters.number(self._key(tag, account, limit.kind), limit),
                 limit.amount,
                 cost,
+                *wanted[number : number + 1],
             )
-            for account, limit, cost in order.lines
+            for number, (account, limit, cost) in enumerate(order.lines)
         ]
         asked = (
             False if now is None else now,
@@ -108,10 +92,20 @@ class Keys:
             changed,
             charged,
         )
-        return Call(tuple(counters.keys), _slot(_marked(tag)), "count", json.dumps(asked))
+        return self._run(tag, tuple(counters.keys), "count", (json.dumps(asked),), late)
+
+    def _run(
+        self,
+        tag: str,
+        keys: tuple[str, ...],
+        what: str,
+        asked: tuple[str, ...] = (),
+        late: Callable[[Reply], None] | None = None,
+    ) -> Call:
+        return Call(slot_of(marked(tag)), asked, COUNT, keys, what, late)
 
     def _key(self, tag: str, account: str, kind: str) -> str:
-        return f"{self._prefix}:{{{_marked(tag)}}}:{account.translate(_PLAIN)}{_ENDINGS[kind]}"
+        return f"{self._prefix}:{{{marked(tag)}}}:{account.translate(_PLAIN)}{_ENDINGS[kind]}"
 
 
 class _Counters:
@@ -142,51 +136,33 @@ class _Counters:
         return number
 
 
-def _marked(tag: str) -> str:
-    """Return a tag without braces; an empty one would mark nothing."""
-    return tag.translate(_BRACES) or "%"
+def receipt(
+    order: Order, words: Sequence[bytes], now: float, *, leases: bool = False
+) -> tuple[Receipt, list[int]]:
+    """Tell what became of an order, by what the script found before it charged it.
 
+    Args:
+        order: The order.
+        words: What the script found.
+        now: When.
+        leases: Whether units were to be leased.
 
-def _slot(tag: str) -> int:
-    return crc_hqx(tag.encode(), 0) % SLOTS
-
-
-class Reply(NamedTuple):
-    """What the script answered.
-
-    Attributes:
-        is_late: Whether it did nothing, as it was too late.
-        micros: The server's clock.
-        rest: What else it said.
+    Returns:
+        What became of it, and how many units were leased of each line.
     """
-
-    is_late: bool
-    micros: int
-    rest: Sequence[Any]
-
-
-def parsed(reply: Any) -> Reply:
-    """Read an answer; a ValueError, IndexError or TypeError where no script of ours gave it."""
-    head, rest = (reply[0], reply[1:]) if isinstance(reply, list) else (reply, [])
-    status, micros, *words = head.split()
-    if status not in (b"ok", b"late"):
-        raise ValueError("not an answer of the script")
-    return Reply(status == b"late", int(micros), rest or words)
-
-
-def receipt(order: Order, words: Sequence[bytes], now: float) -> Receipt:
-    """Tell what became of an order, by what the script found before it charged it."""
-    numbers = iter([int(word) for word in words])
-    is_admitted = next(numbers) == 1
+    numbers = [int(word) for word in words]
+    is_admitted = numbers[0] == 1
+    leased = numbers[-len(order.lines) :] if leases and is_admitted else [0] * len(order.lines)
+    left = iter(numbers[1:])
     readings, ended = [], []
     for number, (_, limit, cost) in enumerate(order.lines):
-        slot, share = _found(limit, numbers, now)
+        slot, share = _found(limit, left, now)
         if share:
             ended.append((number, share))
         if is_admitted:
-            slot.add(cost)
+            slot.add(cost + leased[number])
         readings.append(slot.read(0 if is_admitted else cost))
-    return Receipt(tuple(readings), now, tuple(ended))
+    return Receipt(tuple(readings), now, tuple(ended)), leased
 
 
 def _found(limit: Limit, numbers: Any, now: float) -> tuple[Slot, float]:

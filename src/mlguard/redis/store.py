@@ -2,46 +2,52 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import NamedTuple
 
-from mlguard import places
-from mlguard.errors import MissingExtra
-from mlguard.ledger import Change, Entry, Order, Receipt, StoreUnavailable
-from mlguard.logs import Seldom
-from mlguard.redis.asks import Refusal
-from mlguard.redis.clocks import Clocks
-from mlguard.redis.routes import Router
-from mlguard.redis.script import Call, Keys, Reply, entries, receipt
-from mlguard.urls import shown
+from mlguard.ledger import (
+    FLIGHT,
+    Change,
+    ChangesUnmade,
+    Entry,
+    Order,
+    Receipt,
+    StoreUnavailable,
+    again,
+)
+from mlguard.redis.calls import Call, Outcome, Reply, marked, slot_of, taken
+from mlguard.redis.leases import Leases, Wish
+from mlguard.redis.script import COUNT, Keys, entries, receipt
+from mlguard.redis.servers import Servers
 
 _TOGETHER = 500  # changes in one round trip
+_KEEP_EVERY = 1.0  # seconds
+_NO_WISH = Wish()
 _OF_ONE = 100  # changes in one run of the script, which nobody else may interrupt
-_HOMEWARD = 0.2  # of the timeout is left to an answer on its way
-_PATIENCE = 10  # timeouts for which a call waits for its turn among many of one event loop
-_OLDEST = (6, 2)
-_FACT = re.compile(r"^([a-z_]+):([^\r\n]*)", re.MULTILINE)
 
 
 class RedisStore:
     """Counts in Redis, in one round trip, by its clock.
 
     Every request says until when it counts, and the server skips what it comes to later: what was
-    given up has no effect afterwards.
+    given up has no effect afterwards. What it had done by then, although its answer came too late,
+    is undone.
 
     Args:
         url: Of the Redis; see `problem`. Never shown, as it may hold a password.
         prefix: What all keys begin with.
         timeout: Seconds that a call may take as a whole.
         holder: Who holds what is in flight; a name without blanks.
+        lease: Units of a counter that a worker pays for beforehand at most; 0: none.
         clock: The time to count by, in seconds; the server's where it is None.
 
     Raises:
         ValueError: The URL has a problem.
-        MissingExtra: The package redis is not installed.
     """
 
     def __init__(
@@ -51,56 +57,67 @@ class RedisStore:
         prefix: str,
         timeout: float = 0.1,
         holder: str,
+        lease: int = 0,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        self._shown = shown(url)
-        self._place = places.place(url)
+        self._servers = Servers(url, timeout)
         self._keys = Keys(prefix)
-        self._timeout = timeout
         self._holder = holder
         self._clock = clock
-        self._log = Seldom()
-        clocks = Clocks(timeout * _HOMEWARD)
-        self._router = Router(self._place, clocks)
-        try:
-            from mlguard.redis.aio import AsyncPool
-            from mlguard.redis.blocking import BlockingPool
-        except ImportError as error:
-            raise MissingExtra("counting in Redis needs mlguard-core[redis]") from error
-        self._blocking = BlockingPool(self._place, clocks)
-        self._async = AsyncPool(self._place, clocks)
+        self._lease = lease
+        self._be_in_this_process()
 
     def start(self) -> None:
-        """Get ready: nothing is to be done before the first call."""
+        """Make connections, in more time than a request has; blocks for a moment."""
+        self._servers.prepare(COUNT)
+
+    def shard(self, tag: str) -> str:
+        """Name the part of the store that a tag is counted in."""
+        return self._servers.router.shard(slot_of(marked(tag)))
+
+    def probe(self, tag: str) -> None:
+        """Write where a tag is counted; blocks."""
+        self._act(self._keys.probe(tag))
 
     def debit(self, order: Order, changes: Sequence[Change] = ()) -> Receipt:
         """Make the changes, which have the order's tag, and then the debit; blocks."""
-        now, until = self._now(), self._until()
-        call = self._keys.count(order, changes, self._holder, now)
-        with self._in_plain_words():
-            return _receipt(order, self._run([call], until)[0], now)
+        asked = self._asked(order, changes)
+        if isinstance(asked, Receipt):
+            return asked
+        with self._answering(asked):
+            return self._answered(asked, self._servers.run([asked.call]))
 
     async def adebit(self, order: Order, changes: Sequence[Change] = ()) -> Receipt:
         """Do what `debit` does, never blocking the event loop."""
-        now = self._now()
-        call = self._keys.count(order, changes, self._holder, now)
-        with self._in_plain_words():
-            async with self._async.turn(self._timeout / 2, self._timeout * _PATIENCE):
-                steps = self._router.run([call], self._until())
-                replies = await self._async.drive(steps)
-            return _receipt(order, replies[0], now)
+        asked = self._asked(order, changes)
+        if isinstance(asked, Receipt):
+            return asked
+        with self._answering(asked):
+            return self._answered(asked, await self._servers.arun([asked.call]))
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Make changes of any tags; blocks. With none, it tells whether the store takes writes.
 
         Up to 500 go in one round trip; more take several, and the timeout is of each.
+
+        Raises:
+            ChangesUnmade: Some were not made: it names those that are to be made again.
         """
-        with self._in_plain_words():
-            if not changes:
-                self._run([self._keys.probe()], self._until())
-            for start in range(0, len(changes), _TOGETHER):
-                calls = self._calls(changes[start : start + _TOGETHER])
-                self._run(calls, self._until())
+        if not changes:
+            self.probe("")
+        changes = self._leases.settle(changes)
+        unmade: list[Change] = []
+        trouble: StoreUnavailable | None = None
+        for parts in self._parts(changes):
+            outcomes = self._servers.run(
+                [self._call(Order(part[0].tag, ()), part) for part in parts]
+            )
+            for part, outcome in zip(parts, outcomes, strict=True):
+                if isinstance(outcome, StoreUnavailable):
+                    unmade += again(part, outcome)
+                    trouble = outcome
+        if trouble is not None:
+            raise ChangesUnmade(f"{self._servers.shown}: {trouble}", unmade)
 
     def complaint(self, *, lifetime: bool) -> str | None:
         """Say what makes the store unfit; blocks.
@@ -108,87 +125,132 @@ class RedisStore:
         Args:
             lifetime: Whether something is counted that must never be forgotten.
         """
-        with self._in_plain_words():
-            until = self._until()
-            for section in ("server", "memory"):
-                for reply in self._blocking.drive(self._router.ask_all(("INFO", section), until)):
-                    facts = self._facts(reply)
-                    complaint = _unfit(facts, self._place.kind, lifetime=lifetime)
-                    if complaint:
-                        return f"{self._shown} {complaint}"
-        return None
+        return self._servers.complaint(keeps=lifetime)
 
     def entries(self, tag: str, account: str) -> list[Entry]:
         """Tell an operator what an account has used; blocks."""
-        now = self._now()
-        with self._in_plain_words():
-            reply = self._run([self._keys.read(tag, account)], self._until())[0]
-            at = reply.micros / 1e6
-            return entries(reply.rest, at if now is None else now, at)
+        reply = self._act(self._keys.read(tag, account))
+        at = reply.micros / 1e6
+        with self._servers.in_plain_words():
+            return entries(reply.rest, self._clock() if self._clock else at, at)
 
     def reset(self, tag: str, account: str, *, lifetime: bool) -> None:
         """Forget what an account has used in windows, and ever where that is meant too; blocks."""
-        with self._in_plain_words():
-            self._run([self._keys.reset(tag, account, lifetime=lifetime)], self._until())
+        self._act(self._keys.reset(tag, account, lifetime=lifetime))
 
     def close(self) -> None:
-        """Let the connections go; those of an event loop go with it."""
-        self._blocking.close()
+        """Give back what is leased, and let the connections go."""
+        self._give_back(everything=True)
+        self._servers.close()
 
-    def _calls(self, changes: Sequence[Change]) -> list[Call]:
-        by_tag: dict[str, list[Change]] = {}
-        for change in changes:
-            by_tag.setdefault(change.tag, []).append(change)
-        now = self._now()
-        return [
-            self._keys.count(Order(tag, ()), same[start : start + _OF_ONE], self._holder, now)
-            for tag, same in by_tag.items()
-            for start in range(0, len(same), _OF_ONE)
-        ]
+    def _act(self, call: Call) -> Reply:
+        with self._servers.in_plain_words():
+            return taken(self._servers.run([call]))[0]
 
-    def _run(self, calls: Sequence[Call], until: float) -> list[Reply]:
-        replies: list[Reply] = self._blocking.drive(self._router.run(calls, until))
-        return replies
+    def _asked(self, order: Order, changes: Sequence[Change]) -> _Asked | Receipt:
+        """Return what the store is asked, or what became of an order that is paid for already."""
+        if self._pid != os.getpid():
+            self._be_in_this_process()
+        changes = self._leases.settle(changes)
+        if not changes and (found := self._leases.take(order)) is not None:
+            return found
+        wish = self._leases.wish(order)
+        return _Asked(order, wish, self._call(order, changes, wish))
 
-    def _facts(self, reply: Any) -> dict[str, str]:
-        if isinstance(reply, Refusal):
-            self._log.warning(
-                "unasked", "whether %s is fit could not be asked: %s", self._shown, reply.reason
-            )
-            return {}
-        return dict(_FACT.findall(bytes(reply).decode("utf-8", "replace")))
+    def _be_in_this_process(self) -> None:
+        """Begin anew after a fork: what a parent paid for is the parent's."""
+        self._pid = os.getpid()
+        self._leases = Leases(self._lease, self._clock or time.monotonic)
+        self._is_keeping = False
 
-    def _now(self) -> float | None:
-        return None if self._clock is None else self._clock()
+    def _call(self, order: Order, changes: Sequence[Change], wish: Wish = _NO_WISH) -> Call:
+        now = self._clock() if self._clock else None
+        undo = partial(self._undo, order, changes, wish)
+        everything = (*wish.returned, *changes)
+        return self._keys.count(order, everything, self._holder, now, wanted=wish.wanted, late=undo)
 
-    def _until(self) -> float:
-        return time.monotonic() + self._timeout
-
-    @contextlib.contextmanager
-    def _in_plain_words(self) -> Iterator[None]:
+    @contextmanager
+    def _answering(self, asked: _Asked) -> Iterator[None]:
         try:
-            yield
-        except StoreUnavailable as error:
-            raise StoreUnavailable(f"{self._shown}: {error}") from None
-        except (ValueError, TypeError, IndexError, StopIteration):
-            raise StoreUnavailable(f"{self._shown}: it holds what is not ours") from None
+            with self._servers.in_plain_words():
+                yield
+        except BaseException:
+            self._leases.fail(asked.order, asked.wish)
+            raise
+
+    def _answered(self, asked: _Asked, outcomes: Sequence[Outcome]) -> Receipt:
+        order, wish, _ = asked
+        (reply,) = taken(outcomes)
+        found, leased = self._receipt(order, reply, wish)
+        found = self._leases.learn(order, wish, found, leased)
+        if any(leased):
+            self._keep()
+        return found
+
+    def _receipt(self, order: Order, reply: Reply, wish: Wish) -> tuple[Receipt, list[int]]:
+        now = self._clock() if self._clock else reply.micros / 1e6
+        if not order.lines:
+            return Receipt((), now), []
+        return receipt(order, reply.rest, now, leases=bool(wish.wanted))
+
+    def _undo(self, order: Order, changes: Sequence[Change], wish: Wish, reply: Reply) -> None:
+        """Take back what was done when nobody waited for it any longer, and others did again."""
+        found, leased = self._receipt(order, reply, wish)
+        undone = [change._replace(extra=-change.extra) for change in changes]
+        if found.is_admitted:
+            for (account, limit, cost), more in zip(order.lines, leased, strict=True):
+                undone.append(Change(order.tag, account, limit, -cost - more, found.at))
+        # What is in flight its holder says again.
+        undone = [change for change in undone if change.limit.kind != FLIGHT]
+        with suppress(StoreUnavailable):
+            for start in range(0, len(undone), _OF_ONE):
+                self.apply(undone[start : start + _OF_ONE])
+
+    def _keep(self) -> None:
+        """Have a thread give back what is leased and not used, as long as there is something."""
+        if not self._is_keeping:
+            self._is_keeping = True
+            threading.Thread(target=self._go_on_keeping, daemon=True).start()
+
+    def _go_on_keeping(self) -> None:
+        while self._leases:
+            time.sleep(_KEEP_EVERY)
+            self._give_back()
+        self._is_keeping = False
+
+    def _give_back(self, *, everything: bool = False) -> None:
+        """Give back what is leased; what the store does not take ends with its window."""
+        if back := self._leases.take_back(everything=everything):
+            with suppress(StoreUnavailable):
+                self.apply(back)
+
+    def _parts(self, changes: Sequence[Change]) -> Iterator[list[list[Change]]]:
+        """Part changes into what goes in one round trip, to one part of the store."""
+        by_shard: dict[str, dict[str, list[Change]]] = {}
+        for change in changes:
+            by_tag = by_shard.setdefault(self.shard(change.tag), {})
+            by_tag.setdefault(change.tag, []).append(change)
+        for by_tag in by_shard.values():
+            together: list[list[Change]] = []
+            for same in by_tag.values():
+                for start in range(0, len(same), _OF_ONE):
+                    together.append(same[start : start + _OF_ONE])
+                    if sum(map(len, together)) > _TOGETHER - _OF_ONE:
+                        yield together
+                        together = []
+            if together:
+                yield together
 
 
-def _receipt(order: Order, reply: Reply, now: float | None) -> Receipt:
-    return receipt(order, reply.rest, reply.micros / 1e6 if now is None else now)
+class _Asked(NamedTuple):
+    """What the store is asked.
 
+    Attributes:
+        order: What is to be charged.
+        wish: What is to be leased.
+        call: Both.
+    """
 
-def _unfit(facts: dict[str, str], kind: str, *, lifetime: bool) -> str | None:
-    version = facts.get("redis_version", "")
-    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-    if numbers and numbers < _OLDEST:
-        return f"is too old: {version}, where 6.2 is needed"
-    if facts.get("redis_mode") == "cluster" and kind != places.CLUSTER:
-        return "is part of a cluster: write redis+cluster://"
-    policy = facts.get("maxmemory_policy", "")
-    if lifetime and policy.startswith("allkeys") and facts.get("maxmemory", "0") != "0":
-        return (
-            f"forgets what must never be forgotten: its maxmemory-policy is {policy}, "
-            "where noeviction or volatile-ttl would keep it"
-        )
-    return None
+    order: Order
+    wish: Wish
+    call: Call

@@ -121,6 +121,8 @@ class Quotas(Plan):
             redis:// and its kin all hosts. A folder behind host:// keeps lifetimes.
         prefix: Begins each key in Redis.
         store_timeout: Seconds for which a request waits for the store at most.
+        lease: Units of a counter that a worker pays for beforehand at most, where somebody comes
+            again and again, so that not each request asks the Redis; 0 never does.
         on_store_failure: Without the store: "local" counts in each worker, "open" does not count,
             "closed" answers 503; one word for all, or a table with one for each.
         local_share: Of each limit, what one worker may admit meanwhile where that is local.
@@ -135,6 +137,7 @@ class Quotas(Plan):
     store: QuotaStore = Field(default="memory://", repr=False)
     prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,64}$")] = "mlguard"
     store_timeout: Annotated[float, Field(gt=0, le=5)] = 0.1
+    lease: Annotated[StrictInt, Field(ge=0, le=1_000_000)] = 0
     on_store_failure: Failures = Field(default={DEFAULT: "local"})
     local_share: Annotated[float, Field(gt=0, le=1)] = 0.25
     max_in_flight: Count | None = None
@@ -155,6 +158,10 @@ class Quotas(Plan):
             raise contradiction(
                 f"has `{place}`, which {self.store} would forget: set `store` to a Redis, or to "
                 "host:///var/lib/… with a folder that outlives reboots",
+            )
+        if self.lease and not self.store.startswith("redis"):
+            raise contradiction(
+                "has `lease`, which is about a Redis: remove it, or set `store` to one",
             )
         known = {*COUNTED, *(unit for table in tables.values() for unit in table.units), DEFAULT}
         if strange := set(self.on_store_failure) - known:

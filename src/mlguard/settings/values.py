@@ -45,11 +45,12 @@ _UNITS = {
     "year": 31_104_000,
 }
 _ROUTE = re.compile(r"[^/\s]*/.*", re.DOTALL)
-_STORE = re.compile(r"rediss?://[^\s\x00-\x1f\x7f]+")
-_QUOTA_STORE = re.compile(
-    r"memory://|host://(/[^\x00-\x1f\x7f?#]+)?|rediss?(\+cluster)?://[^\s\x00-\x1f\x7f]+"
+_REDIS = (
+    r"rediss?(\+cluster)?://[^\s\x00-\x1f\x7f]+"
     r"|rediss?\+sentinel://[^\s/\x00-\x1f\x7f]+/[^\s\x00-\x1f\x7f]+"
 )
+_STORE = re.compile(_REDIS)
+_QUOTA_STORE = re.compile(rf"memory://|host://(/[^\x00-\x1f\x7f?#]+)?|{_REDIS}")
 
 
 class Table(BaseModel):
@@ -205,7 +206,11 @@ QuotaStore = Annotated[
         "redis+sentinel://host:26379/service, or rediss for TLS",
     ),
 ]
-StoreUrl = Annotated[str, _must(_matches(_STORE), 'a URL like "rediss://redis.example.com:6379/0"')]
+StoreUrl = Annotated[
+    str,
+    AfterValidator(_redis),
+    _must(_matches(_STORE), 'a URL like "rediss://redis.example.com:6379/0"'),
+]
 MediaTypes = Annotated[Texts, AfterValidator(_media_types)]
 Algorithm = Literal[*HMAC, *PUBLIC_KEY]  # type: ignore[valid-type]
 Algorithms = Annotated[tuple[Algorithm, ...], Field(min_length=1)]
