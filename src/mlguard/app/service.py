@@ -134,6 +134,8 @@ class Service:
                 self._failover.start()
             if self._first_reading:
                 self._first_reading.start()
+                if not self._revoked.is_known:
+                    self.metrics.set_degraded("revocations", True)
             if self.settings.drift:
                 self.metrics.set_drift_worker_up(False)
             if self._companion:
@@ -270,6 +272,7 @@ class Service:
     def _known_now(self, revocations: Sequence[Revocation]) -> None:
         self._told(revocations)
         self._revoked.is_known = True
+        self.metrics.set_degraded("revocations", False)
 
     def _remember(self, companion: Companion) -> None:
         """Learn what was revoked earlier; where that cannot be read, the companion may know."""
