@@ -6,7 +6,8 @@ with them; the Redis' own CPU time is what INFO says.
 Simulated: the same leases, kept by the same code, of up to ten thousand workers that share one
 tenant, each asked fifty times a second at random moments, until a window is spent that takes four
 fifths of all requests. "Stranded" is what workers hold at most; "early" is what of the limit nobody
-was admitted for, as others held it when the first one was refused. A round trip counts as the
+was admitted for, as others held it when the first one was refused; "unused" what of it was left when
+all requests had come. A round trip counts as the
 microseconds of Redis CPU that were measured.
 """
 
@@ -54,12 +55,14 @@ class Simulated(NamedTuple):
         trips: Round trips of one request.
         stranded: Units that workers held at most.
         early: Share of the limit that was held elsewhere at the first refusal.
+        unused: Share of the limit that was never admitted.
         over: Units admitted beyond the limit.
     """
 
     trips: float
     stranded: int
     early: float
+    unused: float
     over: int
 
 
@@ -133,7 +136,8 @@ def simulate(workers: int, lease: int, chance: Random) -> Simulated:
         if number % 64 == 0:
             stranded = max(stranded, counter.used - admitted)
     over = max(0, admitted - limit.amount)
-    return Simulated(counter.trips / requests, stranded, (early or 0) / limit.amount, over)
+    unused = max(0, limit.amount - admitted) / limit.amount
+    return Simulated(counter.trips / requests, stranded, (early or 0) / limit.amount, unused, over)
 
 
 def main() -> None:
@@ -152,14 +156,14 @@ def main() -> None:
             ratio = micros / found[LEASES[-1]].micros
             print(f"  {ratio:.0f} times the requests for the same CPU time of the Redis")
     print("\nsimulated: workers that share one tenant, until its window is spent")
-    print("  workers  lease  round trips/request  Redis s/million  stranded  early   over")
+    print("  workers  lease  round trips/request  Redis s/million  stranded  early  unused   over")
     chance = Random(1)
     for workers in CROWDS:
         for lease in LEASES:
-            trips, stranded, early, over = simulate(workers, lease, chance)
+            trips, stranded, early, unused, over = simulate(workers, lease, chance)
             print(
                 f"  {workers:7}  {lease:5}  {trips:19.3f}  {trips * micros:15.1f}"
-                f"  {stranded:8}  {early:5.1%}  {over:5}"
+                f"  {stranded:8}  {early:5.1%}  {unused:6.1%}  {over:5}"
             )
 
 

@@ -166,6 +166,8 @@ class Service:
                 self._failover.start()
             if self._first_reading:
                 self._first_reading.start()
+                if not self._revoked.is_known:
+                    self.metrics.set_degraded("revocations", True)
             if self.settings.drift:
                 self.metrics.set_drift_worker_up(False)
             if self._fetcher:
@@ -302,6 +304,7 @@ class Service:
         if self._host:
             self._host.learn(*revocations)
         self._revoked.is_known = True
+        self.metrics.set_degraded("revocations", False)
 
     def _exported(self, taken: bool) -> None:
         self.metrics.set_degraded("tracing", not taken)
