@@ -219,10 +219,16 @@ class Host:
             return None
         self._say("")
         self._keep_young()
-        if self._counts_apart and (number := len(self._snapshots.workers())) > 1:
-            text = "%d workers count quotas apart, so each admits all: set quotas.store to host://"
-            self._log.warning("apart", text, number)
+        if self._counts_apart:
+            self._warn_apart()
         return None if is_saved else _POLL
+
+    def _warn_apart(self) -> None:
+        """Say, in one of several workers, that quotas in memory are not one count."""
+        workers = self._snapshots.workers()
+        if len(workers) > 1 and self._snapshots.name == min(workers):
+            text = "%d workers count quotas apart, so each admits all: set quotas.store to host://"
+            self._log.warning("apart", text, len(workers))
 
     def _keep_young(self) -> None:
         if self._folder is not None and time.monotonic() - self._touched > _TOUCH:
