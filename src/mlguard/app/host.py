@@ -173,6 +173,7 @@ class Host:
         """Write what is left for the others, and let go of the file."""
         with suppress(DatabaseFailed):
             if self._is_open:
+                self._is_open = False
                 self._snapshots.close()
         if self._store is not None:
             self._store.close()
