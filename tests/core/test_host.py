@@ -377,6 +377,16 @@ class TestWithoutTheFile:
         with pytest.raises(InvalidSettings, match=r"lifetimes need a folder .*/proc/no"):
             service.start()
 
+    def test_a_folder_of_the_settings(self, nowhere: None, tmp_path: Path) -> None:
+        """Where the platform has no folder, the settings may name one."""
+        service = Service({**SETTINGS, "service": {"name": "met", "folder": str(tmp_path)}})
+        service.start()
+        said = page(service)
+        service.close()
+
+        assert 'mlguard_degraded{part="host"} 0' in said
+        assert [f.database.exists() for f in Folder.existing("met", tmp_path)] == [True]
+
     def test_it_is_switched_off(self) -> None:
         """Without the file a worker speaks for itself, and makes no folder."""
         service = Service({**SETTINGS, "service": {"name": "met", "host_file": False}})

@@ -84,7 +84,8 @@ class Twin:
         guard = "app.state.mlguard" if "fastapi" in module else "app.extensions['mlguard']"
         return subprocess.run(
             [sys.executable, "-c", f"from {module} import app; {guard}.{call}"],
-            env={**os.environ, **self._env, "PYTHONPATH": str(servers.ROOT)},
+            env={**os.environ, **self._env},
+            cwd=servers.ROOT,
             capture_output=True,
             text=True,
             timeout=servers.LONG,

@@ -192,6 +192,7 @@ class Host:
         """Write what is left for the others, and let go of the file."""
         with suppress(DatabaseFailed):
             if self._is_open:
+                self._is_open = False
                 self._snapshots.close()
         if self._analyst is not None and self._is_open:
             self._analyst.close()
@@ -242,10 +243,16 @@ class Host:
         if self._analyst is not None:
             self._analyst.look_after()
         self._keep_young()
-        if self._counts_apart and (number := len(self._snapshots.workers())) > 1:
-            text = "%d workers count quotas apart, so each admits all: set quotas.store to host://"
-            self._log.warning("apart", text, number)
+        if self._counts_apart:
+            self._warn_apart()
         return None if is_saved else _POLL
+
+    def _warn_apart(self) -> None:
+        """Say, in one of several workers, that quotas in memory are not one count."""
+        workers = self._snapshots.workers()
+        if len(workers) > 1 and self._snapshots.name == min(workers):
+            text = "%d workers count quotas apart, so each admits all: set quotas.store to host://"
+            self._log.warning("apart", text, len(workers))
 
     def _keep_young(self) -> None:
         if self._folder is not None and time.monotonic() - self._touched > _TOUCH:
