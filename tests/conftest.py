@@ -15,7 +15,6 @@ os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http")
 
 pytest.register_assert_rewrite("tests.contract.contract", "tests.servers")
 
-WORKERS = 2  # of a core: half of the time a test waits for servers
 LONGEST_FIRST = ("e2e", "endings", "contract")  # folders
 LONGEST_ID = 60  # characters
 
@@ -25,7 +24,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     named = [Path(argument.partition("::")[0]) for argument in config.args]
     if len(named) < 3 and all(path.is_file() for path in named):
         return 0
-    return WORKERS * len(os.sched_getaffinity(0))
+    return (os.cpu_count() or 1) + 1  # often one waits for a server
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -25,7 +25,8 @@ from tests.e2e.quota_clients import (
 from tests.redis_servers import Redis
 
 WORKERS = 2
-TIMEOUT = 0.1  # seconds that a request waits for the store
+# Seconds that a request waits for the store: a busy machine may take a tenth for itself.
+TIMEOUT = 0.5
 SLACK = 0.5  # seconds that it may take beyond that, and as often as it takes without an outage:
 LOADED = 5  # times
 ROWS = 3

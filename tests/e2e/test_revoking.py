@@ -94,12 +94,15 @@ class Twin:
 
     def learns(self, text: str) -> None:
         """Wait until each worker refuses this token: a second, and what the asking takes."""
-        began = time.monotonic()
-        servers.wait_until(lambda: self.asked(text) == [401] * ASKED, "all workers know")
-        asked = time.monotonic()
-        self.asked(text)
-        asking = time.monotonic() - asked
-        assert asked - began < WITHIN + LOADED * asking
+        began = asked = time.monotonic()
+
+        def is_known() -> bool:
+            nonlocal asked
+            asked = time.monotonic()
+            return self.asked(text) == [401] * ASKED
+
+        servers.wait_until(is_known, "all workers know")
+        assert asked - began < WITHIN + LOADED * (time.monotonic() - asked)
 
     def asked(self, text: str) -> list[int]:
         """Ask with this token until each worker has been met."""
