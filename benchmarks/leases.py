@@ -6,9 +6,8 @@ with them; the Redis' own CPU time is what INFO says.
 Simulated: the same leases, kept by the same code, of up to ten thousand workers that share one
 tenant, each asked fifty times a second at random moments, until a window is spent that takes four
 fifths of all requests. "Stranded" is what workers hold at most; "early" is what of the limit nobody
-was admitted for, as others held it when the first one was refused; "unused" what of it was left when
-all requests had come. A round trip counts as the
-microseconds of Redis CPU that were measured.
+was admitted for, as others held it when the first one was refused; "unused" what of it was left
+when all requests had come. A round trip counts as the microseconds of Redis CPU that were measured.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from mlguard.auth.minting import make_key, mint, secret_signer, signer
 from mlguard.cli import main
 from mlguard.reference import Reference
 from mlguard.settings import Issuer
-from mlguard.testing import Rehearsal
+from mlguard.testing import GuardTester
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -47,7 +47,7 @@ def test_the_fastapi_twin_runs(folder: Path) -> None:
     """The FastAPI service of the README is guarded by the settings of the README."""
     names: dict[str, Any] = {}
     exec(blocks(README, "python")[0], names)
-    rehearsal = Rehearsal(names["guard"])
+    rehearsal = GuardTester(names["guard"])
     with TestClient(names["app"]) as client:
         body = {"instances": [[5.1, 3.5, 1.4, 0.2]]}
 
@@ -60,7 +60,7 @@ def test_the_flask_twin_runs(folder: Path) -> None:
     """The Flask service of the README is guarded by the settings of the README."""
     names: dict[str, Any] = {"__name__": "service"}
     exec(blocks(README, "python")[1], names)
-    rehearsal = Rehearsal(names["guard"])
+    rehearsal = GuardTester(names["guard"])
     client = names["app"].test_client()
     body = {"instances": [[5.1, 3.5, 1.4, 0.2]]}
 
@@ -73,7 +73,7 @@ def test_the_handler_form_runs(folder: Path) -> None:
     """guard.inference of the README runs outside of a request too."""
     names: dict[str, Any] = {"__name__": "service"}
     exec(blocks(README, "python")[1], names)
-    rehearsal = Rehearsal(names["guard"])
+    rehearsal = GuardTester(names["guard"])
 
     class Model:
         def predict(self, rows: list[list[float]]) -> list[float]:
@@ -200,9 +200,9 @@ class TestAuthentication:
         return blocks(AUTHENTICATION, "python")
 
     @staticmethod
-    def fastapi(page: list[str]) -> tuple[dict[str, Any], Rehearsal, TestClient]:
+    def fastapi(page: list[str]) -> tuple[dict[str, Any], GuardTester, TestClient]:
         names = _with_a_model(page[0])
-        return names, Rehearsal(names["guard"]), TestClient(names["app"])
+        return names, GuardTester(names["guard"]), TestClient(names["app"])
 
     def test_scopes_of_a_fastapi_route(self, page: list[str]) -> None:
         """The decorator and the dependency demand the scope."""
@@ -218,7 +218,7 @@ class TestAuthentication:
     def test_scopes_of_a_flask_route(self, page: list[str]) -> None:
         """The decorator demands the scope."""
         names = _with_a_model(page[1])
-        rehearsal = Rehearsal(names["guard"])
+        rehearsal = GuardTester(names["guard"])
         client = names["app"].test_client()
 
         assert client.delete("/cache", headers=rehearsal.headers()).status_code == 403
@@ -228,7 +228,7 @@ class TestAuthentication:
     def test_public_routes_with_scopes(self, page: list[str]) -> None:
         """A public route that demands scopes takes a token, decorated or by a dependency."""
         names = _with_a_model(page[0], {"public": ["/cache", "/models"]})
-        headers = Rehearsal(names["guard"]).headers(scopes=["admin"])
+        headers = GuardTester(names["guard"]).headers(scopes=["admin"])
 
         with TestClient(names["app"]) as client:
             assert client.delete("/cache").json()["code"] == "token_missing"
@@ -309,7 +309,7 @@ class TestWalk:
         """A framework, and the kit's files in the order in which a call of the model meets them."""
         names: dict[str, Any] = {"__name__": "service"}
         exec(blocks(README, "python")[["FastAPI", "Flask"].index(request.param)], names)
-        headers = Rehearsal(names["guard"]).headers()
+        headers = GuardTester(names["guard"]).headers()
         app = names["app"]
         client = TestClient(app) if request.param == "FastAPI" else app.test_client()
 

@@ -34,7 +34,7 @@ def quiet(logger: str) -> Iterator[None]:
         _IS_QUIET.reset(token)
 
 
-class Seldom:
+class RateLimitedLog:
     """Log each kind of event at most once per period, so that no client can fill the log.
 
     Args:

@@ -11,13 +11,13 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from mlguard.app.front import Front
+from mlguard.app.front import GuardedApp
 from mlguard.auth import KeySet
 from mlguard.auth.minting import mint, secret_signer, usual, usual_type
 from mlguard.errors import InvalidSettings
 
 
-class Rehearsal:
+class GuardTester:
     """Cut a guard off from everything outside, before its app's first request.
 
     Real decisions, real metrics, real spans; but no file, no exporter, and tokens signed here.
@@ -27,16 +27,16 @@ class Rehearsal:
 
     Example:
         guard = MLGuard(app, "mlguard.toml")
-        rehearsal = Rehearsal(guard)
-        client.post("/predict", json=..., headers=rehearsal.headers(subject="alice"))
+        tester = GuardTester(guard)
+        client.post("/predict", json=..., headers=tester.headers(subject="alice"))
     """
 
-    def __init__(self, guard: Front[Any]) -> None:
+    def __init__(self, guard: GuardedApp[Any]) -> None:
         self._service = guard.service
         self._secret = secrets.token_bytes(32)
         self._exporter = InMemorySpanExporter()
         self._rows: list[tuple[str, str, list[Any]]] = []
-        self._service.rehearse(
+        self._service.replace_for_tests(
             keys=KeySet.from_secrets([self._secret]),
             spans=SimpleSpanProcessor(self._exporter),
             offer=self._offer,

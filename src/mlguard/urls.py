@@ -35,7 +35,7 @@ def has_password(url: str) -> bool:
     return bool(_PASSWORD.search(url))
 
 
-def shown(url: str) -> str:
+def redacted_url(url: str) -> str:
     """Return a text, which may be a URL, as it may be seen: without user, password and query.
 
     Nothing before an @ is shown, as a password may hold a slash. With an @ behind a question mark,

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
 from mlguard.errors import InvalidSettings, Refused
-from mlguard.testing import Rehearsal
+from mlguard.testing import GuardTester
 from mlguard_fastapi import MLGuard
 from tests.adapters.common import ROWS, settings
 
@@ -32,8 +32,8 @@ def predict(body: dict[str, Any]) -> dict[str, Any]:
     return {"predictions": [sum(row) for row in body["instances"]]}
 
 
-def guarded(app: FastAPI, chosen: Any = None) -> tuple[TestClient, Rehearsal]:
-    rehearsal = Rehearsal(MLGuard(app, chosen or settings()))
+def guarded(app: FastAPI, chosen: Any = None) -> tuple[TestClient, GuardTester]:
+    rehearsal = GuardTester(MLGuard(app, chosen or settings()))
     return TestClient(app, raise_server_exceptions=False), rehearsal
 
 
@@ -240,7 +240,7 @@ def test_the_caller_is_a_dependency_in_the_openapi_document() -> None:
     def me(caller: Any = Depends(guard.caller)) -> dict[str, str]:
         return {"me": caller.subject}
 
-    rehearsal = Rehearsal(guard)
+    rehearsal = GuardTester(guard)
     client = TestClient(app)
     document = app.openapi()
 
@@ -262,7 +262,7 @@ def test_scopes_are_a_dependency_too() -> None:
         return {"reloaded": True}
 
     app.include_router(router)
-    rehearsal = Rehearsal(guard)
+    rehearsal = GuardTester(guard)
     client = TestClient(app)
     lacking = client.get("/admin/reload", headers=rehearsal.headers(scopes=["predict", "admin"]))
     granted = client.get(
@@ -308,7 +308,7 @@ def test_blocking_inference_on_the_event_loop_is_an_error_that_says_so() -> None
         with guard.inference("sum", 1):
             pass
 
-    rehearsal = Rehearsal(guard)
+    rehearsal = GuardTester(guard)
 
     with pytest.raises(Exception, match=r"async with guard\.inference"):
         TestClient(app).get("/wrong", headers=rehearsal.headers())
@@ -406,7 +406,7 @@ def test_a_guarded_app_mounted_in_a_guarded_app_is_counted_once() -> None:
     """The outer guard decides; nothing is charged or counted twice."""
     outer, inner = FastAPI(), FastAPI()
     inner.post("/predict")(predict)
-    inner_guard = Rehearsal(MLGuard(inner, settings()))
+    inner_guard = GuardTester(MLGuard(inner, settings()))
     outer.mount("/inner", inner)
     client, rehearsal = guarded(outer, settings("/inner/predict"))
     answer = client.post("/inner/predict", json=ROWS, headers=rehearsal.headers())
@@ -428,7 +428,7 @@ def test_a_refusal_in_a_handler_costs_a_request() -> None:
         async with guard.inference("other", 1000):
             return predict(body)
 
-    rehearsal = Rehearsal(guard)
+    rehearsal = GuardTester(guard)
     client = TestClient(app)
     refused = client.post("/predict", json=ROWS, headers=rehearsal.headers())
     beyond = client.get("/nowhere", headers=rehearsal.headers())
@@ -448,7 +448,7 @@ def test_the_inner_guard_knows_the_outer_caller() -> None:
         async with guard.inference("sum", 60):
             return {"subject": getattr(guard.caller(), "subject", None)}
 
-    Rehearsal(guard)
+    GuardTester(guard)
     outer.mount("/inner", inner)
     client, rehearsal = guarded(outer, settings(None))
     answers = [client.get("/inner/me", headers=rehearsal.headers("eve")) for _ in range(2)]
@@ -650,9 +650,9 @@ def test_an_inner_guard_asks_where_the_outer_does_not() -> None:
     async def secret() -> str:
         return "secret"
 
-    rehearsal = Rehearsal(MLGuard(inner, settings(None)))
+    rehearsal = GuardTester(MLGuard(inner, settings(None)))
     outer.mount("/inner", inner)
-    Rehearsal(MLGuard(outer, {"service": {"name": "outer"}}))
+    GuardTester(MLGuard(outer, {"service": {"name": "outer"}}))
     client = TestClient(outer)
 
     assert client.get("/inner/secret").status_code == 401

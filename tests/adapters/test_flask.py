@@ -22,7 +22,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.test import Client
 
 from mlguard.errors import InvalidSettings
-from mlguard.testing import Rehearsal
+from mlguard.testing import GuardTester
 from mlguard_flask import MLGuard
 from tests.adapters.common import ROWS, settings
 
@@ -31,8 +31,8 @@ def predict() -> dict[str, Any]:
     return {"predictions": [sum(row) for row in request.get_json()["instances"]]}
 
 
-def guarded(app: Flask, chosen: Any = None) -> tuple[FlaskClient, Rehearsal]:
-    rehearsal = Rehearsal(MLGuard(app, chosen or settings()))
+def guarded(app: Flask, chosen: Any = None) -> tuple[FlaskClient, GuardTester]:
+    rehearsal = GuardTester(MLGuard(app, chosen or settings()))
     return app.test_client(), rehearsal
 
 
@@ -216,7 +216,7 @@ def test_streams_are_measured_to_their_last_byte() -> None:
         return Response(chunks())
 
     guard = MLGuard(app, settings())
-    rehearsal = Rehearsal(guard)
+    rehearsal = GuardTester(guard)
     provider: Any = guard.service.tracer_provider
     with app.test_client() as client:
         answer = client.get("/stream", headers=rehearsal.headers())
@@ -279,7 +279,7 @@ def test_an_instrumented_app_is_joined(*, late: bool) -> None:
         if late:
             guard = MLGuard(app, settings(tracing={"endpoint": "console"}))
         instrument.instrument_app(app, tracer_provider=provider)
-    rehearsal = Rehearsal(guard or MLGuard(app, settings()))
+    rehearsal = GuardTester(guard or MLGuard(app, settings()))
     app.test_client().post("/predict", json=ROWS, headers=rehearsal.headers())
     theirs = [s.name for s in exporter.get_finished_spans() if s.kind.name == "SERVER"]
     ours = [s.name for s in rehearsal.spans]
@@ -333,7 +333,7 @@ def test_init_app_names_the_app_later() -> None:
     app = app_with_predict()
     guard = MLGuard(settings=settings())
     guard.init_app(app)
-    Rehearsal(guard)
+    GuardTester(guard)
 
     assert app.test_client().post("/predict", json=ROWS).status_code == 401
 
@@ -365,7 +365,7 @@ def test_scopes_of_views_that_are_classes() -> None:
     blueprint.add_url_rule("/whole", view_func=Whole.as_view("whole"))
     app.add_url_rule("/method", view_func=Method.as_view("method"))
     app.register_blueprint(blueprint)
-    rehearsal = Rehearsal(guard)
+    rehearsal = GuardTester(guard)
     client = app.test_client()
     lacking, granted = (rehearsal.headers(scopes=["predict", *s]) for s in ([], ["admin"]))
 
@@ -380,7 +380,7 @@ def test_a_token_that_nobody_signed_revokes_nothing() -> None:
     """guard.revoke takes a whole token only where its issuer signed it."""
     app = Flask(__name__)
     guard = MLGuard(app, settings(None))
-    rehearsal = Rehearsal(guard)
+    rehearsal = GuardTester(guard)
     good = rehearsal.token(jti="one")
     forged = f"{good.rpartition('.')[0]}.{rehearsal.token(jti='two').rpartition('.')[2]}"
 
@@ -410,7 +410,7 @@ def test_apps_beside_flask(order: str, caplog: pytest.LogCaptureFixture) -> None
 
     if order == "before":
         put()
-    rehearsal = Rehearsal(MLGuard(app, settings(None)))
+    rehearsal = GuardTester(MLGuard(app, settings(None)))
     if order == "after":
         put()
     client = app.test_client()
@@ -451,9 +451,9 @@ def test_an_inner_guard_asks_where_the_outer_does_not() -> None:
     """A guarded app with [auth], mounted in one without, still takes a token."""
     outer, inner = Flask("outer"), Flask("inner")
     inner.get("/secret")(lambda: "secret")
-    rehearsal = Rehearsal(MLGuard(inner, settings(None)))
+    rehearsal = GuardTester(MLGuard(inner, settings(None)))
     outer.wsgi_app = DispatcherMiddleware(outer.wsgi_app, {"/inner": inner})  # type: ignore[method-assign]
-    Rehearsal(MLGuard(outer, {"service": {"name": "outer"}}))
+    GuardTester(MLGuard(outer, {"service": {"name": "outer"}}))
     client = outer.test_client()
 
     assert client.get("/inner/secret").status_code == 401

@@ -10,7 +10,7 @@ from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from fastapi.testclient import TestClient
 from flask import Flask, Response
 
-from mlguard.testing import Rehearsal
+from mlguard.testing import GuardTester
 from mlguard_fastapi import MLGuard as FastAPIGuard
 from mlguard_flask import MLGuard as FlaskGuard
 
@@ -24,7 +24,7 @@ def test_a_stream_that_is_broken_off() -> None:
     """Whoever closes a stream has had the rows that it was to give."""
     app = Flask(__name__)
     guard = FlaskGuard(app, SETTINGS)
-    Rehearsal(guard)
+    GuardTester(guard)
 
     @app.get("/stream")
     def stream() -> Response:
@@ -48,7 +48,7 @@ def test_a_socket_that_is_closed() -> None:
     """Whoever closes a WebSocket while the model runs has had the rows."""
     app = FastAPI()
     guard = FastAPIGuard(app, SETTINGS)
-    rehearsal = Rehearsal(guard)
+    rehearsal = GuardTester(guard)
 
     @app.websocket("/ws")
     async def rows(socket: WebSocket) -> None:

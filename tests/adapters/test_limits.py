@@ -24,7 +24,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 import mlguard_fastapi as fastapi_adapter
 import mlguard_flask as flask_adapter
-from mlguard.testing import Rehearsal
+from mlguard.testing import GuardTester
 from tests.adapters.common import ROWS, settings
 from tests.contract import test_fastapi as over_asgi
 from tests.contract import test_flask as over_wsgi
@@ -50,7 +50,7 @@ def flask_app(**tables: Any) -> tuple[Flask, flask_adapter.MLGuard]:
 
 def asking(app: Any, guard: Any) -> Statuses:
     """Make a function that asks so many times and tells the statuses."""
-    rehearsal = Rehearsal(guard)
+    rehearsal = GuardTester(guard)
     client: Client = (over_asgi if isinstance(app, FastAPI) else over_wsgi).InProcess(app)
 
     def statuses(path: str, times: int, method: str = "GET", body: bytes = b"") -> list[int]:
@@ -159,7 +159,7 @@ def test_messages_that_a_function_says(make: Any) -> None:
     """A refused client is told what error_message says when it is refused."""
     app, guard = make()
     app.get("/")(guard.limit("1/hour", error_message=lambda: "One an hour.")(lambda: "ok"))
-    headers = list(Rehearsal(guard).headers().items())
+    headers = list(GuardTester(guard).headers().items())
     client: Client = (over_asgi if isinstance(app, FastAPI) else over_wsgi).InProcess(app)
     answers = [client.ask("GET", "/", headers=headers) for _ in range(2)]
 
@@ -345,7 +345,7 @@ def test_handshakes_are_limited() -> None:
         await socket.accept()
         await socket.close()
 
-    headers = Rehearsal(guard).headers()
+    headers = GuardTester(guard).headers()
     client = TestClient(app)
     with client.websocket_connect("/ws?n=2", headers=headers):
         pass
@@ -398,7 +398,7 @@ def test_slowapis_own_forms() -> None:
     async def handler() -> str:
         return "ok"
 
-    rehearsal = Rehearsal(guard)
+    rehearsal = GuardTester(guard)
     client = TestClient(app)
 
     def statuses(who: str, **headers: str) -> list[int]:
@@ -451,7 +451,7 @@ def test_beside_slowapi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     async def below(request: Request) -> str:
         return "ok"
 
-    rehearsal = Rehearsal(guard)
+    rehearsal = GuardTester(guard)
     client = TestClient(app)
 
     def answers(path: str, number: int) -> list[str]:
@@ -548,7 +548,7 @@ def test_beside_flask_limiter() -> None:
     def below() -> str:
         return "ok"
 
-    rehearsal = Rehearsal(guard)
+    rehearsal = GuardTester(guard)
     client = app.test_client()
 
     def answers(path: str, number: int) -> list[str]:

@@ -18,7 +18,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 import mlguard_fastapi as fastapi_adapter
 import mlguard_flask as flask_adapter
 from mlguard.guard import watched
-from mlguard.testing import Rehearsal
+from mlguard.testing import GuardTester
 from tests.adapters.common import ROWS, settings
 
 Bridge = Callable[[Any], Any]
@@ -75,18 +75,18 @@ def legacy(chosen: Any = None) -> tuple[Flask, flask_adapter.MLGuard]:
 
 def mounted(
     app: Any, bridge: Bridge, chosen: Any = None, prefix: str = "/legacy"
-) -> tuple[TestClient, Rehearsal, fastapi_adapter.MLGuard]:
+) -> tuple[TestClient, GuardTester, fastapi_adapter.MLGuard]:
     """The service that it moves to."""
     outer = FastAPI()
     outer.mount(prefix, bridge(app))
     guard = fastapi_adapter.MLGuard(outer, chosen or settings("/legacy/predict"))
-    return TestClient(outer, raise_server_exceptions=False), Rehearsal(guard), guard
+    return TestClient(outer, raise_server_exceptions=False), GuardTester(guard), guard
 
 
 def test_counted_once(bridge: Bridge) -> None:
     """The outer guard decides, charges and counts, by the inner route below the mount."""
     app, guard = legacy()
-    inner = Rehearsal(guard)
+    inner = GuardTester(guard)
     client, outer, _ = mounted(app, bridge)
     refused = client.post("/legacy/predict", json=ROWS)
     answer = client.post("/legacy/predict", json=ROWS, headers=outer.headers())
@@ -110,7 +110,7 @@ def test_counted_once(bridge: Bridge) -> None:
 def test_the_span_is_the_servers(bridge: Bridge) -> None:
     """What was decided stands on the server's span; the inference is below it, in one trace."""
     app, guard = legacy(settings())
-    inner = Rehearsal(guard)
+    inner = GuardTester(guard)
     client, outer, _ = mounted(app, bridge)
     client.post("/legacy/predict", json=ROWS, headers=outer.headers())
     server = next(s for s in outer.spans if s.kind.name == "SERVER")
@@ -245,7 +245,7 @@ def test_the_watch_does_not_leak(bridge: Bridge) -> None:
         return "ok"
 
     for guard in (inner, third):
-        Rehearsal(guard)
+        GuardTester(guard)
     client, outer, _ = mounted(app, bridge, settings(None))
     with client:
         for _ in range(2):
@@ -259,7 +259,7 @@ def test_the_watch_does_not_leak(bridge: Bridge) -> None:
 def test_an_inner_guard_asks_where_the_outer_does_not(bridge: Bridge) -> None:
     """A guarded Flask app with [auth], mounted in an app without, still takes a token."""
     app, guard = legacy()
-    inner = Rehearsal(guard)
+    inner = GuardTester(guard)
     client, _, _ = mounted(app, bridge, {"service": {"name": "outer"}})
 
     assert client.get("/legacy/items/1").status_code == 401

@@ -23,7 +23,7 @@ from jose import jwk, jwt
 
 import mlguard_fastapi as fastapi_adapter
 import mlguard_flask as flask_adapter
-from mlguard.testing import Rehearsal
+from mlguard.testing import GuardTester
 from tests.adapters import common, test_fastapi, test_flask
 from tests.adapters.common import ROWS
 from tests.apps import fastapi_twin, flask_twin
@@ -50,18 +50,18 @@ BEYOND = {"client.port"}
 
 
 @pytest.fixture
-def twins(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Client, Rehearsal]]:
+def twins(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Client, GuardTester]]:
     monkeypatch.setenv("TWIN_SECRET", SECRET)
     fastapi_app, flask_app = fastapi_twin.guarded(SETTINGS), flask_twin.guarded(SETTINGS)
     return [
-        (over_asgi.InProcess(fastapi_app), Rehearsal(fastapi_app.state.mlguard)),
-        (over_wsgi.InProcess(flask_app), Rehearsal(flask_app.extensions["mlguard"])),
+        (over_asgi.InProcess(fastapi_app), GuardTester(fastapi_app.state.mlguard)),
+        (over_wsgi.InProcess(flask_app), GuardTester(flask_app.extensions["mlguard"])),
     ]
 
 
 @pytest.mark.parametrize(("method", "path", "known"), CALLS.values(), ids=CALLS.keys())
 def test_spans_are_twins(
-    twins: list[tuple[Client, Rehearsal]], method: str, path: str, *, known: bool
+    twins: list[tuple[Client, GuardTester]], method: str, path: str, *, known: bool
 ) -> None:
     """Names and attributes of spans do not depend on the framework."""
     if method == "DELETE":
@@ -147,11 +147,11 @@ def test_only_trusted_peers_choose_what_is_traced(
     if framework == 0:
         app: Any = fastapi_twin.guarded(chosen)
         client: Client = over_asgi.InProcess(app)
-        rehearsal = Rehearsal(app.state.mlguard)
+        rehearsal = GuardTester(app.state.mlguard)
     else:
         app = flask_twin.guarded(chosen)
         client = over_wsgi.InProcess(app)
-        rehearsal = Rehearsal(app.extensions["mlguard"])
+        rehearsal = GuardTester(app.extensions["mlguard"])
     trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
     client.ask(
         "GET", "/health", headers=[("traceparent", f"00-{trace_id}-00f067aa0ba902b7-{flag}")]
@@ -178,7 +178,7 @@ def test_streams_that_break_off_are_paid_for(framework: str) -> None:
         app.post("/predict")(lambda: Response(chunks()))
         guard = flask_adapter.MLGuard(app, chosen)
         client = over_wsgi.InProcess(app)
-    headers = list(Rehearsal(guard).headers().items())
+    headers = list(GuardTester(guard).headers().items())
     codes = []
     for _ in range(2):
         with suppress(ValueError):
@@ -199,7 +199,7 @@ def test_paths_that_lead_nowhere_are_told(
     apps: tuple[Any, Any] = fastapi_twin.guarded(chosen), flask_twin.guarded(chosen)
     client: Client = (over_asgi if framework == 0 else over_wsgi).InProcess(apps[framework])
     guard = apps[0].state.mlguard if framework == 0 else apps[1].extensions["mlguard"]
-    rehearsal = Rehearsal(guard)
+    rehearsal = GuardTester(guard)
     headers = [*rehearsal.headers().items(), ("Content-Type", "application/json")]
     for _ in range(2):
         client.ask("POST", "/predict", headers=headers, body=b'{"instances": [[1, 2]]}')

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from mlguard.bodies import Layout, Reading, Rows, is_json, parse
+from mlguard.bodies import BodyReading, Layout, Rows, is_json, parse
 from mlguard.drift.reference import MAX_CATEGORY_LENGTH
 
 NAMED = Layout(("a", "b"), "instances", "predictions")
@@ -286,16 +286,16 @@ class TestCounting:
 
     def test_what_cannot_be_read_was_not_surely_asked(self) -> None:
         """It is charged by its bytes if the handler answers without saying how many rows."""
-        assert IRIS.read(b"[1, 2, 3") == Reading(3, 0, None, False, False)
+        assert IRIS.read(b"[1, 2, 3") == BodyReading(3, 0, None, False, False)
 
     @pytest.mark.parametrize("raw", [b"", b" \n"], ids=["empty", "blank"])
     def test_nothing_sent(self, raw: bytes) -> None:
         """An empty body holds no rows."""
-        assert IRIS.read(raw) == Reading(1, 0, None, False, False)
+        assert IRIS.read(raw) == BodyReading(1, 0, None, False, False)
 
     def test_nothing_is_read(self) -> None:
         """Without `inputs` no body is read."""
-        assert Layout(("a",)).read(b'{"a": [1, 2]}') == Reading(1, 0, None, False, False)
+        assert Layout(("a",)).read(b'{"a": [1, 2]}') == BodyReading(1, 0, None, False, False)
 
     @pytest.mark.parametrize(
         ("layout", "raw"),
@@ -339,8 +339,8 @@ class TestCounting:
         assert [NAMED.row(rows, index) for index in range(len(rows))] == expected
 
 
-def asked(rows: int, least: int = 1) -> Reading:
-    return Reading(rows, least, None, True, True)
+def asked(rows: int, least: int = 1) -> BodyReading:
+    return BodyReading(rows, least, None, True, True)
 
 
 class TestAnswers:

@@ -26,9 +26,9 @@ from mlguard.ledger import MemoryLedger
 from mlguard.messages import Deny, Principal
 from mlguard.quota_store.choose import maker
 from mlguard.quota_store.store import Store
-from mlguard.quotas import Charged, Demand, Quota, RouteLimit
+from mlguard.quotas import Cost, Quota, Reservation, RouteLimit
 from mlguard.settings import Quotas, Rate, load
-from mlguard.testing import Rehearsal
+from mlguard.testing import GuardTester
 from tests.servers import ROOT, find, free_port, wait_until
 
 pytestmark = pytest.mark.skipif(
@@ -81,7 +81,7 @@ TENANTS = """
 rows = ["70000/day"]
 """
 ALICE = Principal(ISSUER, "alice")
-ROWS = Demand("iris", {"rows": 4000, "tokens": 70})
+ROWS = Cost("iris", {"rows": 4000, "tokens": 70})
 
 Told = Callable[..., tuple[int, str, str]]
 
@@ -196,14 +196,14 @@ def told(capsys: pytest.CaptureFixture[str]) -> Told:
     return run
 
 
-def charge(store: Store, quotas: Quotas, who: Principal, demand: Demand) -> Charged | Deny:
+def charge(store: Store, quotas: Quotas, who: Principal, demand: Cost) -> Reservation | Deny:
     """Do what a service does for a request."""
     quota = Quota(quotas, MemoryLedger(), is_shared=True)
     steps = quota.admit(quota.caller(who), demand)
     receipt = store.debit(next(steps).order)
     with pytest.raises(StopIteration) as decided:
         steps.send(receipt)
-    return cast("Charged | Deny", decided.value.value)
+    return cast("Reservation | Deny", decided.value.value)
 
 
 def rows_of(text: str) -> dict[str, list[str]]:
@@ -217,9 +217,9 @@ class TestShow:
         """Each counter is told: what, its window, what is used, left, and of how much."""
         quotas = place.write()
         route = RouteLimit(Rate(text="5/day", limit=5, seconds=86_400), 2, "/p app.p", None)
-        demand = Demand("iris", {"rows": 4000, "tokens": 70}, limits=(route,))
+        demand = Cost("iris", {"rows": 4000, "tokens": 70}, limits=(route,))
         store = worker(quotas)
-        assert isinstance(charge(store, quotas, ALICE, demand), Charged)
+        assert isinstance(charge(store, quotas, ALICE, demand), Reservation)
 
         code, out, err = told("show", "alice")
 
@@ -323,7 +323,7 @@ class TestShow:
     ) -> None:
         """Where nobody is authenticated, an address is shown, an IPv6 one with its /64."""
         quotas = place.write(NOBODY)
-        charge(worker(quotas), quotas, Principal("", client), Demand())
+        charge(worker(quotas), quotas, Principal("", client), Cost())
 
         code, out, _ = told("show", address)
 
@@ -348,7 +348,7 @@ class TestShow:
         quotas = place.write(quotas="[quotas.models.iris]\nconcurrency = 2")
         store = worker(quotas)
         for model in ("iris", "own", "own"):
-            charge(store, quotas, ALICE, Demand(model, {"rows": 1}))
+            charge(store, quotas, ALICE, Cost(model, {"rows": 1}))
 
         _, out, _ = told("show", "alice")
 
@@ -372,7 +372,7 @@ class TestReset:
         quotas = place.write()
         store = worker(quotas)
         bob = Principal(ISSUER, "bob")
-        full = Demand("iris", {"rows": 10_000})
+        full = Cost("iris", {"rows": 10_000})
         for who in (ALICE, bob):
             charge(store, quotas, who, full)
 
@@ -382,7 +382,7 @@ class TestReset:
         assert out.startswith(f"forgot the windows of 'alice' of {ISSUER}: ")
         assert "rows of iris 10000/day" in out
         assert "kept what it has ever used, rows of iris ever: --lifetime forgets that" in out
-        assert isinstance(charge(store, quotas, ALICE, full), Charged)
+        assert isinstance(charge(store, quotas, ALICE, full), Reservation)
         assert isinstance(charge(store, quotas, bob, full), Deny)
         assert rows_of(told("show", "alice")[1])["rows of iris ever"][0] == "20000"
 
@@ -449,8 +449,8 @@ class TestGrant:
         """A caller whose quota is spent may ask what was granted, and no more."""
         quotas = place.write()
         store = worker(quotas)
-        charge(store, quotas, ALICE, Demand("iris", {"rows": 10_000}))
-        assert isinstance(charge(store, quotas, ALICE, Demand("iris", {"rows": 300})), Deny)
+        charge(store, quotas, ALICE, Cost("iris", {"rows": 10_000}))
+        assert isinstance(charge(store, quotas, ALICE, Cost("iris", {"rows": 300})), Deny)
 
         _, out, _ = told("grant", "alice", "--rows", 300, "--model", "iris")
 
@@ -458,8 +458,8 @@ class TestGrant:
             f"granted 300 rows of iris to 'alice' of {ISSUER}: in the current window of "
             "10000/day, in the current window of 50000 per 2 months\n"
         )
-        assert isinstance(charge(store, quotas, ALICE, Demand("iris", {"rows": 300})), Charged)
-        assert isinstance(charge(store, quotas, ALICE, Demand("iris", {"rows": 1})), Deny)
+        assert isinstance(charge(store, quotas, ALICE, Cost("iris", {"rows": 300})), Reservation)
+        assert isinstance(charge(store, quotas, ALICE, Cost("iris", {"rows": 1})), Deny)
 
     def test_the_plan_is_told_by_what_was_charged(
         self, told: Told, place: Place, worker: Any
@@ -645,7 +645,7 @@ def test_several_files(told: Told, runtime: Path, tmp_path: Path, monkeypatch: A
         store = on_this_host(Folder.of(place.service))
         store.start()
         for _ in range(number):
-            charge(store, quotas, Principal("", "192.0.2.7"), Demand())
+            charge(store, quotas, Principal("", "192.0.2.7"), Cost())
         store.database.close()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
 
@@ -717,7 +717,7 @@ class TestThePage:
         monkeypatch.setenv("MLGUARD_SERVICE__NAME", place.service)
         monkeypatch.setenv("MLGUARD_QUOTAS__STORE", place.secret or place.url)
         quotas = cast("Quotas", load("mlguard.toml", named=()).quotas)
-        charge(worker(quotas), quotas, ALICE, Demand("iris", {"rows": 4000}))
+        charge(worker(quotas), quotas, ALICE, Cost("iris", {"rows": 4000}))
 
         _, out, _ = told("show", "alice")
 
@@ -733,6 +733,6 @@ class TestThePage:
         names = {} if names is None else names
         names |= {"__name__": "service", "SETTINGS": settings or {}}
         exec(code.replace('"mlguard.toml"', "SETTINGS"), names)
-        Rehearsal(names["guard"])
+        GuardTester(names["guard"])
         app = names["app"]
         return app.test_client() if hasattr(app, "test_client") else TestClient(app)

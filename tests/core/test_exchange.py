@@ -430,7 +430,7 @@ class Lives(RuleBasedStateMachine):
             ),
         )
         self.exporter = InMemorySpanExporter()
-        self.guard.parts.tracing.rehearse(SimpleSpanProcessor(self.exporter))
+        self.guard.parts.tracing.replace_for_tests(SimpleSpanProcessor(self.exporter))
         self.known: list[Known] = []
         self.statuses: Counter[str] = Counter()
         self.inferences = 0

@@ -1426,7 +1426,7 @@ class TestSpans:
     def ours(self, exporter: InMemorySpanExporter) -> Guard:
         """A guard that makes the server spans itself."""
         guard = guarded(self.TRACED)
-        guard.parts.tracing.rehearse(SimpleSpanProcessor(exporter))
+        guard.parts.tracing.replace_for_tests(SimpleSpanProcessor(exporter))
         return guard
 
     def test_the_story_of_a_request(

@@ -76,7 +76,7 @@ FACE = {
     ],
     "mlguard.reference": ["Feature", "Reference"],
     "mlguard.settings": ["Settings"],
-    "mlguard.testing": ["Rehearsal"],
+    "mlguard.testing": ["GuardTester"],
 }
 """What users may import; whatever else is there may change with any version."""
 

@@ -26,7 +26,7 @@ from mlguard.auth.keyring import Keyring
 from mlguard.keys import KeyFetcher
 from mlguard.keys.freshness import freshness
 from mlguard.keys.supply import Fetched, FetchFailed, Supply
-from mlguard.logs import Seldom
+from mlguard.logs import RateLimitedLog
 from mlguard.settings import Auth
 from tests.keyserver import (
     DISCOVERY,
@@ -443,7 +443,7 @@ def supply(chance: float, timer: Callable[[], float] = time.monotonic, **others:
         Keyring(),
         auth,
         on_result=lambda *_: None,
-        log=Seldom(),
+        log=RateLimitedLog(),
         first_pause=1.0,
         chance=lambda: chance,
         timer=timer,

@@ -40,10 +40,10 @@ from opentelemetry.trace import (
 from mlguard.messages import Call
 from mlguard.settings import load
 from mlguard.tracing import RecordedSpan, Tracing, otlp
-from mlguard.tracing.environment import Receiver
 from mlguard.tracing.export import MOST_BYTES, Sending
 from mlguard.tracing.sampling import PeerSampler
 from mlguard.tracing.spans import RecordingProvider, limits
+from mlguard.tracing.variables import Receiver
 from tests.core.receivers import Collector, collector
 
 CALL = Call("POST", path="/predict", host="iris.example", user_agent="curl/8")

@@ -14,7 +14,16 @@ from mlguard import refusals
 from mlguard.app.drivers import drive
 from mlguard.ledger import Change, MemoryLedger, Order, Receipt
 from mlguard.messages import Debit, Deny, Principal
-from mlguard.quotas import Caller, Charged, Demand, Quota, RouteLimit, Throttle, headers, headers_of
+from mlguard.quotas import (
+    Caller,
+    Cost,
+    Quota,
+    Reservation,
+    RouteLimit,
+    Throttle,
+    headers,
+    headers_of,
+)
 from mlguard.quotas.quota import accounts
 from mlguard.settings import Quotas, Rate
 
@@ -83,7 +92,7 @@ class Asker:
             timer=self.clock,
         )
 
-    def extend(self, rows: int, who: str = "alice", **units: int) -> Charged | Deny:
+    def extend(self, rows: int, who: str = "alice", **units: int) -> Reservation | Deny:
         """Answer more than was asked."""
         amounts = {"rows": rows, **units}
         return drive(self.quota.extend(self.caller(who), "iris", amounts))
@@ -113,7 +122,7 @@ class Asker:
         **units: int,
     ) -> Any:
         principal = Principal(issuer, who, tenant, scopes, claims or {})
-        demand = Demand(
+        demand = Cost(
             None if rows is None else model,
             {} if rows is None else {"rows": rows, **units},
             is_request=is_request,
@@ -122,8 +131,8 @@ class Asker:
         return drive(self.quota.admit(self.quota.caller(principal), demand))
 
 
-def admitted(answer: Charged | Deny) -> bool:
-    return isinstance(answer, Charged)
+def admitted(answer: Reservation | Deny) -> bool:
+    return isinstance(answer, Reservation)
 
 
 class TestWindows:
@@ -410,8 +419,8 @@ class TestFlights:
         first, _ = ask(), ask()
         deny = ask()
         assert (deny.status, deny.code) == (429, "too_many_in_flight")
-        first.land()
-        first.land()
+        first.release()
+        first.release()
         assert [admitted(ask()) for _ in "12"] == [True, False]
 
     def test_whose_they_are(self) -> None:
@@ -420,11 +429,17 @@ class TestFlights:
         quota = Asker(**tables, tenant={"concurrency": 9}).quota
         alice, bob = (quota.caller(Principal(ISSUER, who, "acme")) for who in ("alice", "bob"))
 
-        found = [dict(quota.berths(alice, model)) for model in (None, "iris", "gpt")]
+        found = [dict(quota.flight_limits(alice, model)) for model in (None, "iris", "gpt")]
 
-        assert [[x.amount for x in berths.values()] for berths in found] == [[4, 9], [4, 9], [1, 9]]
+        assert [[x.amount for x in flight_limits.values()] for flight_limits in found] == [
+            [4, 9],
+            [4, 9],
+            [1, 9],
+        ]
         assert found[0] == found[1]
-        assert set(found[0]) & set(found[2]) == set(found[0]) & set(dict(quota.berths(bob, None)))
+        assert set(found[0]) & set(found[2]) == set(found[0]) & set(
+            dict(quota.flight_limits(bob, None))
+        )
 
 
 class TestRouteLimits:
@@ -482,7 +497,7 @@ class TestLargerAnswers:
 
         more = ask.extend(5)
 
-        assert isinstance(more, Charged)
+        assert isinstance(more, Reservation)
         assert more.amounts == {"rows": 5}
         assert list(more.left) == ["rows-60"]
         assert (
@@ -503,9 +518,9 @@ class TestLargerAnswers:
         assert deny.title == "The answer holds more rows than the quota has left; it is withheld."
         wait = retry_after(deny)
         assert wait is not None
-        assert isinstance(ask.extend(6, tokens=90), Charged)
+        assert isinstance(ask.extend(6, tokens=90), Reservation)
         ask.clock.now += 2 * wait
-        assert isinstance(ask.extend(7, tokens=20), Charged)
+        assert isinstance(ask.extend(7, tokens=20), Reservation)
 
     @pytest.mark.parametrize(
         ("tables", "rows"),
@@ -544,7 +559,7 @@ class TestLargerAnswers:
             ask.extend(rows, who) for rows, who in ((0, "alice"), (-3, "alice"), (99, "monitor"))
         ]
 
-        assert [dict(x.amounts) for x in found if isinstance(x, Charged)] == [{}, {}, {}]
+        assert [dict(x.amounts) for x in found if isinstance(x, Reservation)] == [{}, {}, {}]
         assert ask.ledger.entries(*accounts((ISSUER, "", "alice"))[:2]) == []
 
     def test_nobody_can_tell(self) -> None:
@@ -774,7 +789,7 @@ class TestKnownToBeSpent:
         ask = Asker(is_far=is_far, requests=["7/minute"], rows=["10/minute", "30/hour"])
         far = Quota(ask.settings, Far(ask.ledger))
         alice = far.caller(Principal(ISSUER, "alice"))
-        debit = next(far.admit(alice, Demand("iris", {"rows": 1})))
+        debit = next(far.admit(alice, Cost("iris", {"rows": 1})))
         refused_at = 0.0
         for rows, pause in steps:
             ask(rows)
@@ -813,26 +828,26 @@ class TestMemo:
         for who, tenant, model, rows, claims, is_request, flies in asked:
             principal = Principal(ISSUER, who, tenant, claims=claims)
             amounts = {} if model is None else {"rows": rows}
-            demand = Demand(model, amounts, is_request, flies)
+            demand = Cost(model, amounts, is_request, flies)
             new = Quota(settings, Far(MemoryLedger(clock)), is_shared=True)
             debits = [next(q.admit(q.caller(principal), demand), None) for q in (old, new)]
             orders = [debit.order if debit else None for debit in debits]
             assert orders[0] == orders[1]
             answers = [drive(new.admit(new.caller(principal), demand)) for _ in "12"]
             for answer in answers:
-                if isinstance(answer, Charged):
+                if isinstance(answer, Reservation):
                     assert answer.headers == headers(answer.left)
 
     def test_what_the_caller_changes_later(self) -> None:
         """Amounts that change after they were asked are not what was asked."""
         ask, amounts = Asker(rows=["10/minute"]), {"rows": 1}
         who = ask.caller()
-        drive(ask.quota.admit(who, Demand("iris", amounts)))
+        drive(ask.quota.admit(who, Cost("iris", amounts)))
         amounts["rows"] = 9
 
-        found = drive(ask.quota.admit(who, Demand("iris", amounts)))
+        found = drive(ask.quota.admit(who, Cost("iris", amounts)))
 
-        assert isinstance(found, Charged)
+        assert isinstance(found, Reservation)
         assert found.amounts == {"rows": 9}
 
 
@@ -847,13 +862,13 @@ class TestCharged:
 
         quota = Quota(Quotas.model_validate({"rows": ["10/minute"]}), Listening())
         charged = drive(
-            quota.admit(quota.caller(Principal(ISSUER, "alice")), Demand("iris", {"rows": 3}))
+            quota.admit(quota.caller(Principal(ISSUER, "alice")), Cost("iris", {"rows": 3}))
         )
-        assert isinstance(charged, Charged)
+        assert isinstance(charged, Reservation)
 
         charged.settle({"rows": 3})
         charged.settle({})
-        charged.land()
+        charged.release()
         assert told == []
         charged.settle({"rows": 1})
         charged.settle({"rows": 1})
@@ -890,9 +905,7 @@ def test_nobody_can_tell() -> None:
             return None
 
     quota = Quota(Quotas.model_validate({"rows": ["10/minute"]}), Silent())
-    answer = drive(
-        quota.admit(quota.caller(Principal(ISSUER, "alice")), Demand("iris", {"rows": 1}))
-    )
+    answer = drive(quota.admit(quota.caller(Principal(ISSUER, "alice")), Cost("iris", {"rows": 1})))
 
     assert isinstance(answer, Deny)
     assert (answer.status, answer.code) == (503, "store_unavailable")

@@ -149,7 +149,7 @@ class TestFolding:
         """A request's spans reach who takes them, its own the last."""
         guard = guarded({"models": [], "tracing": {"endpoint": "http://127.0.0.1:1"}})
         exporter = InMemorySpanExporter()
-        guard.parts.tracing.rehearse(SimpleSpanProcessor(exporter))
+        guard.parts.tracing.replace_for_tests(SimpleSpanProcessor(exporter))
         exchange = guard.open(Call("GET"))
         exchange.open_span()
         exchange.started(204)

@@ -31,9 +31,9 @@ pytest.importorskip("redis", reason="the package redis is not installed")
 
 from mlguard.runtime.companion.book import Book
 
-from mlguard.places import problem
 from mlguard.redis import RedisStore
 from mlguard.redis.revocations import RevocationStore
+from mlguard.redis_url import problem
 from mlguard.revocations import Revocation
 
 TIMEOUT = 0.1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlguard.urls import has_password, is_loopback, is_secure, shown
+from mlguard.urls import has_password, is_loopback, is_secure, redacted_url
 
 
 @pytest.mark.parametrize(
@@ -81,4 +81,4 @@ def test_password(url: str, expected: bool) -> None:
 )
 def test_shown(url: str, expected: str) -> None:
     """Nothing of a URL is seen that may be secret."""
-    assert shown(url) == expected
+    assert redacted_url(url) == expected

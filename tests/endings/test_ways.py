@@ -16,7 +16,7 @@ from flask import Flask, request
 import mlguard_fastapi
 import mlguard_flask
 from mlguard.errors import InvalidSettings
-from mlguard.testing import Rehearsal
+from mlguard.testing import GuardTester
 from tests.contract.client import SETTINGS
 
 HOST = "admin.example.org"
@@ -59,7 +59,7 @@ def fastapi_aliases(model: dict[str, Any]) -> tuple[Any, Callable[[str], int]]:
     def predict(body: dict[str, list[list[float]]]) -> dict[str, list[float]]:
         return {"predictions": [sum(row) for row in body["instances"]]}
 
-    Rehearsal(guard)
+    GuardTester(guard)
     client = TestClient(app)
     return guard, lambda path: client.post(path, json=ROWS).status_code
 
@@ -73,7 +73,7 @@ def flask_aliases(model: dict[str, Any]) -> tuple[Any, Callable[[str], int]]:
     def predict() -> dict[str, list[float]]:
         return {"predictions": [sum(row) for row in request.get_json()["instances"]]}
 
-    Rehearsal(guard)
+    GuardTester(guard)
     client = app.test_client()
     return guard, lambda path: client.post(path, json=ROWS).status_code
 

@@ -20,7 +20,7 @@ from mlguard.host.database import Database, DatabaseFailed
 from mlguard.host.processes import Process
 from mlguard.host.rows import Rows, write_row
 from mlguard.host.verdicts import LATE, Said, Verdicts
-from mlguard.logs import LOGGER, Seldom
+from mlguard.logs import LOGGER, RateLimitedLog
 from mlguard.metrics import Family, Numbers
 
 MAX_QUEUED = 10_000  # rows
@@ -61,7 +61,7 @@ class Analyst:
         self._on_restart = on_restart
         self._on_drop = on_drop
         self._timer = timer
-        self._log = Seldom()
+        self._log = RateLimitedLog()
         self._families: list[Family] = []
         self._begin()
         forks.watch(self)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mlguard.analyst.config import AnalystConfig, DriftModel
 from mlguard.analyst.drift_metrics import DriftMetrics
-from mlguard.logs import LOGGER, Seldom
+from mlguard.logs import LOGGER, RateLimitedLog
 
 if TYPE_CHECKING:
     from mlguard.drift import Calibration, Verdict
@@ -37,7 +37,7 @@ class Checker:
         self._windows: dict[DriftModel, list[object]] = {model: [] for model in config.models}
         self._known: dict[DriftModel, tuple[Reference, Calibration]] = {}
         self._drifting: set[DriftModel] = set()
-        self._log = Seldom()
+        self._log = RateLimitedLog()
 
     def prepare(self) -> None:
         """Import evidently and load what windows are compared with; takes a while."""

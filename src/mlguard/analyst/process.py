@@ -16,7 +16,7 @@ from mlguard.analyst.drift_metrics import DriftMetrics
 from mlguard.host.database import Database
 from mlguard.host.rows import Row, Rows
 from mlguard.host.verdicts import Verdicts
-from mlguard.logs import Seldom
+from mlguard.logs import RateLimitedLog
 from mlguard.metrics import Family
 
 _WAIT = 5.0  # seconds for which others may hold the file
@@ -43,7 +43,7 @@ class Analysis:
         self._is_prepared = False
         self._saying = Lock()
         self._said: str | None = None
-        self._log = Seldom()
+        self._log = RateLimitedLog()
 
     def run(self, stop: Event) -> str:
         """Live until `stop`, until the file is gone, or until no worker lived for ten seconds.

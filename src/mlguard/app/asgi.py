@@ -38,7 +38,7 @@ _KEPT_HEADERS = (
 )  # of an answer that is replaced: browsers read it then
 
 
-class Middleware:
+class ASGIMiddleware:
     """The outermost layer: answers the scrape, opens and closes the exchange.
 
     Args:

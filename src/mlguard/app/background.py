@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from mlguard.logs import Seldom
+from mlguard.logs import RateLimitedLog
 
 _FORKING = 1.0  # seconds to wait, before a fork, for what is being done
 _LAST = 2.0
@@ -27,7 +27,7 @@ class Background:
     def __init__(self, name: str) -> None:
         self._name = name
         self._chores: dict[str, tuple[float, Do]] = {}
-        self._log = Seldom()
+        self._log = RateLimitedLog()
         self._begin()
 
     def _begin(self) -> None:

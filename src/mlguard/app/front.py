@@ -30,7 +30,7 @@ C = TypeVar("C", bound=Callable[[Inference], int])
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Front(Generic[App]):
+class GuardedApp(Generic[App]):
     """The part of MLGuard that both adapters share.
 
     Args:
@@ -270,7 +270,7 @@ class Front(Generic[App]):
                 LOGGER.warning(said, text, route.template)
 
 
-def front_of(app: Any) -> Front[Any] | None:
+def guarded_app_of(app: Any) -> GuardedApp[Any] | None:
     """Find the guard of a WSGI app, under its middleware, which holds the next one as `app`.
 
     What dispatches beside the app is not passed: it would run before anybody decides.
@@ -278,7 +278,7 @@ def front_of(app: Any) -> Front[Any] | None:
     while app is not None and not hasattr(app, "mounts"):
         extensions = getattr(getattr(app, "__self__", app), "extensions", None)
         front = extensions.get("mlguard") if isinstance(extensions, Mapping) else None
-        if isinstance(front, Front):
+        if isinstance(front, GuardedApp):
             return front
         app = getattr(app, "app", None)
     return None

@@ -16,7 +16,7 @@ from mlguard.host.processes import Process, boot, supervisor
 from mlguard.host.revocations import NEWEST, RevocationTable
 from mlguard.host.snapshots import Snapshots
 from mlguard.host.statements import BOOT
-from mlguard.logs import LOGGER, Seldom
+from mlguard.logs import LOGGER, RateLimitedLog
 from mlguard.metrics import Family, Metrics, merge
 from mlguard.redis.revocations import RevocationStore, publish
 from mlguard.revocations import Revocation, Revocations
@@ -63,7 +63,7 @@ class Host:
         self._needs_it = is_counted and quotas is not None and quotas.has_lifetime
         self._counts_apart = quotas is not None and quotas.store == "memory://"
         self._metrics = metrics
-        self._log = Seldom()
+        self._log = RateLimitedLog()
         self._database = Database(
             wait=quotas.store_timeout if quotas and is_counted else _WAIT,
             is_lasting=self._is_lasting,

@@ -31,7 +31,7 @@ from mlguard.host.database import DatabaseFailed
 from mlguard.host.processes import Process
 from mlguard.keys import KeyFetcher, rings
 from mlguard.ledger import Limit, MemoryLedger
-from mlguard.logs import LOGGER, Seldom
+from mlguard.logs import LOGGER, RateLimitedLog
 from mlguard.metrics import Metrics
 from mlguard.quota_store.choose import ledger
 from mlguard.quota_store.failover import Failover
@@ -72,7 +72,7 @@ class Service:
         self.settings = settings = load(source)
         _demand_packages(settings)
         self.metrics = Metrics((m.name, m.version) for m in settings.models)
-        self._log = Seldom()
+        self._log = RateLimitedLog()
         self._lock = threading.Lock()
         self._maker = Process.mine()
         self.started = False
@@ -130,7 +130,7 @@ class Service:
         if self.tracing.is_exported:
             self._spans.add("spans", _FOLD, self.tracing.flush)
 
-    def rehearse(self, *, keys: KeySet, spans: SpanProcessor, offer: Offer) -> None:
+    def replace_for_tests(self, *, keys: KeySet, spans: SpanProcessor, offer: Offer) -> None:
         """Cut everything outside off, for tests: only before the start.
 
         Args:
@@ -139,15 +139,15 @@ class Service:
             offer: Takes the sampled rows instead of the analyst.
         """
         if self.started:
-            raise AssertionError("a service that has started cannot be rehearsed")
+            raise AssertionError("a service that has started cannot be tested")
         self._host = None
         self._fetcher = None
         self._failover = None
         self._first_reading = None
         self._revoked.is_known = True
         self.guard.parts.quota.count_in(MemoryLedger())
-        self.tracing.rehearse(spans)
-        self.guard.rehearse(keys, offer)
+        self.tracing.replace_for_tests(spans)
+        self.guard.replace_for_tests(keys, offer)
         self._name_chores()
 
     @property

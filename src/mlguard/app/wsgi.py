@@ -37,7 +37,7 @@ STREAMED = "mlguard.streamed"
 _KEPT_HEADERS = ("access-control-", "vary")  # of an answer that is replaced: browsers read it then
 
 
-class Middleware:
+class WSGIMiddleware:
     """The outermost layer: answers the scrape, opens and closes the exchange.
 
     Args:

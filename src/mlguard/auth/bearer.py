@@ -15,7 +15,7 @@ from mlguard.auth.jws import InvalidToken, parse_jws, parse_object
 from mlguard.auth.keyring import Keyring
 from mlguard.auth.keys import KeySet
 from mlguard.auth.token_cache import TokenCache, VerifiedToken
-from mlguard.logs import Seldom
+from mlguard.logs import RateLimitedLog
 from mlguard.messages import Deny, FetchKeys, Principal
 from mlguard.revocations import Revocations
 from mlguard.settings import Auth, Issuer
@@ -71,7 +71,7 @@ class Authenticator:
         self._pseudonym = pseudonym
         self.revoked = Revocations() if revoked is None else revoked
         self._cache = TokenCache()
-        self._log = Seldom()
+        self._log = RateLimitedLog()
 
     @property
     def rings(self) -> Mapping[str, Keyring]:

@@ -1,7 +1,7 @@
 """Where are the rows in a request, and the predictions in an answer?"""
 
 from mlguard.bodies.documents import is_json, parse
-from mlguard.bodies.layout import Answered, Layout, Reading
-from mlguard.bodies.tables import Rows
+from mlguard.bodies.layout import Answered, BodyReading, Layout
+from mlguard.bodies.rows import Rows
 
-__all__ = ["Answered", "Layout", "Reading", "Rows", "is_json", "parse"]
+__all__ = ["Answered", "BodyReading", "Layout", "Rows", "is_json", "parse"]

@@ -21,15 +21,15 @@ from mlguard.bodies.documents import (
     parse_all,
     unpacked,
 )
+from mlguard.bodies.rows import Rows, list_table, plain_row, table
 from mlguard.bodies.survey import Survey, survey
-from mlguard.bodies.tables import Rows, list_table, plain_row, table
 from mlguard.bodies.tensors import are_plain, read_tensors, tensor_table
 
 _PROTOCOLS = {"v1": ("instances", "predictions"), "v2": ("inputs", "outputs")}
 _CLOSE_TO_ONE = 0.01
 
 
-class Reading(NamedTuple):
+class BodyReading(NamedTuple):
     """What a request's body asks for.
 
     Attributes:
@@ -47,7 +47,7 @@ class Reading(NamedTuple):
     readable: bool
 
 
-NOTHING = Reading(1, 0, None, False, False)
+NOTHING = BodyReading(1, 0, None, False, False)
 
 
 class Answered(NamedTuple):
@@ -92,7 +92,7 @@ class Layout:
         """Whether predictions are looked for in answers."""
         return self._outputs is not None
 
-    def read(self, raw: bytes) -> Reading:
+    def read(self, raw: bytes) -> BodyReading:
         """Count the rows of a request's body as the handler may that makes most of it.
 
         Readers of JSON differ in what they take, and in what they make of a key said twice; so do
@@ -115,7 +115,7 @@ class Layout:
         simple = self._read_simple(raw, at(document, keys), len(keys)) if is_once else None
         return simple or self._look_into(raw, document, is_once)
 
-    def _read_simple(self, raw: bytes, value: Any, above: int) -> Reading | None:
+    def _read_simple(self, raw: bytes, value: Any, above: int) -> BodyReading | None:
         """Read what most clients send, where the bytes tell that there is no more to it."""
         if type(value) is not list or not value:
             return None
@@ -123,18 +123,18 @@ class Layout:
             if not are_plain(value, raw, above):
                 return None
             counted, table = read_tensors(value, self._width, None)
-            return Reading(counted.rows, counted.least, table, True, True)
+            return BodyReading(counted.rows, counted.least, table, True, True)
         simple = count_list(value, self._width, raw, above)
         if simple is None:
             return None
-        return Reading(simple.rows, simple.least, list_table(value, self._width), True, True)
+        return BodyReading(simple.rows, simple.least, list_table(value, self._width), True, True)
 
-    def _unreadable(self, raw: bytes) -> Reading:
+    def _unreadable(self, raw: bytes) -> BodyReading:
         # What follows the JSON of binary tensors is anything.
         most = max(most_values(raw), len(raw) if self._tensors else 0)
-        return Reading(most, 0, None, False, False)
+        return BodyReading(most, 0, None, False, False)
 
-    def _look_into(self, raw: bytes, document: Any, is_once: bool) -> Reading:
+    def _look_into(self, raw: bytes, document: Any, is_once: bool) -> BodyReading:
         keys = self._inputs or ()
         value = at(document, keys)
         seen = survey(value or document, self.features)
@@ -149,7 +149,7 @@ class Layout:
             document, [(v, survey(v, self.features) if v else whole) for v in said], whole
         )
 
-    def _reading(self, document: Any, said: list[tuple[Any, Survey]], whole: Survey) -> Reading:
+    def _reading(self, document: Any, said: list[tuple[Any, Survey]], whole: Survey) -> BodyReading:
         """Sum up what stands at `inputs`, or all that does where it is said more than once."""
         counts = [self._count(value, seen) for value, seen in said if value]
         if len(counts) < len(said):  # a handler that finds nothing may look elsewhere
@@ -157,7 +157,7 @@ class Layout:
             counts.append(Count(rows, min(rows, 1)))
         rows, least = max(c.rows for c in counts), min(c.least for c in counts)
         found = any(value is not None for value, _ in said)
-        return Reading(rows, least, self._table(said[-1][0]), found, True)
+        return BodyReading(rows, least, self._table(said[-1][0]), found, True)
 
     def _count(self, value: Any, seen: Survey) -> Count:
         if self._tensors:
@@ -169,7 +169,7 @@ class Layout:
             return tensor_table(value, self._width)
         return table(value, self.features)
 
-    def answered(self, raw: bytes, asked: Reading) -> Answered:
+    def answered(self, raw: bytes, asked: BodyReading) -> Answered:
         """Count the predictions in an answer to what was asked."""
         if self._outputs is None:
             return Answered(None, None)

@@ -8,8 +8,8 @@ from typing import Any
 
 from mlguard.bodies.counts import Count, anywhere, rows_of
 from mlguard.bodies.documents import Repeated, stands
+from mlguard.bodies.rows import Columns, Matrix, Rows
 from mlguard.bodies.survey import Survey
-from mlguard.bodies.tables import Columns, Matrix, Rows
 
 _MOST_DIMENSIONS = 16
 _MOST_TENSORS = 1000

@@ -15,14 +15,14 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from mlguard.app.front import Front
+from mlguard.app.front import GuardedApp
 from mlguard.app.service import Service
 from mlguard.errors import InvalidSettings, MLGuardError
 from mlguard.routes.coverage import Coverage, Covered
 from mlguard.routes.surroundings import Around, answering, guard_in, has_guard, layers_to
 from mlguard.settings import DEFAULT, Auth, Limits, Model, Quotas, Settings
 from mlguard.tracing import Tracing
-from mlguard.urls import shown
+from mlguard.urls import redacted_url
 
 _LEAST = 24  # columns for the quotas of a route; with fewer, each stands below its route
 _ADAPTERS = "mlguard.adapters"  # the group of entry points, each of which names an MLGuard
@@ -117,7 +117,7 @@ def _told(target: str, service: Service) -> Iterator[str]:
         yield from _wrapped(f"  {line}", 11)
 
 
-def _guard_of(target: str) -> tuple[Front[Any], list[Around]]:
+def _guard_of(target: str) -> tuple[GuardedApp[Any], list[Around]]:
     """Import an app and find its guard, and what was put around the app.
 
     The guard is in `app.extensions` or `app.state`.
@@ -131,7 +131,7 @@ def _guard_of(target: str) -> tuple[Front[Any], list[Around]]:
         raise InvalidSettings(f"cannot be imported: {error}", source=target) from error
     layers = layers_to(app, has_guard)
     guard = guard_in(layers[-1]) if layers else None
-    if not isinstance(guard, Front):
+    if not isinstance(guard, GuardedApp):
         raise InvalidSettings(f"is not guarded: {_advice(app, target)}", source=target)
     return guard, list(answering(layers[:-1]))
 
@@ -234,7 +234,7 @@ def _auth(auth: Auth | None) -> Iterator[str]:
         yield f"auth     {issuer.issuer}: {', '.join(issuer.algorithms)} by {issuer.origin}"
     yield f"scopes   {' '.join(auth.scopes) or 'none'}"
     if auth.revocation_store:
-        yield f"store    {shown(auth.revocation_store)}, for revocations"
+        yield f"store    {redacted_url(auth.revocation_store)}, for revocations"
 
 
 def _model(model: Model) -> str:
@@ -295,5 +295,5 @@ def _store(quotas: Quotas) -> str:
     policies = [quotas.failure(DEFAULT), *(f"{what} {how}" for what, how in others)]
     share = f", where local is {quotas.local_share:g} of each limit in each worker"
     is_local = any(policy.endswith("local") for policy in policies)
-    said = f"in {shown(quotas.store)}; without it {', '.join(policies)}"
+    said = f"in {redacted_url(quotas.store)}; without it {', '.join(policies)}"
     return said + (share if is_local else "")

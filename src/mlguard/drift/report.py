@@ -30,7 +30,7 @@ NAME_LENGTH = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Histogram:
+class HistogramPlot:
     """A plot of a numeric feature: the ends of its axis, its width, and both outlines as paths."""
 
     low: float
@@ -67,7 +67,7 @@ class Card:
     feature: Feature
     verdict: FeatureVerdict
     strange_before: float
-    histogram: Histogram | None = None
+    histogram: HistogramPlot | None = None
     bars: tuple[Bar, ...] = ()
     newcomers: tuple[tuple[str, float], ...] = ()
 
@@ -155,7 +155,7 @@ def _excess(verdict: FeatureVerdict) -> float:
 
 def _histogram(
     feature: Feature, ours: NDArray[np.float64], theirs: NDArray[np.float64]
-) -> Histogram | None:
+) -> HistogramPlot | None:
     """Draw a numeric feature; None where its range is too wide or too narrow."""
     import numpy as np
 
@@ -167,7 +167,7 @@ def _histogram(
     shares = [count / max(count.sum(), 1) for count in counts]
     top = max(float(share.max()) for share in shares)
     outlines = (_steps((share / top).tolist()) for share in shares)
-    return Histogram(low, high, 10 * len(shares[0]), *outlines)
+    return HistogramPlot(low, high, 10 * len(shares[0]), *outlines)
 
 
 def _ends(

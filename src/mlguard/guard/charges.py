@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mlguard import refusals
 from mlguard.messages import Deny, Headers
-from mlguard.quotas import Admission, Caller, Charged, Demand, headers_of
+from mlguard.quotas import Admission, Caller, Cost, Reservation, headers_of
 
 if TYPE_CHECKING:
     from mlguard.guard.parts import Parts
@@ -35,7 +35,7 @@ class Charges:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._charged: list[Charged] = []
+        self._charged: list[Reservation] = []
         self._places: list[Hashable] = []
         self._has_place = self._is_released = self.has_paid = False
         self.is_counted = True
@@ -53,7 +53,7 @@ class Charges:
             if not in_flight.acquire():
                 return self.refused(model or "", refusals.overloaded())
             self._has_place = True
-        for whose, limit in self._parts.quota.berths(payer, model):
+        for whose, limit in self._parts.quota.flight_limits(payer, model):
             if whose in self._places:
                 continue
             if not in_flight.acquire_of(whose, limit.amount):
@@ -61,14 +61,14 @@ class Charges:
             self._places.append(whose)
         return None
 
-    def charge_here(self, payer: Caller, demand: Demand) -> Charged | Deny | None:
+    def charge_here(self, payer: Caller, demand: Cost) -> Reservation | Deny | None:
         """Debit what a call costs, all or nothing; None where somebody waits for the ledger."""
         quota = self._parts.quota
         if not self.is_counted:
             return quota.nothing()
         return self._keep(demand, quota.admit_here(payer, demand)) if quota.is_here else None
 
-    def charge(self, payer: Caller, demand: Demand) -> Admission:
+    def charge(self, payer: Caller, demand: Cost) -> Admission:
         """Debit it wherever the ledger is."""
         here = self.charge_here(payer, demand)
         if here is not None:
@@ -81,9 +81,9 @@ class Charges:
         if not self.is_counted:
             return self._parts.quota.nothing()
         charged = yield from self._parts.quota.extend(payer, model, amounts)
-        return self._keep(Demand(model), charged)
+        return self._keep(Cost(model), charged)
 
-    def _keep(self, demand: Demand, charged: Charged | Deny) -> Charged | Deny:
+    def _keep(self, demand: Cost, charged: Reservation | Deny) -> Reservation | Deny:
         """Take note of what was charged."""
         if isinstance(charged, Deny):
             return charged
@@ -91,7 +91,7 @@ class Charges:
             self.limited.update(limit.key for limit in demand.limits)
         self._charged.append(charged)
         if self._is_released:  # it has ended before it was decided
-            charged.land()
+            charged.release()
         return charged
 
     def refused(self, model: str, deny: Deny) -> Deny:
@@ -109,7 +109,7 @@ class Charges:
         for whose in self._places:
             self._parts.in_flight.release_of(whose)
         for charged in self._charged:
-            charged.land()
+            charged.release()
 
     @property
     def headers(self) -> Headers:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from mlguard import refusals
 from mlguard.auth.bearer import Credential
-from mlguard.bodies import Reading
+from mlguard.bodies import BodyReading
+from mlguard.guard.authentication import identify, lacking, recall
 from mlguard.guard.bound import BoundRoute
-from mlguard.guard.callers import identify, lacking, recall
 from mlguard.guard.inference import InferenceContext
 from mlguard.messages import Compute, Cut, Debit, Deny, FetchKeys, Principal, ReadBody
-from mlguard.quotas import Demand, RouteLimit
+from mlguard.quotas import Cost, RouteLimit
 
 if TYPE_CHECKING:
     from mlguard.guard.exchange import Exchange
@@ -76,7 +76,7 @@ def decide(exchange: Exchange, bound: BoundRoute, limits: Sequence[RouteLimit]) 
         reading, seconds = yield Compute(partial(_timed, model.layout.read, body))
     run = InferenceContext(parts, model, exchange, reading=reading)
     flies = not charges.has_paid
-    demand = Demand(model.name, parts.amounts(run.inference), flies=flies, limits=limits)
+    demand = Cost(model.name, parts.amounts(run.inference), flies=flies, limits=limits)
     charged = charges.charge_here(payer, demand) or (yield from charges.charge(payer, demand))
     if isinstance(charged, Deny):
         if charged.code == "batch_exceeds_quota" and not reading.readable:
@@ -95,7 +95,7 @@ def _decide_plain(exchange: Exchange, bound: BoundRoute, limits: Sequence[RouteL
     if refusal := charges.acquire(payer, None, is_public=bound.is_public):
         return refusal
     flies = not charges.has_paid
-    demand = Demand(is_request=not bound.is_public, flies=flies, limits=limits)
+    demand = Cost(is_request=not bound.is_public, flies=flies, limits=limits)
     charged = charges.charge_here(payer, demand) or (yield from charges.charge(payer, demand))
     if isinstance(charged, Deny):
         return charges.refused("", charged)
@@ -149,7 +149,7 @@ def _unpaid(exchange: Exchange, model: str, deny: Deny, seconds: float) -> Deny:
     return exchange.charges.refused(model, deny)
 
 
-def _timed(read: Callable[[bytes], Reading], body: bytes) -> tuple[Reading, float]:
+def _timed(read: Callable[[bytes], BodyReading], body: bytes) -> tuple[BodyReading, float]:
     """Read a large body, and tell how much of a core that took, in seconds."""
     began = time.thread_time()
     return read(body), time.thread_time() - began

@@ -23,15 +23,15 @@ from opentelemetry.trace import Span
 from mlguard import refusals
 from mlguard.errors import ProtocolError, Refused
 from mlguard.guard.answer import HeldAnswer
+from mlguard.guard.authentication import anonymous, lacking, lapsed
 from mlguard.guard.bound import BoundRoute
-from mlguard.guard.callers import anonymous, lacking, lapsed
 from mlguard.guard.charges import Charges
 from mlguard.guard.decision import Steps, decide
 from mlguard.guard.inference import InferenceContext
 from mlguard.guard.parts import Parts
 from mlguard.guard.record import Record
 from mlguard.messages import Call, Deny, Headers, Outcome, Principal
-from mlguard.quotas import Admission, Caller, Charged, Demand, RouteLimit
+from mlguard.quotas import Admission, Caller, Cost, Reservation, RouteLimit
 from mlguard.tracing import (
     answer_attributes,
     class_name,
@@ -291,7 +291,7 @@ class Exchange:
         if refusal:
             self._raised = refusal
             return refusal
-        demand = Demand(model, amounts, is_request=False)
+        demand = Cost(model, amounts, is_request=False)
         charged = yield from self.charges.charge(self.payer, demand)
         return self._stopping(model, charged)
 
@@ -302,12 +302,12 @@ class Exchange:
 
     def limit(self, limits: Sequence[RouteLimit]) -> Steps:
         """Debit what a handler declares, where the decision did not know of it."""
-        demand = Demand(is_request=False, limits=limits)
+        demand = Cost(is_request=False, limits=limits)
         charged = yield from self.charges.charge(self.payer, demand)
         self._stopping("", charged)
         return self._raised
 
-    def _stopping(self, model: str, charged: Charged | Deny) -> Charged | Deny:
+    def _stopping(self, model: str, charged: Reservation | Deny) -> Reservation | Deny:
         """Keep in mind, and count, the refusal that a handler is about to be stopped by."""
         self._raised = None
         if isinstance(charged, Deny):

@@ -104,7 +104,7 @@ class Guard:
             )
         self.parts.counting[unit] = count
 
-    def rehearse(self, keys: KeySet, offer: Offer) -> None:
+    def replace_for_tests(self, keys: KeySet, offer: Offer) -> None:
         """Verify with other keys and offer rows elsewhere, for tests."""
         if self.parts.authenticator is not None:
             for ring in self.parts.authenticator.rings.values():

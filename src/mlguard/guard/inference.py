@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
-from mlguard.bodies import Reading
+from mlguard.bodies import BodyReading
 from mlguard.errors import Refused
 from mlguard.guard.models import ServedModel
 from mlguard.guard.record import Record
 from mlguard.messages import Compute, Debit, Deny, Inference, Outcome
-from mlguard.quotas import Charged
+from mlguard.quotas import Reservation
 from mlguard.tracing import attach, detach, sampled_trace
 
 if TYPE_CHECKING:
@@ -53,12 +53,12 @@ class InferenceContext:
         exchange: Exchange | None,
         rows: Any = (),
         *,
-        reading: Reading | None = None,
+        reading: BodyReading | None = None,
     ) -> None:
         self._parts = parts
         self.model = model
         self._exchange = exchange
-        self._charges: list[Charged] = []
+        self._charges: list[Reservation] = []
         self._reading = reading
         if reading is None:
             number, inputs = _count(rows)
@@ -121,7 +121,7 @@ class InferenceContext:
 
     # ---- everywhere
 
-    def pay(self, charged: Charged) -> None:
+    def pay(self, charged: Reservation) -> None:
         """Take note of what was charged for it."""
         self._charges.append(charged)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast, overload
 from mlguard.guard.decision import Steps
 from mlguard.guard.exchange import Exchange
 from mlguard.guard.guard import Guard
-from mlguard.logs import Seldom
+from mlguard.logs import RateLimitedLog
 from mlguard.metrics import METHODS
 from mlguard.quotas import RouteLimit
 from mlguard.routes.limit_options import Options, check_handler, named, rates, told
@@ -29,7 +29,7 @@ _MARK = "__mlguard_limits__"
 _MISSED = "__mlguard_limits_above__"
 
 
-class Asked(NamedTuple):
+class RouteCharge(NamedTuple):
     """What a declaration says of one request.
 
     Attributes:
@@ -55,12 +55,12 @@ class Declared:
     """
 
     text: str
-    ask: Callable[[Any], Asked | None]
+    ask: Callable[[Any], RouteCharge | None]
     methods: frozenset[str] | None = None
     per_method: bool = False
     message: str | Callable[[], str] | None = None
     number: int = 0
-    _log: Seldom = field(default_factory=Seldom)
+    _log: RateLimitedLog = field(default_factory=RateLimitedLog)
 
     @classmethod
     def of(
@@ -85,10 +85,10 @@ class Declared:
         text, methods = told(options.limit_value), options.methods
         fixed = None if callable(options.limit_value) else rates(parse(None))
 
-        def ask(request: Any) -> Asked | None:
+        def ask(request: Any) -> RouteCharge | None:
             if exempts(request):
                 return None
-            return Asked(fixed or rates(parse(request)), cost(request))
+            return RouteCharge(fixed or rates(parse(request)), cost(request))
 
         return cls(text, ask, methods, options.per_method, options.error_message)
 

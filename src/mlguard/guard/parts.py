@@ -18,7 +18,7 @@ from mlguard.guard.deadlines import Deadlines
 from mlguard.guard.in_flight import InFlight
 from mlguard.guard.models import Offer, ServedModel
 from mlguard.guard.record import Recorder
-from mlguard.logs import Seldom
+from mlguard.logs import RateLimitedLog
 from mlguard.messages import Inference, ReadBody
 from mlguard.metrics import Metrics
 from mlguard.quotas import Quota, Throttle
@@ -77,7 +77,7 @@ class Parts:
         self.departures = (*left, *departures)
         self.tracing = tracing
         self.pseudonym = pseudonym
-        self._log = Seldom()
+        self._log = RateLimitedLog()
         self.body_wanted = ReadBody(settings.service.max_body, settings.service.body_timeout)
         self.clock = clock
         self.timer = timer

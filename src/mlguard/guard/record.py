@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from opentelemetry.trace import Span
 
 from mlguard.guard.models import ServedModel
-from mlguard.logs import Seldom
+from mlguard.logs import RateLimitedLog
 from mlguard.messages import Outcome
 from mlguard.metrics import Metrics
 from mlguard.tracing import Tracing
@@ -75,7 +75,7 @@ class Recorder:
         self._waiting: deque[Record] = deque()
         self._folding = threading.Lock()
         self._is_observing = True
-        self._log = Seldom()
+        self._log = RateLimitedLog()
 
     def put(self, record: Record) -> None:
         """Hand a record over; never blocks."""

@@ -10,7 +10,7 @@ from itertools import islice
 from threading import Lock
 
 from mlguard.host.database import Database
-from mlguard.logs import Seldom
+from mlguard.logs import RateLimitedLog
 from mlguard.revocations import MAX_ENTRIES, Key, Revocation, Revocations
 
 _AT_ONCE = 2000  # written in one go
@@ -45,7 +45,7 @@ class RevocationTable:
     def __init__(self, database: Database, known: Revocations) -> None:
         self._database = database
         self._known = known
-        self._log = Seldom()
+        self._log = RateLimitedLog()
         self._begin()
 
     def _begin(self) -> None:

@@ -14,7 +14,7 @@ from threading import Lock
 
 from mlguard.host.database import Database, Row
 from mlguard.host.processes import Process
-from mlguard.logs import Seldom
+from mlguard.logs import RateLimitedLog
 from mlguard.metrics import Family, merge
 
 PATIENCE = 0.5  # seconds for which a scrape waits for the other workers
@@ -62,7 +62,7 @@ class Snapshots:
     def __init__(self, database: Database, snapshot: Callable[[], list[Family]]) -> None:
         self._database = database
         self._snapshot = snapshot
-        self._log = Seldom()
+        self._log = RateLimitedLog()
         self._writing = Lock()
         self.name = ""
         self._version, self._departed = 0, "[]"

@@ -18,7 +18,7 @@ from mlguard.keys.freshness import freshness
 from mlguard.keys.supply import Fetched, FetchFailed
 from mlguard.logs import quiet
 from mlguard.settings import Issuer
-from mlguard.urls import is_loopback, is_secure, shown
+from mlguard.urls import is_loopback, is_secure, redacted_url
 
 MOST_BYTES = 256 * 1024
 MOST_REDIRECTS = 3
@@ -33,7 +33,7 @@ _HEADERS = {
 }
 
 
-class Answer(NamedTuple):
+class Downloaded(NamedTuple):
     """What a server answered.
 
     Attributes:
@@ -93,7 +93,7 @@ class Download:
             raise _invalid(place, "names no jwks_uri: set auth.jwks_url to where the keys are")
         return address
 
-    def _read(self, issuer: Issuer, address: str, answer: Answer) -> Fetched:
+    def _read(self, issuer: Issuer, address: str, answer: Downloaded) -> Fetched:
         problems: list[str] = []
         try:
             keys = KeySet.from_document(
@@ -107,13 +107,13 @@ class Download:
         fresh = freshness(answer.headers, self._most_fresh, time.time())
         return Fetched(keys, fresh, address, tuple(problems))
 
-    async def _get(self, address: str) -> Answer:
+    async def _get(self, address: str) -> Downloaded:
         """Ask a server, following it within itself only."""
         url = _checked(address)
         with quiet("httpx2"):  # it logs whole URLs, and a query may be secret
             return await self._ask(url, address)
 
-    async def _ask(self, url: httpx2.URL, address: str) -> Answer:
+    async def _ask(self, url: httpx2.URL, address: str) -> Downloaded:
         async with (
             _Connections() as connections,
             httpx2.AsyncClient(
@@ -176,7 +176,7 @@ def _discovery(issuer: Issuer) -> str:
     return issuer.issuer.removesuffix("/") + _WELL_KNOWN
 
 
-async def _answer(response: httpx2.Response) -> Answer:
+async def _answer(response: httpx2.Response) -> Downloaded:
     """Read an answer, which must be small, plain and good."""
     place = _shown(response.url)
     if response.status_code != 200:
@@ -199,7 +199,7 @@ async def _answer(response: httpx2.Response) -> Answer:
             "too_large",
             f"{place} answers more than {MOST_BYTES // 1024} KiB: check that a key set is there",
         )
-    return Answer(bytes(body), response.headers)
+    return Downloaded(bytes(body), response.headers)
 
 
 def _next(url: httpx2.URL, response: httpx2.Response) -> httpx2.URL:
@@ -242,5 +242,5 @@ def _invalid(place: str, problem: str) -> FetchFailed:
 
 def _shown(address: str | httpx2.URL) -> str:
     """Return an address as it may be logged, whoever chose it."""
-    text = shown(str(address))[:_LONGEST_REASON]
+    text = redacted_url(str(address))[:_LONGEST_REASON]
     return text if text.isprintable() else repr(text)

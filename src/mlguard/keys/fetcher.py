@@ -13,9 +13,9 @@ from typing import Any
 
 from mlguard.auth.keyring import Keyring
 from mlguard.chance import CHANCE
-from mlguard.keys.flights import Flights
+from mlguard.keys.joined_fetch import JoinedFetch
 from mlguard.keys.supply import Fetch, Supply
-from mlguard.logs import LOGGER, Seldom
+from mlguard.logs import LOGGER, RateLimitedLog
 from mlguard.settings import Auth
 
 _LAST_MOMENTS = 1.0  # seconds
@@ -49,7 +49,7 @@ class KeyFetcher:
         self._on_result = on_result
         self._first_pause = first_pause
         self._chance = chance
-        self._log = Seldom()
+        self._log = RateLimitedLog()
         self._work: _Work | None = None
         self._inherited: list[_Work] = []
         for issuer, ring in self._rings.items():
@@ -124,7 +124,7 @@ class _Work:
         self._supplies = supplies
         self._download = download
         self._closing = asyncio.Event()
-        self.flights = {issuer: Flights(self._loop) for issuer in supplies}
+        self.flights = {issuer: JoinedFetch(self._loop) for issuer in supplies}
 
     def stop(self) -> None:
         """End the thread; whether or not it does in time, nobody waits for it."""

@@ -10,8 +10,8 @@ from typing import TypeAlias
 from mlguard.auth.keyring import Keyring
 from mlguard.auth.keys import KeySet
 from mlguard.chance import CHANCE
-from mlguard.keys.flights import Flights
-from mlguard.logs import LOGGER, Seldom
+from mlguard.keys.joined_fetch import JoinedFetch
+from mlguard.logs import LOGGER, RateLimitedLog
 from mlguard.settings import Auth, Issuer
 
 _REFRESH = 0.8  # of the time for which keys are fresh
@@ -77,7 +77,7 @@ class Supply:
         auth: Auth,
         *,
         on_result: Callable[[str, str], None],
-        log: Seldom,
+        log: RateLimitedLog,
         first_pause: float,
         chance: Callable[[], float] = CHANCE.random,
         timer: Callable[[], float] = time.monotonic,
@@ -98,7 +98,7 @@ class Supply:
         self._ids: frozenset[bytes] = frozenset()  # of all keys seen
         self._passed_over: tuple[str, ...] = ()
 
-    async def keep(self, flights: Flights, fetch: Fetch) -> None:
+    async def keep(self, flights: JoinedFetch, fetch: Fetch) -> None:
         """Fetch at once, in time and when asked, for ever."""
         while True:
             was_asked = flights.begin()

@@ -11,7 +11,7 @@ from mlguard.metrics import Metrics
 from mlguard.quota_store.failover import Failover
 from mlguard.quota_store.store import Store
 from mlguard.settings import Quotas
-from mlguard.urls import shown
+from mlguard.urls import redacted_url
 
 
 def ledger(
@@ -29,7 +29,7 @@ def ledger(
         return MemoryLedger()
     return Failover(
         (lambda: host) if host else maker(quotas, service),
-        name=shown(quotas.store),
+        name=redacted_url(quotas.store),
         share=quotas.local_share,
         lifetime=quotas.has_lifetime,
         on_away=lambda is_away: metrics.set_degraded("quotas", is_away),

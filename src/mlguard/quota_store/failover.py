@@ -24,7 +24,7 @@ from mlguard.ledger import (
     StoreUnavailable,
     again,
 )
-from mlguard.logs import Seldom
+from mlguard.logs import RateLimitedLog
 from mlguard.quota_store.pending import NOW, Held, LastRead, Owed, Pending
 from mlguard.quota_store.store import Sharded, Store
 
@@ -114,8 +114,8 @@ class Failover:
         self._wake = Event()
         self._closing = Event()
         self._thread: Thread | None = None
-        self._log = Seldom()
-        self._said = Seldom(_SAID)
+        self._log = RateLimitedLog()
+        self._said = RateLimitedLog(_SAID)
 
     def start(self) -> None:
         """Begin, in this process: after a fork each child must start anew. Blocks for a moment.

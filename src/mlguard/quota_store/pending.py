@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from threading import Lock
 
 from mlguard.ledger import FLIGHT, LIFETIME, Change, Limit, Line, Order, Receipt
-from mlguard.logs import Seldom
+from mlguard.logs import RateLimitedLog
 from mlguard.recent import Recent
 
 MOST = 100_000
@@ -27,7 +27,7 @@ class Pending:
         self._of: dict[str, list[Change]] = {}
         self._number = 0
         self._sums: dict[tuple[Place, bool], int] = {}
-        self._log = Seldom()
+        self._log = RateLimitedLog()
 
     def __len__(self) -> int:
         return self._number + len(self._sums)

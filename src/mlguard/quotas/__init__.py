@@ -1,9 +1,9 @@
 """How much may they still ask? Decides."""
 
 from mlguard.quotas.callers import Caller
-from mlguard.quotas.charged import Charged, headers_of
-from mlguard.quotas.demand import Demand, RouteLimit
+from mlguard.quotas.cost import Cost, RouteLimit
 from mlguard.quotas.quota import Admission, Quota
+from mlguard.quotas.reservation import Reservation, headers_of
 from mlguard.quotas.rules import Rules, Terms
 from mlguard.quotas.shapes import headers
 from mlguard.quotas.throttle import Throttle
@@ -11,9 +11,9 @@ from mlguard.quotas.throttle import Throttle
 __all__ = [
     "Admission",
     "Caller",
-    "Charged",
-    "Demand",
+    "Cost",
     "Quota",
+    "Reservation",
     "RouteLimit",
     "Rules",
     "Terms",

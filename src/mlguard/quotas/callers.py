@@ -33,7 +33,7 @@ class Accounts(NamedTuple):
     tenant: str
 
 
-class Asked(NamedTuple):
+class PreparedDebit(NamedTuple):
     """What a caller asked last: most ask the same again and again.
 
     Attributes:
@@ -79,7 +79,7 @@ class Caller:
         self.tenant = place.tag + place.tenant if place.tenant else ""
         self.is_exempt = rules.exempts(principal)
         self.plan = rules.plan(principal)
-        self.asked: Asked | None = None
+        self.asked: PreparedDebit | None = None
         # Nothing is held that says nothing here.
         self._claims = principal.claims if rules.looks_at_claims else None
         self._scopes = principal.scopes if rules.looks_at_scopes else None

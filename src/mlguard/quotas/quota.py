@@ -10,10 +10,10 @@ from functools import lru_cache
 from mlguard import refusals
 from mlguard.ledger import FLIGHT, Change, Ledger, Limit, Line, MemoryLedger, Order, Receipt
 from mlguard.messages import Debit, Deny, Headers, Principal
-from mlguard.quotas.callers import Accounts, Asked, Caller, Callers, accounts
-from mlguard.quotas.charged import Charged
-from mlguard.quotas.demand import Demand, RouteLimit
+from mlguard.quotas.callers import Accounts, Caller, Callers, PreparedDebit, accounts
+from mlguard.quotas.cost import Cost, RouteLimit
 from mlguard.quotas.refusing import in_its_words, refusal, too_large, withheld, worst
+from mlguard.quotas.reservation import Reservation
 from mlguard.quotas.rules import Rules
 from mlguard.quotas.shapes import Part, Shape, headers, nothing_left, policy
 from mlguard.quotas.spent import Delays, Spent
@@ -21,7 +21,7 @@ from mlguard.settings import Quotas
 
 __all__ = ["Accounts", "Admission", "Quota", "accounts", "headers"]
 
-Admission = Generator[Debit, Receipt | None, Charged | Deny]
+Admission = Generator[Debit, Receipt | None, Reservation | Deny]
 """Yields the debit, is sent what became of it, returns what was charged or the refusal."""
 
 _ROWS = ("rows",)
@@ -72,13 +72,13 @@ class Quota:
         self.ledger = ledger
         self.is_here = isinstance(ledger, MemoryLedger)
         self._spent = Spent(ledger, self._timer)
-        self._nothing = Charged(ledger, Order("", ()), _NOTHING, Receipt((), 0.0))
+        self._nothing = Reservation(ledger, Order("", ()), _NOTHING, Receipt((), 0.0))
 
     def caller(self, principal: Principal) -> Caller:
         """Find who is charged for what a principal asks, once for each request."""
         return self._callers.of(principal)
 
-    def admit(self, caller: Caller, demand: Demand) -> Admission:
+    def admit(self, caller: Caller, demand: Cost) -> Admission:
         """Charge everything that a call touches, or refuse it and charge nothing.
 
         Args:
@@ -89,15 +89,15 @@ class Quota:
             ValueError: An amount below zero.
         """
         asked = self._asked(caller, demand)
-        if not isinstance(asked, Asked):
+        if not isinstance(asked, PreparedDebit):
             return asked
         receipt = yield asked.debit
         return self._answer(asked, receipt, demand.limits)
 
-    def admit_here(self, caller: Caller, demand: Demand) -> Charged | Deny:
+    def admit_here(self, caller: Caller, demand: Cost) -> Reservation | Deny:
         """Do what `admit` does, at once: where the ledger is in this process, nobody waits."""
         asked = self._asked(caller, demand)
-        if not isinstance(asked, Asked):
+        if not isinstance(asked, PreparedDebit):
             return asked
         return self._answer(asked, self.ledger.debit(asked.debit.order), demand.limits)
 
@@ -173,7 +173,7 @@ class Quota:
         if model is not None and is_somebody and not caller.is_exempt and deny.status < 500:
             self._delays.add(caller.own, seconds)
 
-    def berths(self, caller: Caller, model: str | None) -> Iterator[tuple[Hashable, Limit]]:
+    def flight_limits(self, caller: Caller, model: str | None) -> Iterator[tuple[Hashable, Limit]]:
         """List the limits of requests in flight that a call meets, each with whose it is."""
         if caller.is_exempt:
             return
@@ -189,11 +189,11 @@ class Quota:
             return ()
         return self._policies(caller.plan, model, bool(caller.tenant))
 
-    def nothing(self) -> Charged:
+    def nothing(self) -> Reservation:
         """Charge nothing."""
         return self._nothing
 
-    def _asked(self, caller: Caller, demand: Demand) -> Asked | Charged | Deny:
+    def _asked(self, caller: Caller, demand: Cost) -> PreparedDebit | Reservation | Deny:
         """Tell what a call asks of the ledger; where it asks nothing, how that ends."""
         if caller.is_exempt:
             return self._nothing
@@ -206,8 +206,8 @@ class Quota:
         return asked if asked.shape.parts else self._nothing
 
     def _answer(
-        self, asked: Asked, receipt: Receipt | None, limits: Sequence[RouteLimit]
-    ) -> Charged | Deny:
+        self, asked: PreparedDebit, receipt: Receipt | None, limits: Sequence[RouteLimit]
+    ) -> Reservation | Deny:
         """Tell what became of a call."""
         _, shape, debit = asked
         order = debit.order
@@ -222,15 +222,15 @@ class Quota:
 
     def _charged(
         self, shape: Shape, order: Order, receipt: Receipt | None
-    ) -> Charged | Deny | Receipt:
+    ) -> Reservation | Deny | Receipt:
         """Tell what was charged; the receipt itself, where that refuses."""
         if receipt is None:
             return refusals.store_unavailable()
         for number, share in receipt.ended:
             self._on_ended(shape.limits[number], share)
-        return Charged(self.ledger, order, shape, receipt) if receipt.is_admitted else receipt
+        return Reservation(self.ledger, order, shape, receipt) if receipt.is_admitted else receipt
 
-    def _ask(self, caller: Caller, demand: Demand) -> Asked | Deny:
+    def _ask(self, caller: Caller, demand: Cost) -> PreparedDebit | Deny:
         """Write down what a call asks of the ledger, or refuse what no window would admit."""
         model, amounts, is_request, flies, limits = demand
         asked = (model, dict(amounts), is_request, flies)
@@ -245,7 +245,7 @@ class Quota:
             if limit.seconds and cost > limit.amount:
                 deny = too_large(limit, self.rules.terms(caller.plan, model))
                 return in_its_words(deny, limits, number - len(order.lines))
-        found = Asked(asked, shape, Debit(self.ledger, order))
+        found = PreparedDebit(asked, shape, Debit(self.ledger, order))
         if not limits:
             caller.asked = found
         return found

@@ -9,7 +9,7 @@ from dataclasses import replace
 from mlguard import refusals
 from mlguard.ledger import FLIGHT, LIFETIME, Limit, Line, Reading
 from mlguard.messages import Deny, Headers
-from mlguard.quotas.demand import RouteLimit
+from mlguard.quotas.cost import RouteLimit
 from mlguard.quotas.rules import Terms
 from mlguard.quotas.shapes import headers, policy
 

@@ -21,7 +21,7 @@ _PATIENCE = 20  # so many times what its refused body took, a caller waits
 _LONGEST = 60.0  # seconds
 
 
-class Known(NamedTuple):
+class SpentCounter(NamedTuple):
     """A counter without room for one unit more.
 
     Attributes:
@@ -49,7 +49,7 @@ class Spent:
     def __init__(self, ledger: Ledger, timer: Callable[[], float]) -> None:
         self._ledger = ledger if isinstance(ledger, MemoryLedger) else None
         self._timer = timer
-        self._known: Recent[str, Mapping[str, Known]] = Recent(2 * REMEMBERED)
+        self._known: Recent[str, Mapping[str, SpentCounter]] = Recent(2 * REMEMBERED)
 
     def learn(self, tag: str, lines: Sequence[Line], readings: Sequence[Reading]) -> None:
         """Take note of what a refusal says of counters."""
@@ -60,9 +60,9 @@ class Spent:
             if limit.unit in _COUNTED:
                 until = now + min(MOMENT, reading.wait)
                 opens = now + reading.wait if cost == 1 or math.isinf(reading.wait) else until
-                self._keep(tag + account, Known(limit, until, opens), now)
+                self._keep(tag + account, SpentCounter(limit, until, opens), now)
 
-    def _keep(self, account: str, known: Known, now: float) -> None:
+    def _keep(self, account: str, known: SpentCounter, now: float) -> None:
         others = self._known.get(account) or {}
         left = {field: k for field, k in others.items() if self._ledger or k.until > now}
         self._known.put(account, {**left, known.limit.field: known})
@@ -89,7 +89,7 @@ class Spent:
         return max(found, key=lambda pair: pair[1].wait, default=None)
 
     def _looked(
-        self, ledger: MemoryLedger, caller: Caller, known: Sequence[tuple[Part, Known]]
+        self, ledger: MemoryLedger, caller: Caller, known: Sequence[tuple[Part, SpentCounter]]
     ) -> list[tuple[Limit, Reading]]:
         """Look at counters; where all have room again, nothing is known any longer."""
         place = caller.accounts
@@ -105,8 +105,8 @@ class Spent:
 
 
 def _among(
-    own: Mapping[str, Known], shared: Mapping[str, Known], parts: Iterable[Part]
-) -> Iterator[tuple[Part, Known]]:
+    own: Mapping[str, SpentCounter], shared: Mapping[str, SpentCounter], parts: Iterable[Part]
+) -> Iterator[tuple[Part, SpentCounter]]:
     for part in parts:
         known = (shared if part.is_shared else own).get(part.limit.field)
         if known is not None and (known.limit is part.limit or known.limit == part.limit):

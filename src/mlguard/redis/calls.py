@@ -47,7 +47,7 @@ class Script:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class RedisCall:
     """What the server that keeps a slot is asked.
 
     Attributes:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mlguard.places import Node
 from mlguard.redis.links import Answer, Unreachable
+from mlguard.redis_url import Node
 
 
 class Clocks:

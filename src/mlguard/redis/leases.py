@@ -15,7 +15,7 @@ _IDLE = 2.0  # after which what nobody used is given back
 _FIRST = 16  # the first lease is that part of the largest
 _MOST_SEEN = 10_000
 
-Place: TypeAlias = tuple[str, str, Limit]
+RedisURL: TypeAlias = tuple[str, str, Limit]
 """Tag, account and limit."""
 
 
@@ -70,7 +70,7 @@ class Leases:
         self._most = most
         self._timer = timer
         self._lock = Lock()
-        self._stocks: dict[Place, _Stock] = {}
+        self._stocks: dict[RedisURL, _Stock] = {}
         self._seen: dict[tuple[str, str], tuple[float, int]] = {}
         self._asking: set[tuple[str, str]] = set()
         self._back: list[Change] = []
@@ -169,7 +169,7 @@ class Leases:
             back, self._back = self._back, []
             return back
 
-    def _returned(self, place: Place) -> Change | None:
+    def _returned(self, place: RedisURL) -> Change | None:
         stock = self._stocks.pop(place, None)
         return Change(*place, -stock.units, stock.at) if stock and stock.units else None
 

@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from mlguard.places import Node, Place
 from mlguard.redis import waits
 from mlguard.redis.clocks import Clocks
 from mlguard.redis.links import Answer, Link, Steps, Unreachable, Wait, tls_context, unreachable
 from mlguard.redis.resp import Command, Refusal
+from mlguard.redis_url import Node, RedisURL
 
 _MOST_IDLE = 32
 _MOST_OPENING = 8  # of one server at a time
@@ -36,7 +36,7 @@ class Pool:
         clocks: The clocks of the servers.
     """
 
-    def __init__(self, place: Place, clocks: Clocks) -> None:
+    def __init__(self, place: RedisURL, clocks: Clocks) -> None:
         self._place = place
         self._clocks = clocks
         self._tls: ssl.SSLContext | None = None
@@ -218,7 +218,7 @@ class Pool:
         threading.Thread(target=hear, daemon=True).start()
 
 
-def greeting(place: Place, node: Node) -> list[Command]:
+def greeting(place: RedisURL, node: Node) -> list[Command]:
     """Return what a new connection says first."""
     options = place.options
     commands: list[Command] = []

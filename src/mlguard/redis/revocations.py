@@ -10,8 +10,8 @@ from typing import Protocol
 
 from mlguard.chance import CHANCE
 from mlguard.ledger import StoreUnavailable
-from mlguard.logs import Seldom
-from mlguard.redis.calls import Call, Reply, Script, marked, slot_of, taken
+from mlguard.logs import RateLimitedLog
+from mlguard.redis.calls import RedisCall, Reply, Script, marked, slot_of, taken
 from mlguard.redis.servers import Servers
 from mlguard.revocations import Key, Revocation
 
@@ -58,7 +58,7 @@ class RevocationStore:
         self._servers = Servers(url, timeout)
         self._keys = (f"mlguard:{{{service}}}:revoked", f"mlguard:{{{service}}}:revoked:version")
         self._slot = slot_of(marked(service))
-        self._log = Seldom()
+        self._log = RateLimitedLog()
         self._stored: dict[Key, Revocation] = {}
         self._seen = _NEVER
         self._revision: int | None = None
@@ -93,7 +93,7 @@ class RevocationStore:
 
     def _exchange(self, book: Book) -> None:
         revision = book.revision
-        version = _text(self._ask(Call(self._slot, ("GET", self._keys[1]))).rest)
+        version = _text(self._ask(RedisCall(self._slot, ("GET", self._keys[1]))).rest)
         if version == self._seen and revision == self._revision:
             return
         past: list[Key] = []
@@ -109,7 +109,7 @@ class RevocationStore:
         self._revision = revision
 
     def _read(self) -> dict[Key, Revocation]:
-        look = Call(self._slot, ("HGETALL", self._keys[0]))
+        look = RedisCall(self._slot, ("HGETALL", self._keys[0]))
         found = taken(self._servers.run([look], _TIMEOUT_OF_ALL))[0].rest
         written = dict(zip(map(_text, found[::2]), found[1::2], strict=True))
         parsed = map(self._parse, written.values())
@@ -139,10 +139,10 @@ class RevocationStore:
                 time.sleep(CHANCE.uniform(0, number * _PAUSE))
         raise StoreUnavailable("too many others write at once")
 
-    def _writing(self, joined: dict[Key, Revocation], over: list[Key], version: str) -> Call:
+    def _writing(self, joined: dict[Key, Revocation], over: list[Key], version: str) -> RedisCall:
         fields = [_field(key) for key in (*joined, *over)]
         texts = [json.dumps(r.as_dict()) for r in joined.values()]
-        return Call(self._slot, (len(texts), *fields, *texts), _REVOKE, self._keys, version)
+        return RedisCall(self._slot, (len(texts), *fields, *texts), _REVOKE, self._keys, version)
 
     def _wrote(
         self, joined: dict[Key, Revocation], over: list[Key], before: str, version: str
@@ -153,7 +153,7 @@ class RevocationStore:
         if before == self._seen:
             self._seen = version
 
-    def _ask(self, call: Call) -> Reply:
+    def _ask(self, call: RedisCall) -> Reply:
         return taken(self._servers.run([call]))[0]
 
     def _parse(self, text: bytes | None) -> Revocation | None:

@@ -13,13 +13,13 @@ from typing import Any
 
 from mlguard.ledger import StoreUnavailable
 from mlguard.logs import LOGGER
-from mlguard.places import CLUSTER, SENTINEL, SINGLE, Node, Place
 from mlguard.redis import waits
-from mlguard.redis.calls import SLOTS, Call, Outcome, Reply
+from mlguard.redis.calls import SLOTS, Outcome, RedisCall, Reply
 from mlguard.redis.clocks import Clocks
 from mlguard.redis.links import Answer, Steps, Unreachable
 from mlguard.redis.pool import Pool
 from mlguard.redis.resp import Command, Refusal
+from mlguard.redis_url import CLUSTER, SENTINEL, SINGLE, Node, RedisURL
 
 _TRIES = 6
 _KNOWN_FOR = 1.0  # seconds, after which the sentinels are asked anew, beside what goes on
@@ -40,7 +40,7 @@ class Router:
         pool: The connections to them.
     """
 
-    def __init__(self, place: Place, clocks: Clocks, pool: Pool) -> None:
+    def __init__(self, place: RedisURL, clocks: Clocks, pool: Pool) -> None:
         self._place = place
         self._clocks = clocks
         self._pool = pool
@@ -57,7 +57,7 @@ class Router:
         node = self._slots[slot] if self._slots else None
         return f"{node.host}:{node.port}" if node else ""
 
-    def run(self, calls: Sequence[Call], until: float) -> Steps:
+    def run(self, calls: Sequence[RedisCall], until: float) -> Steps:
         """Run calls together, and return the `Outcome` of each."""
         trip = _Trip(calls)
         for _ in range(_TRIES):
@@ -303,7 +303,7 @@ class _Trip:
         trouble: What went wrong last.
     """
 
-    def __init__(self, calls: Sequence[Call]) -> None:
+    def __init__(self, calls: Sequence[RedisCall]) -> None:
         self.waiting = dict(enumerate(calls))
         self.outcomes: dict[int, Outcome] = {}
         self.unknown: set[int] = set()

@@ -9,7 +9,7 @@ from typing import Any
 
 from mlguard.ledger import FLIGHT, LIFETIME, WINDOW, Change, Entry, Limit, Order, Receipt
 from mlguard.ledger.counters import Flight, Lifetime, Slot, Window
-from mlguard.redis.calls import Call, Reply, Script, marked, slot_of
+from mlguard.redis.calls import RedisCall, Reply, Script, marked, slot_of
 
 COUNT = Script("count.lua")
 HOLD = 30  # seconds for which what is in flight counts without a sign of life
@@ -29,16 +29,16 @@ class Keys:
     def __init__(self, prefix: str) -> None:
         self._prefix = marked(prefix)
 
-    def probe(self, tag: str) -> Call:
+    def probe(self, tag: str) -> RedisCall:
         """Return the call that writes something where a tag is kept."""
         return self._run(tag, (f"{self._prefix}:{{{marked(tag)}}}:probe",), "probe")
 
-    def read(self, tag: str, account: str) -> Call:
+    def read(self, tag: str, account: str) -> RedisCall:
         """Return the call that tells all of an account."""
         keys = tuple(self._key(tag, account, kind) for kind in _KINDS)
         return self._run(tag, keys, "read")
 
-    def reset(self, tag: str, account: str, *, lifetime: bool) -> Call:
+    def reset(self, tag: str, account: str, *, lifetime: bool) -> RedisCall:
         """Return the call that forgets windows, and sums too where that is meant."""
         kinds = (WINDOW, LIFETIME) if lifetime else (WINDOW,)
         keys = tuple(self._key(tag, account, kind) for kind in kinds)
@@ -53,7 +53,7 @@ class Keys:
         *,
         wanted: Sequence[int] = (),
         late: Callable[[Reply], None] | None = None,
-    ) -> Call:
+    ) -> RedisCall:
         """Return the call that makes changes and then a debit.
 
         Args:
@@ -101,8 +101,8 @@ class Keys:
         what: str,
         asked: tuple[str, ...] = (),
         late: Callable[[Reply], None] | None = None,
-    ) -> Call:
-        return Call(slot_of(marked(tag)), asked, COUNT, keys, what, late)
+    ) -> RedisCall:
+        return RedisCall(slot_of(marked(tag)), asked, COUNT, keys, what, late)
 
     def _key(self, tag: str, account: str, kind: str) -> str:
         return f"{self._prefix}:{{{marked(tag)}}}:{account.translate(_PLAIN)}{_ENDINGS[kind]}"

@@ -8,17 +8,17 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mlguard import places
+from mlguard import redis_url
 from mlguard.ledger import StoreUnavailable
-from mlguard.logs import Seldom
+from mlguard.logs import RateLimitedLog
 from mlguard.redis import awaits, waits
-from mlguard.redis.calls import Call, Outcome, Reply, Script
+from mlguard.redis.calls import Outcome, RedisCall, Reply, Script
 from mlguard.redis.clocks import Clocks
 from mlguard.redis.links import Unreachable
 from mlguard.redis.pool import Pool
 from mlguard.redis.resp import Refusal, Word
 from mlguard.redis.router import Router
-from mlguard.urls import shown
+from mlguard.urls import redacted_url
 
 _HOMEWARD = 0.2  # of the timeout is left to an answer on its way
 _PATIENCE = 10  # timeouts for which a call waits for its turn among many of one event loop
@@ -43,22 +43,22 @@ class Servers:
     """
 
     def __init__(self, url: str, timeout: float) -> None:
-        self.shown = shown(url)
-        self._place = places.place(url)
+        self.shown = redacted_url(url)
+        self._place = redis_url.parse(url)
         self._timeout = timeout
         clocks = Clocks(timeout * _HOMEWARD)
         self._pool = Pool(self._place, clocks)
         self.router = Router(self._place, clocks, self._pool)
         self._turns = awaits.Turns(timeout / 2, timeout * _PATIENCE)
-        self._log = Seldom()
+        self._log = RateLimitedLog()
 
-    def run(self, calls: Sequence[Call], timeout: float | None = None) -> list[Outcome]:
+    def run(self, calls: Sequence[RedisCall], timeout: float | None = None) -> list[Outcome]:
         """Run calls, and return what became of each; blocks."""
         until = self._until() if timeout is None else time.monotonic() + timeout
         found: list[Outcome] = waits.drive(self.router.run(calls, until))
         return found
 
-    async def arun(self, calls: Sequence[Call]) -> list[Outcome]:
+    async def arun(self, calls: Sequence[RedisCall]) -> list[Outcome]:
         """Do what `run` does, never blocking the event loop."""
         async with self._turns.turn() as gate:
             found: list[Outcome] = await awaits.drive(self.router.run(calls, self._until()))
@@ -138,7 +138,7 @@ def _unfit(facts: dict[str, str], kind: str) -> str | None:
     numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     if numbers and numbers < _OLDEST:
         return f"is too old: {version}, where 6.2 is needed"
-    if facts.get("redis_mode") == "cluster" and kind != places.CLUSTER:
+    if facts.get("redis_mode") == "cluster" and kind != redis_url.CLUSTER:
         return "is part of a cluster: write redis+cluster://"
     return None
 

@@ -20,7 +20,7 @@ from mlguard.ledger import (
     StoreUnavailable,
     again,
 )
-from mlguard.redis.calls import Call, Outcome, Reply, marked, slot_of, taken
+from mlguard.redis.calls import Outcome, RedisCall, Reply, marked, slot_of, taken
 from mlguard.redis.leases import Leases, Wish
 from mlguard.redis.script import COUNT, Keys, entries, receipt
 from mlguard.redis.servers import Servers
@@ -143,7 +143,7 @@ class RedisStore:
         self._give_back(everything=True)
         self._servers.close()
 
-    def _act(self, call: Call) -> Reply:
+    def _act(self, call: RedisCall) -> Reply:
         with self._servers.in_plain_words():
             return taken(self._servers.run([call]))[0]
 
@@ -163,7 +163,7 @@ class RedisStore:
         self._leases = Leases(self._lease, self._clock or time.monotonic)
         self._is_keeping = False
 
-    def _call(self, order: Order, changes: Sequence[Change], wish: Wish = _NO_WISH) -> Call:
+    def _call(self, order: Order, changes: Sequence[Change], wish: Wish = _NO_WISH) -> RedisCall:
         now = self._clock() if self._clock else None
         undo = partial(self._undo, order, changes, wish)
         everything = (*wish.returned, *changes)
@@ -253,4 +253,4 @@ class _Asked(NamedTuple):
 
     order: Order
     wish: Wish
-    call: Call
+    call: RedisCall

@@ -5,7 +5,14 @@ from mlguard.settings.issuers import Auth, Issuer
 from mlguard.settings.load import NAMED, load
 from mlguard.settings.mistakes import nearest
 from mlguard.settings.quotas import DEFAULT, Limits, Plan, Quotas
-from mlguard.settings.tables import Drift, Metrics, Model, Service, Settings, Tracing
+from mlguard.settings.tables import (
+    Drift,
+    MetricsSettings,
+    Model,
+    ServiceSettings,
+    Settings,
+    TracingSettings,
+)
 from mlguard.settings.values import (
     ANY_HOST,
     HMAC,
@@ -31,14 +38,14 @@ __all__ = [
     "Drift",
     "Issuer",
     "Limits",
-    "Metrics",
+    "MetricsSettings",
     "Model",
     "Plan",
     "Quotas",
     "Rate",
-    "Service",
+    "ServiceSettings",
     "Settings",
-    "Tracing",
+    "TracingSettings",
     "load",
     "media_type",
     "nearest",

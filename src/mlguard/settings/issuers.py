@@ -28,7 +28,7 @@ from mlguard.settings.values import (
     Variables,
     contradiction,
 )
-from mlguard.urls import is_secure, shown
+from mlguard.urls import is_secure, redacted_url
 
 _NO_ISSUER = re.compile("[?#@]")
 
@@ -193,4 +193,4 @@ class Auth(Table):
 
     @field_serializer("revocation_store")
     def _without_password(self, store: str | None) -> str | None:
-        return store and shown(store)
+        return store and redacted_url(store)

@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 
 from mlguard.settings.tables import Settings
 from mlguard.settings.values import Rate, Table
-from mlguard.urls import shown
+from mlguard.urls import redacted_url
 
 SECRET_URLS = (("auth", "revocation_store"), ("quotas", "store"))
 """Keys whose value may hold a password, when it comes from the environment."""
@@ -89,7 +89,7 @@ def _has_tables(value: Any) -> bool:
 def _shown(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_shown(entry) for entry in value]
-    return shown(value) if isinstance(value, str) else value
+    return redacted_url(value) if isinstance(value, str) else value
 
 
 def _unknown(loc: tuple[int | str, ...], where: str) -> str:

@@ -21,7 +21,7 @@ from mlguard.settings.values import (
     Text,
     contradiction,
 )
-from mlguard.urls import shown
+from mlguard.urls import redacted_url
 
 Failure: TypeAlias = Literal["local", "open", "closed"]
 Rates: TypeAlias = tuple[RateText, ...]
@@ -172,7 +172,7 @@ class Quotas(Plan):
 
     @field_serializer("store")
     def _without_password(self, store: str) -> str:
-        return shown(store)
+        return redacted_url(store)
 
     def tables(self) -> Iterator[tuple[str, Limits]]:
         """List every table of limits, by its place below this one."""

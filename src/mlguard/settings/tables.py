@@ -32,7 +32,7 @@ def _twice(values: Sequence[str]) -> str | None:
     return next((value for value in values if values.count(value) > 1), None)
 
 
-class Service(Table):
+class ServiceSettings(Table):
     """Who this service is and whom it believes.
 
     Attributes:
@@ -130,7 +130,7 @@ class Drift(Table):
     report: FilePath | None = None
 
 
-class Tracing(Table):
+class TracingSettings(Table):
     """Where spans go.
 
     Attributes:
@@ -148,7 +148,7 @@ class Tracing(Table):
     server_spans: Literal["ours", "packages"] = "ours"
 
 
-class Metrics(Table):
+class MetricsSettings(Table):
     """Where metrics are read.
 
     Attributes:
@@ -161,13 +161,13 @@ class Metrics(Table):
 class Settings(Table):
     """Everything the operator decided; a part whose table is missing is off, except metrics."""
 
-    service: Service = Service()
+    service: ServiceSettings = ServiceSettings()
     models: tuple[Model, ...] = ()
     auth: Auth | None = None
     quotas: Quotas | None = None
     drift: Drift | None = None
-    tracing: Tracing | None = None
-    metrics: Metrics = Metrics()
+    tracing: TracingSettings | None = None
+    metrics: MetricsSettings = MetricsSettings()
 
     _source: str = PrivateAttr("")
     _secrets: dict[str, tuple[bytes, ...]] = PrivateAttr(default_factory=dict)

@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
-from mlguard.places import problem
+from mlguard.redis_url import problem
 from mlguard.urls import is_secure
 
 HMAC = ("HS256", "HS384", "HS512")

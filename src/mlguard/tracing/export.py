@@ -20,9 +20,9 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from mlguard.chance import CHANCE
 from mlguard.tracing import otlp
 from mlguard.tracing.console import TreePrinter
-from mlguard.tracing.environment import Receiver
 from mlguard.tracing.post import Poster
 from mlguard.tracing.spans import RecordedSpan, RecordingTracer
+from mlguard.tracing.variables import Receiver
 
 MOST_BYTES = 8 * 1024 * 1024  # held
 _BATCH_BYTES = 1024 * 1024

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from mlguard import __version__
-from mlguard.tracing.environment import Receiver, basic
+from mlguard.tracing.variables import Receiver, basic
 
 _MOST_ANSWER = 64 * 1024  # bytes of an answer that are read, to keep its connection
 _HEADERS = {
@@ -25,7 +25,7 @@ _HEADERS = {
 }
 
 
-class Answer(NamedTuple):
+class PostResult(NamedTuple):
     """What a receiver answered.
 
     Attributes:
@@ -50,7 +50,7 @@ class Poster:
         self._headers = {**_HEADERS, **receiver.headers}
         self._target = ""
 
-    def post(self, body: bytes, seconds: float) -> Answer:
+    def post(self, body: bytes, seconds: float) -> PostResult:
         """Post a body.
 
         Name resolution is the system's, which takes its own time.
@@ -79,12 +79,12 @@ class Poster:
             with suppress(OSError):
                 found.shutdown(socket.SHUT_RDWR)
 
-    def _ask(self, body: bytes) -> Answer:
+    def _ask(self, body: bytes) -> PostResult:
         try:
             connection = self._connected()
             connection.request("POST", self._target, body, self._headers)
             with connection.getresponse() as response:
-                answer = Answer(response.status, _retry_after(response))
+                answer = PostResult(response.status, _retry_after(response))
                 is_whole = len(response.read(_MOST_ANSWER)) < _MOST_ANSWER
         except BaseException:
             self._drop()

@@ -18,12 +18,12 @@ from mlguard import __version__
 from mlguard.logs import LOGGER, quiet
 from mlguard.messages import Call
 from mlguard.settings import Settings
-from mlguard.tracing import environment
+from mlguard.tracing import variables
 from mlguard.tracing.export import Export, Printing, Sending
 from mlguard.tracing.sampling import PeerSampler
 from mlguard.tracing.server import server_attributes, span_name
 from mlguard.tracing.spans import RecordedSpan, RecordingProvider, RecordingTracer
-from mlguard.urls import shown
+from mlguard.urls import redacted_url
 
 _ALREADY = (
     "the app is instrumented already: its server spans are joined, and hold what its "
@@ -80,7 +80,7 @@ class Tracing:
         if given is not None:
             self.provider, self.joined = given, True
             self._tracer = given.get_tracer("mlguard", __version__)
-        elif not environment.is_disabled(environ):
+        elif not variables.is_disabled(environ):
             self._begin(settings, environ)
             self.owns_server_spans = settings.tracing.server_spans == "ours"
 
@@ -90,22 +90,22 @@ class Tracing:
         if tracing is None:
             raise AssertionError("tracing is off")
         self._export = export = self._exporting(settings, environ)
-        self.share = environment.share(tracing, environ)
+        self.share = variables.share(tracing, environ)
         self.provider = RecordingProvider(
             PeerSampler(self.share),
-            environment.resource(settings),
-            environment.bounds(environ),
+            variables.resource(settings),
+            variables.bounds(environ),
             export.add,
         )
         self._tracer = self._own = self.provider.get_tracer("mlguard", __version__)
 
     def _exporting(self, settings: Settings, environ: Mapping[str, str]) -> Export:
         tracing = settings.tracing
-        if tracing is None or tracing.endpoint == environment.CONSOLE:
-            self.endpoint = environment.CONSOLE
+        if tracing is None or tracing.endpoint == variables.CONSOLE:
+            self.endpoint = variables.CONSOLE
             return Printing()
-        receiver = environment.receiver(tracing, environ)
-        self.endpoint = shown(receiver.url)
+        receiver = variables.receiver(tracing, environ)
+        self.endpoint = redacted_url(receiver.url)
         return Sending(receiver)
 
     @property
@@ -240,7 +240,7 @@ class Tracing:
                 span.set_status(StatusCode.ERROR)
             span.end(end_ns)
 
-    def rehearse(self, processor: SpanProcessor) -> None:
+    def replace_for_tests(self, processor: SpanProcessor) -> None:
         """Hand spans to a processor in place of sending them away, for tests."""
         if isinstance(self.provider, RecordingProvider):
             self._export = None

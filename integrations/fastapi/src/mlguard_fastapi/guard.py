@@ -13,8 +13,8 @@ from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.types import ASGIApp, Scope
 from starlette.websockets import WebSocketDisconnect
 
-from mlguard.app.asgi import Middleware
-from mlguard.app.front import F, Front
+from mlguard.app.asgi import ASGIMiddleware
+from mlguard.app.front import F, GuardedApp
 from mlguard.app.service import Service
 from mlguard.guard.limits import Declared, limiting, mark_limits
 from mlguard.messages import Principal
@@ -24,13 +24,13 @@ from mlguard.routes.scopes import mark
 from mlguard.routes.surroundings import Around
 from mlguard_fastapi import telemetry
 from mlguard_fastapi.limits import declare, request_of
-from mlguard_fastapi.listing import around, routes_of
 from mlguard_fastapi.router import RouterGate
+from mlguard_fastapi.routes import around, routes_of
 
 _BEARER = HTTPBearer(auto_error=False, description="A token of the configured issuer.")
 
 
-class MLGuard(Front[FastAPI]):
+class MLGuard(GuardedApp[FastAPI]):
     """Guard a FastAPI app that already exists.
 
     Args:
@@ -95,11 +95,11 @@ class MLGuard(Front[FastAPI]):
 
         def surrounded() -> ASGIApp:
             """Stand around all middleware, that which is added later too."""
-            return Middleware(build(), service, self.start)
+            return ASGIMiddleware(build(), service, self.start)
 
         app.build_middleware_stack = surrounded  # type: ignore[method-assign]
         if app.middleware_stack is not None:
-            app.middleware_stack = Middleware(app.middleware_stack, service, self.start)
+            app.middleware_stack = ASGIMiddleware(app.middleware_stack, service, self.start)
         return service
 
     def routes(self) -> Iterable[Route]:
@@ -108,7 +108,7 @@ class MLGuard(Front[FastAPI]):
 
     def around(self) -> Iterable[Around]:
         """List what answers by itself around the guard, or measures for itself inside it."""
-        return around(self._app, Middleware)
+        return around(self._app, ASGIMiddleware)
 
     def _scope(self) -> Scope:
         """Find the scope of the request that is being handled."""

@@ -19,13 +19,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from mlguard.app.asgi_handler import Begun, ModelAnswer, Replay, refuse
 from mlguard.app.asgi_messages import EXCHANGE, to_call, to_response
 from mlguard.app.drivers import adrive
-from mlguard.app.front import front_of
+from mlguard.app.front import guarded_app_of
 from mlguard.guard import Exchange, Guard, reset, watched
 from mlguard.guard.limits import due
 from mlguard.guard.timed import timed
 from mlguard.tracing import attach, attached, detach
 from mlguard_fastapi.limits import request_of
-from mlguard_fastapi.listing import Demands, leaves, router_of
+from mlguard_fastapi.routes import Demands, leaves, router_of
 
 _PREFIX = "mlguard.prefix"
 _HOST = "mlguard.host"
@@ -84,7 +84,7 @@ class RouterGate:
         for route in leaves(self._router.routes):
             if isinstance(getattr(route, "handle", None), _RouteGate):
                 continue
-            inner, calls = router_of(route), isinstance(route, Mount) and front_of(route.app)
+            inner, calls = router_of(route), isinstance(route, Mount) and guarded_app_of(route.app)
             if inner is not None and not isinstance(inner.middleware_stack, RouterGate):
                 inner.middleware_stack = RouterGate(inner, self._guard)
             route.handle = _RouteGate(  # type: ignore[method-assign]

@@ -9,9 +9,9 @@ from typing import Any
 from flask import Flask, Request, request
 from werkzeug.exceptions import ClientDisconnected
 
-from mlguard.app.front import Front
+from mlguard.app.front import GuardedApp
 from mlguard.app.service import Service
-from mlguard.app.wsgi import Middleware
+from mlguard.app.wsgi import WSGIMiddleware
 from mlguard.guard.limits import Declared
 from mlguard.messages import Principal
 from mlguard.routes.limit_options import Options
@@ -19,11 +19,11 @@ from mlguard.routes.route import Route
 from mlguard.routes.surroundings import Around
 from mlguard_flask import telemetry
 from mlguard_flask.limits import declare
-from mlguard_flask.listing import around, layers, routes_of
-from mlguard_flask.router import Gate, guard_mounts
+from mlguard_flask.router import RouterGate, guard_mounts
+from mlguard_flask.routes import around, layers, routes_of
 
 
-class MLGuard(Front[Flask]):
+class MLGuard(GuardedApp[Flask]):
     """Guard a Flask app that already exists.
 
     Args:
@@ -48,14 +48,14 @@ class MLGuard(Front[Flask]):
         app.extensions["mlguard"] = self
         self._inner = app.wsgi_app  # before the instrumentation hides it in a function
         telemetry.instrument(app, service.tracing)
-        gate = Gate(app, service.guard)
+        gate = RouterGate(app, service.guard)
 
         def start() -> None:
             self._outer.defers_spans = gate.takes_over_spans()
             guard_mounts(self._inner, service.guard)
             self.start()
 
-        self._outer = Middleware(app.wsgi_app, service, start, extensions=app.extensions)
+        self._outer = WSGIMiddleware(app.wsgi_app, service, start, extensions=app.extensions)
         app.wsgi_app = self._outer  # type: ignore[method-assign]
         return service
 

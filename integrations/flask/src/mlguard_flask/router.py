@@ -16,7 +16,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Rule
 
 from mlguard.app.drivers import drive
-from mlguard.app.front import front_of
+from mlguard.app.front import guarded_app_of
 from mlguard.app.wsgi import (
     EXCHANGE,
     PREFIX,
@@ -34,7 +34,7 @@ from mlguard.guard.limits import Declared, due, limited, method_of
 from mlguard.routes.scopes import demanded
 from mlguard.tracing import attach, attached, detach
 from mlguard_flask import telemetry
-from mlguard_flask.listing import host_of, mounts
+from mlguard_flask.routes import host_of, mounts
 
 _current: Any = request
 _DECIDED = "_mlguard_decided"  # on Flask's request, of which each dispatch has its own
@@ -56,7 +56,7 @@ class _Matched(NamedTuple):
     declares: bool
 
 
-class Gate:
+class RouterGate:
     """Decides before each view, and reads its answer before anything changes it.
 
     Args:
@@ -227,7 +227,7 @@ def guard_mounts(app: WSGI, guard: Guard) -> None:
     """Put a gate before each app that is mounted beside Flask and has none."""
     for dispatcher, prefix in mounts(app):
         mounted = dispatcher.mounts[prefix]
-        if not isinstance(mounted, MountGate) and front_of(mounted) is None:
+        if not isinstance(mounted, MountGate) and guarded_app_of(mounted) is None:
             dispatcher.mounts[prefix] = MountGate(mounted, guard)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from mlguard.cli.quota.books import books
-from mlguard.cli.quota.counters import Counter, read
+from mlguard.cli.quota.usage import Counter, read
 from mlguard.cli.quota.whose import add_whose, whose
 from mlguard.ledger import FLIGHT
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlguard.cli.quota.books import books
-from mlguard.cli.quota.counters import Counter, counters, table
+from mlguard.cli.quota.usage import Counter, counters, table
 from mlguard.cli.quota.whose import Whose, add_whose, whose
 
 

@@ -8,8 +8,8 @@ import time
 from typing import Any
 
 from mlguard.auth.minting import mint, usual, usual_type
-from mlguard.cli.token.keys import signing_key
 from mlguard.cli.token.options import add_issuer, add_settings, issuer_named, loaded
+from mlguard.cli.token.signing import signing_key
 
 
 def add(actions: Any) -> None:

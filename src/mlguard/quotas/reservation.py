@@ -9,7 +9,7 @@ from mlguard.messages import Headers
 from mlguard.quotas.shapes import Left, Shape, headers
 
 
-class Charged:
+class Reservation:
     """What an admitted call was charged, until the answer tells what it costs.
 
     Args:
@@ -63,7 +63,7 @@ class Charged:
             self._lines = tuple(lines)
             self._ledger.settle(changes)
 
-    def land(self) -> None:
+    def release(self) -> None:
         """Give back what is held while a request is in flight; once."""
         if not self._flies:
             return
@@ -74,7 +74,7 @@ class Charged:
         self._ledger.settle([Change(self._tag, a, limit, -n, at) for a, limit, n in held if n])
 
 
-def headers_of(charges: Sequence[Charged]) -> Headers:
+def headers_of(charges: Sequence[Reservation]) -> Headers:
     """Write what is left after several charges of one request: what the last one read counts."""
     if len(charges) == 1:
         return charges[0].headers

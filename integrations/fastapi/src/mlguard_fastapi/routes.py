@@ -11,7 +11,7 @@ from fastapi import routing as fastapi_routing
 from starlette.routing import BaseRoute, Host, Mount, Router, WebSocketRoute
 from starlette.types import ASGIApp, Scope
 
-from mlguard.app.front import front_of
+from mlguard.app.front import guarded_app_of
 from mlguard.guard.limits import Declared, limited, method_of, missed, written
 from mlguard.routes.route import Route
 from mlguard.routes.scopes import demanded
@@ -34,7 +34,7 @@ def routes_of(router: Router, prefix: str = "", host: str = "") -> Iterator[Rout
         original = getattr(found, "original_route", found)
         inner, front = (
             router_of(original),
-            front_of(original.app) if isinstance(original, Mount) else None,
+            guarded_app_of(original.app) if isinstance(original, Mount) else None,
         )
         here = original.host if isinstance(original, Host) else host
         below = prefix + (path or "")

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 
 
-class Flights:
+class JoinedFetch:
     """Lets any thread ask for a fetch; one at a time is in flight, and all who ask join it.
 
     `ask` and `close` may be called from any thread and return at once, the rest from the loop.

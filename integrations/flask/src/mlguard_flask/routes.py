@@ -11,7 +11,7 @@ from flask import Flask
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.routing import Rule
 
-from mlguard.app.front import front_of
+from mlguard.app.front import guarded_app_of
 from mlguard.app.wsgi import WSGI
 from mlguard.guard.limits import limited, missed, written
 from mlguard.routes.route import Route
@@ -56,7 +56,7 @@ def _listed(rule: Rule, view: Any, host: str) -> Route:
 
 
 def _mounted(mounted: Any, prefix: str, *, is_guarded: bool) -> Iterator[Route]:
-    front = front_of(mounted)
+    front = guarded_app_of(mounted)
     if front is None:
         *_, innermost = layers(mounted)
         yield Route((), prefix or "/", is_guarded=is_guarded, handler=innermost)

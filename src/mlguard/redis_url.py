@@ -50,7 +50,7 @@ class Node(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RedisURL:
     """What a URL says.
 
     Attributes:
@@ -87,7 +87,7 @@ def problem(url: str) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def place(url: str) -> Place:
+def parse(url: str) -> RedisURL:
     """Return what a URL says.
 
     Raises:
@@ -99,7 +99,7 @@ def place(url: str) -> Place:
     return found
 
 
-def _parsed(url: str) -> Place | str:
+def _parsed(url: str) -> RedisURL | str:
     if _ODD.search(url):
         return "must hold no space, no control character and no #: percent-encode them"
     match = _URL.fullmatch(url)
@@ -120,7 +120,7 @@ def _parsed(url: str) -> Place | str:
     if wrong:
         return wrong
     login = f"{match['login']}@" if match["login"] else ""
-    return Place(kind, nodes, unquote(service), login, db, query, bool(match["tls"]))
+    return RedisURL(kind, nodes, unquote(service), login, db, query, bool(match["tls"]))
 
 
 def _nodes(text: str, kind: str) -> tuple[Node, ...] | str:

@@ -18,9 +18,9 @@ from opentelemetry.util.re import parse_env_headers
 
 from mlguard.errors import InvalidSettings
 from mlguard.logs import LOGGER
-from mlguard.settings import Settings, Tracing
+from mlguard.settings import Settings, TracingSettings
 from mlguard.tracing.spans import limits
-from mlguard.urls import shown
+from mlguard.urls import redacted_url
 
 CONSOLE = "console"
 DEFAULT = "http://127.0.0.1:4318"
@@ -75,7 +75,7 @@ def is_disabled(environ: Mapping[str, str]) -> bool:
     return environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
 
 
-def receiver(tracing: Tracing, environ: Mapping[str, str]) -> Receiver:
+def receiver(tracing: TracingSettings, environ: Mapping[str, str]) -> Receiver:
     """Find who takes spans.
 
     Raises:
@@ -98,7 +98,7 @@ def receiver(tracing: Tracing, environ: Mapping[str, str]) -> Receiver:
     )
 
 
-def share(tracing: Tracing, environ: Mapping[str, str]) -> float:
+def share(tracing: TracingSettings, environ: Mapping[str, str]) -> float:
     """Tell the share of traces begun here that are kept.
 
     A sampler of parents keeps what a trusted peer's flag says, as all of ours do.
@@ -158,7 +158,7 @@ def _otlp(environ: Mapping[str, str], name: str) -> str:
     return found.strip()
 
 
-def _url(tracing: Tracing, environ: Mapping[str, str]) -> str:
+def _url(tracing: TracingSettings, environ: Mapping[str, str]) -> str:
     if tracing.endpoint:
         return _with_path(tracing.endpoint)
     protocol = _otlp(environ, "PROTOCOL").lower()
@@ -189,7 +189,8 @@ def _demand_url(variable: str, text: str) -> None:
         fits = False
     if not fits:
         raise InvalidSettings(
-            f"{variable} = {shown(text)!r}: must be a URL like {DEFAULT}", source="environment"
+            f"{variable} = {redacted_url(text)!r}: must be a URL like {DEFAULT}",
+            source="environment",
         )
 
 

@@ -27,7 +27,7 @@ class RouteLimit(NamedTuple):
     message: str | Callable[[], str] | None = None
 
 
-class Demand(NamedTuple):
+class Cost(NamedTuple):
     """What a call asks for.
 
     Attributes:
