@@ -5,9 +5,10 @@ with them; the Redis' own CPU time is what INFO says.
 
 Simulated: the same leases, kept by the same code, of up to ten thousand workers that share one
 tenant, each asked fifty times a second at random moments, until a window is spent that takes four
-fifths of all requests. "Stranded" is what workers hold at most; "early" is what of the limit nobody
-was admitted for, as others held it when the first one was refused; "unused" what of it was left
-when all requests had come. A round trip counts as the microseconds of Redis CPU that were measured.
+fifths of all requests. Round trips are those until the first request was refused, as what is spent
+is known for a while; each counts as the microseconds of Redis CPU that were measured. "Stranded" is
+what workers held at most; "early" is what of the limit others held when the first one was refused,
+"unused" what of it was left when all requests had come.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Simulated(NamedTuple):
     """What a crowd of workers did.
 
     Attributes:
-        trips: Round trips of one request.
+        trips: Round trips of one request, until one was refused.
         stranded: Units that workers held at most.
         early: Share of the limit that was held elsewhere at the first refusal.
         unused: Share of the limit that was never admitted.
@@ -125,18 +126,19 @@ def simulate(workers: int, lease: int, chance: Random) -> Simulated:
     leased = [Leases(lease, lambda: now) for _ in range(workers)]
     admitted = stranded = 0
     early: int | None = None
+    trips = 0.0
     for number in range(requests):
         now += chance.expovariate(workers * RATE)
         leases = leased[chance.randrange(workers)]
         receipt = leases.take(order) or counter.debit(order, leases, now)
         admitted += receipt.is_admitted
         if early is None and not receipt.is_admitted:
-            early = limit.amount - admitted
+            early, trips = limit.amount - admitted, counter.trips / (number + 1)
         if number % 64 == 0:
             stranded = max(stranded, counter.used - admitted)
     over = max(0, admitted - limit.amount)
     unused = max(0, limit.amount - admitted) / limit.amount
-    return Simulated(counter.trips / requests, stranded, (early or 0) / limit.amount, unused, over)
+    return Simulated(trips, stranded, (early or 0) / limit.amount, unused, over)
 
 
 def main() -> None:

@@ -64,7 +64,11 @@ class Pool:
             Unreachable: It did not answer in time.
         """
         self._be_in_this_process()
-        link = self._idle_one(node) or (yield from self._opened(node, until))
+        link = self._idle_one(node)
+        if link is None:
+            link = yield from self._opened(node, until)
+        elif not self._idle[node] and not node.is_sentinel:
+            self._open_ahead(node)  # who comes meanwhile need not wait
         asked = commands(self._clocks.deadline(node, until))
         try:
             answer = yield from link.exchange(asked, until)
@@ -118,9 +122,9 @@ class Pool:
         ready: Future[Link] = Future()
         with self._lock:
             self._waiting[node].append(ready)
-            opens = self._opening[node] < min(len(self._waiting[node]), _MOST_OPENING)
-            self._opening[node] += opens
-        if opens:
+            is_needed = self._opening[node] < min(len(self._waiting[node]), _MOST_OPENING)
+            self._opening[node] += is_needed
+        if is_needed:
             threading.Thread(target=self._open, args=(node,), daemon=True).start()
         try:
             return (yield Wait(ready, until))
@@ -128,6 +132,13 @@ class Pool:
             if not ready.cancel() and ready.exception() is None:  # it came at this moment
                 self._give(node, ready.result())
             raise
+
+    def _open_ahead(self, node: Node) -> None:
+        with self._lock:
+            is_needed = not self._opening[node] and not self._is_closed
+            self._opening[node] += is_needed
+        if is_needed:
+            threading.Thread(target=self._open, args=(node,), daemon=True).start()
 
     def _open(self, node: Node) -> None:
         link: Link | None = None
