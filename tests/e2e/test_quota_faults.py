@@ -191,7 +191,7 @@ class Outage:
         blow()
         self.is_gone = time.monotonic()
         servers.wait_until(
-            lambda: self.said("is away") == WORKERS, "each worker is without the store", within=5
+            lambda: self.said("is away") == WORKERS, "each worker is without the store", within=20
         )
 
     def go_on_without(self) -> None:
