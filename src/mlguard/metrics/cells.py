@@ -31,6 +31,10 @@ class Number:
     __slots__ = ("_lock", "value")
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin at zero, with a lock that nobody holds."""
         self._lock = Lock()
         self.value = 0.0
 
@@ -56,6 +60,9 @@ class Reading:
     def __init__(self) -> None:
         self.read: Callable[[], float | None] = lambda: None
 
+    def forget(self) -> None:
+        """Do nothing: it counts nothing."""
+
     def samples(self, name: str, labels: dict[str, str]) -> list[Told]:
         """Tell the number, where there is something to read."""
         value = self.read()
@@ -71,9 +78,13 @@ class Histogram:
         self._bounds = bounds
         self._names = (*map(str, bounds), "+Inf")
         self._clock = clock
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin at zero, with a lock that nobody holds."""
         self._lock = Lock()
-        self._counts = [0] * (len(bounds) + 1)
-        self._exemplars: list[tuple[str, float, float] | None] = [None] * (len(bounds) + 1)
+        self._counts = [0] * len(self._names)
+        self._exemplars: list[tuple[str, float, float] | None] = [None] * len(self._names)
         self._sum = 0.0
 
     def observe(self, value: float, trace_id: str | None = None) -> None:
@@ -110,6 +121,9 @@ class Histogram:
 class Cell(Protocol):
     """What holds the number of one label set."""
 
+    def forget(self) -> None:
+        """Begin at zero."""
+
     def samples(self, name: str, labels: dict[str, str]) -> list[Told]:
         """Tell the numbers of one label set."""
 
@@ -137,6 +151,12 @@ class _Labelled(Collector, Generic[C]):
             if values not in self._cells:
                 self._cells[values] = self._make()
             return self._cells[values]
+
+    def forget(self) -> None:
+        """Begin at zero, in a forked process: what was counted is the parent's."""
+        self._lock = Lock()
+        for cell in self._cells.values():
+            cell.forget()
 
     def describe(self) -> list[Metric]:
         # prometheus-client keeps a counter's name without the suffix of its samples.

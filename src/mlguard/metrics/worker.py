@@ -305,6 +305,11 @@ class Metrics:
         """Count answered calls whose body or answer showed no rows where the settings look."""
         self._unread.cell(model, side).add()
 
+    def forget(self) -> None:
+        """Begin at zero, in a forked process: what was counted is the parent's."""
+        for labelled in self._own:
+            labelled.forget()
+
     def snapshot(self) -> list[Family]:
         """Write down all numbers, ready for JSON, `merge` and `expose`."""
         self.before_snapshot()
