@@ -123,6 +123,22 @@ def page(service: Service) -> str:
     return service.expose("application/openmetrics-text")[2].decode()
 
 
+def page_of_a_child(service: Service) -> str:
+    """Scrape a process that is forked now, and has answered one request."""
+    here, there = os.pipe()
+    if not os.fork():
+        service.start()
+        request(service)
+        os.write(there, page(service).encode())
+        service.close()
+        os._exit(0)
+    os.close(there)
+    with os.fdopen(here) as read:
+        said = read.read()
+    os.wait()
+    return said
+
+
 def status(service: Service) -> int:
     return service.expose("")[0]
 
@@ -182,7 +198,7 @@ def threads(service: Service) -> list[str]:
 ACTS: dict[str, Callable[[Service], Any]] = {
     act.__name__: act
     for act in (
-        *(page, status, ten, traced, begun, close, broken, remembers, threads),
+        *(page, page_of_a_child, status, ten, traced, begun, close, broken, remembers, threads),
         *(revoke_one, revoke_on_a_loop, knows_one),
     )
 }
@@ -267,6 +283,14 @@ class TestMetrics:
         assert number(one.page()) == 10
         assert time.monotonic() - began > snapshots.PATIENCE
         hangs.signal(signal.SIGCONT)
+
+    def test_a_worker_that_forks(self, workers: Any) -> None:
+        """A process that a worker forks begins at zero: nothing is counted twice."""
+        (one,) = workers()
+        one.tell(ten)
+
+        assert number(one.tell(page_of_a_child)) == 11
+        assert number(one.page()) == 11
 
     def test_another_instance(self, workers: Any, file: Path) -> None:
         """Who was started by somebody else is not counted, and forgotten when it is gone."""

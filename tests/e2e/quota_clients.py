@@ -227,7 +227,9 @@ class Counted:
 
     @property
     def is_degraded(self) -> bool:
-        """Whether a worker says that it is without its store."""
+        """Whether a worker says that it is without its store, or none can say anything."""
+        if OverSockets(self.url).ask("GET", "/metrics").status == 503:
+            return True
         return self.metric("mlguard_degraded", part="quotas") == 1
 
     def said(self, text: str) -> int:

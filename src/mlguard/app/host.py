@@ -228,8 +228,7 @@ class Host:
         try:
             if not self._is_open:
                 self._open()
-            if self._folder is not None:
-                self._folder.prepare()  # it may have been swept away
+            self._prepare_again()
             self._database.look_after()
             if self.ledger is not None:
                 self.ledger.look_after()
@@ -246,6 +245,16 @@ class Host:
         if self._counts_apart:
             self._warn_apart()
         return None if is_saved else _POLL
+
+    def _prepare_again(self) -> None:
+        """Make a folder that was swept away; where that fails, nobody goes on in the old file."""
+        try:
+            if self._folder is not None:
+                self._folder.prepare()
+        except OSError:
+            with suppress(DatabaseFailed):
+                self._database.look_after()
+            raise
 
     def _warn_apart(self) -> None:
         """Say, in one of several workers, that quotas in memory are not one count."""

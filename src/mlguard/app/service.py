@@ -185,9 +185,8 @@ class Service:
         return self._background, self._spans, self._stores
 
     def before_fork(self) -> None:
-        """Hold what is done in the background."""
-        for background in self._backgrounds:
-            background.before_fork()
+        """Hold what is done in the background, but what may wait for others for long."""
+        self._background.before_fork()
 
     def after_fork(self, *, in_child: bool) -> None:
         """Go on; in a child, nothing has started."""
@@ -199,6 +198,7 @@ class Service:
             self._lock = threading.Lock()
             self._scrapes = SingleFlight(self.expose)
             self.guard.parts.recorder.forked()
+            self.metrics.forget()
 
     def close(self) -> None:
         """Send what is still held and stop; takes a few seconds at most."""

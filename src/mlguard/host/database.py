@@ -113,6 +113,7 @@ class Database:
         self._used = 0
         self._is_forking = False
         self._inode: tuple[int, int] | None = None
+        self._known: tuple[int, int] | None = None  # what all that is remembered was written to
 
     def move(self, path: Path) -> None:
         """Be at this path from now on: a server may give up root after it was made."""
@@ -155,15 +156,15 @@ class Database:
         Raises:
             DatabaseFailed: There is no file, and none can be made.
         """
-        known = self._inode
-        if known is not None and _inode(self.path) != known:
+        if self._inode is not None and _inode(self.path) != self._inode:
             LOGGER.warning("%s is gone: it is made anew", self.path)
             self.close()
         with self.lend() as connection:
             connection.read("PRAGMA wal_checkpoint(PASSIVE)")
-        if known is not None and self._inode != known:
+        if self._known != self._inode:
             for write_anew in self._on_new:
                 write_anew()
+        self._known = self._inode
 
     def sync(self) -> None:
         """Have what is written survive the power; an OSError where it may not."""
@@ -259,6 +260,7 @@ class Database:
         inode = _inode(self.path)
         with self._changed:
             self._inode = self._inode or inode
+            self._known = self._known or inode
         return Connection(connection, self._tries if waits else 1), inode
 
     def _prepare(self, connection: sqlite3.Connection) -> None:

@@ -28,6 +28,10 @@ class Number:
     __slots__ = ("_lock", "value")
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin at zero, with a lock that nobody holds."""
         self._lock = Lock()
         self.value = 0.0
 
@@ -55,9 +59,13 @@ class Histogram:
         self._bounds = bounds
         self._names = (*map(str, bounds), "+Inf")
         self._clock = clock
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin at zero, with a lock that nobody holds."""
         self._lock = Lock()
-        self._counts = [0] * (len(bounds) + 1)
-        self._exemplars: list[tuple[str, float, float] | None] = [None] * (len(bounds) + 1)
+        self._counts = [0] * len(self._names)
+        self._exemplars: list[tuple[str, float, float] | None] = [None] * len(self._names)
         self._sum = 0.0
 
     def observe(self, value: float, trace_id: str | None = None) -> None:
@@ -123,6 +131,12 @@ class Numbers(Collector):
     def add(self, *named: str, amount: float = 1.0) -> None:
         """Add to a counter or gauge."""
         self.number(*named).add(amount)
+
+    def forget(self) -> None:
+        """Begin at zero, in a forked process: what was counted is the parent's."""
+        self._lock = Lock()
+        for cell in self._cells.values():
+            cell.forget()
 
     def set(self, *named: str, to: float) -> None:
         """Replace the number of a gauge."""

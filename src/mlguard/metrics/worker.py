@@ -178,6 +178,10 @@ class Metrics:
         """Count answered calls whose body or answer showed no rows where the settings look."""
         self._numbers.add("mlguard_rows_unread_total", model, side)
 
+    def forget(self) -> None:
+        """Begin at zero, in a forked process: what was counted is the parent's."""
+        self._numbers.forget()
+
     def snapshot(self) -> list[Family]:
         """Write down all numbers, ready for JSON, `merge` and `expose`."""
         self.before_snapshot()
