@@ -244,11 +244,16 @@ class Counted:
             return {entry.field: entry.used for entry in entries}
 
     def _books(self, stack: contextlib.ExitStack) -> Any:
-        if self._quotas.store.startswith("host://"):
+        if self.is_on_host:
             database = stack.enter_context(contextlib.closing(Database(self.file, wait=2.0)))
             return HostLedger(database, is_lasting=False)
         patient = self._quotas.model_copy(update={"store_timeout": 2.0})
         return stack.enter_context(contextlib.closing(maker(patient, SERVICE)()))
+
+    @property
+    def is_on_host(self) -> bool:
+        """Whether it counts in the file of the host."""
+        return self._quotas.store.startswith("host://")
 
     @property
     def file(self) -> Path:
