@@ -30,7 +30,7 @@ from mlguard.analyst.starting import python
 from mlguard.host.database import Database
 from mlguard.host.folder import Folder
 from mlguard.host.processes import Process
-from mlguard.host.rows import MAX_BYTES, MAX_ROW, MAX_ROWS, Rows, write_row
+from mlguard.host.sampled_rows import MAX_BYTES, MAX_ROW, MAX_ROWS, SampledRows, write_row
 from mlguard.host.verdicts import LATE, Verdicts
 from mlguard.metrics import Family, Metrics
 
@@ -175,16 +175,16 @@ class TestRows:
 
     def test_they_come_out_as_they_went_in(self, worker: Worker) -> None:
         """In their order, whatever text they hold, and only those of the same settings."""
-        rows = Rows(worker.database, "one")
+        rows = SampledRows(worker.database, "one")
         odd = [["\ud800", None, float("inf")], {"a": {"b": []}}, "\0", 2**70]
 
         assert rows.put([write_row("iris", "\ud800", row)[0] for row in odd]) == 4
-        assert Rows(worker.database, "other").take(9) == []
+        assert SampledRows(worker.database, "other").take(9) == []
         assert rows.take(3) + rows.take(3) == [["iris", "\ud800", row] for row in odd]
 
     def test_too_many_are_lost_and_counted(self, worker: Worker) -> None:
         """While nobody takes them, no more rows wait than there is room for: the first ones."""
-        rows = Rows(worker.database, worker.config.digest)
+        rows = SampledRows(worker.database, worker.config.digest)
         assert rows.put([str(n) for n in range(MAX_ROWS - 2)]) == MAX_ROWS - 2
 
         worker.offer(3)
@@ -192,12 +192,12 @@ class TestRows:
 
         assert worker.dropped("busy") == 1
         assert rows.put(["1"]) == 0
-        assert Rows(worker.database, "other").put(["1"]) == 1
+        assert SampledRows(worker.database, "other").put(["1"]) == 1
         assert len(rows.take(2 * MAX_ROWS)) == MAX_ROWS
 
     def test_too_many_bytes_are_lost(self, worker: Worker) -> None:
         """A few large rows fill the room as well; the file has a bound."""
-        rows = Rows(worker.database, "digest")
+        rows = SampledRows(worker.database, "digest")
         large = json.dumps("x" * 2**20)
 
         kept = [rows.put([large]) for _ in range(MAX_BYTES // 2**20 + 2)]
@@ -219,7 +219,7 @@ class TestRows:
         worker.analyst.look_after()
 
         assert worker.dropped(reason) == 1
-        assert Rows(worker.database, "digest").take(9) == [["iris", "3", [1.0]]]
+        assert SampledRows(worker.database, "digest").take(9) == [["iris", "3", [1.0]]]
 
     def test_a_worker_has_room_for_so_many(self, worker: Worker) -> None:
         """Rows that no thread takes to the file are refused, not heaped up."""
@@ -229,13 +229,13 @@ class TestRows:
 
     def test_two_who_take_at_once_share_no_row(self, worker: Worker) -> None:
         """Each row is taken by one, even where a lock failed to keep analysts apart."""
-        rows = Rows(worker.database, "digest")
+        rows = SampledRows(worker.database, "digest")
         rows.put([str(number) for number in range(5000)])
         taken: list[object] = []
 
         def take() -> None:
             database = Database(worker.folder.database, wait=5.0)
-            mine = Rows(database, "digest")
+            mine = SampledRows(database, "digest")
             while mine._database.read("SELECT 1 FROM sampled LIMIT 1"):
                 taken.extend(mine.take(7))
             database.close()
@@ -385,7 +385,7 @@ class TestProcess:
                 eventually(lambda: not Process.of(pid).runs())  # noqa: B023
                 killed += 1
             assert workers[0].failed() >= before
-        left = Rows(workers[0].database, config.digest)
+        left = SampledRows(workers[0].database, config.digest)
         workers[0].until(lambda: not left._database.read("SELECT 1 FROM sampled LIMIT 1"))
 
         judged = WINDOW * workers[0].failed()

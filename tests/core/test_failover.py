@@ -15,6 +15,7 @@ from mlguard.ledger import (
     FLIGHT,
     LIFETIME,
     Change,
+    ChangesUnmade,
     Entry,
     Limit,
     Line,
@@ -383,17 +384,26 @@ class TestBack:
             assert not admitted(failover.debit(order(1)))
 
     def test_changes_that_were_made_are_not_made_again(self) -> None:
-        """A store that fails after the corrections were made says so."""
-        far = Far()
+        """A store that fails after the corrections were made says so, and they are made once."""
+
+        class Full(Far):
+            def debit(self, order: Order, changes: Sequence[Change] = ()) -> Receipt:
+                if changes:
+                    self.ledger.settle(changes)
+                    raise ChangesUnmade("the disk is full", ())
+                return super().debit(order, changes)
+
+        far = Full()
         with guarded(far) as (failover, _):
             found = order(40)
             receipt = failover.debit(found)
             assert receipt is not None
-            failing = StoreUnavailable("the disk is full", has_changed=True)
+            failover.settle([Change(found.tag, "p", ROWS, -10, receipt.at)])
+            failover.debit(order(0))
 
-            failover._unanswered(found, undone(found, receipt), failing)
-
-            assert len(failover._pending) == 0
+            wait_until(lambda: far.used() == {"rows:iris:60": 30}, "it is refunded")
+            failover.debit(order(0))
+        assert far.used() == {"rows:iris:60": 30}
 
     def test_a_refund_after_it_was_charged_there(self) -> None:
         """A call that began without the store is settled in it."""

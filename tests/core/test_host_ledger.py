@@ -356,7 +356,7 @@ class TestTheFile:
     @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
     def test_lost_permissions(self) -> None:
         """Where the folder cannot be entered any longer, that is said, and ends with it."""
-        folder = Path(tempfile.mkdtemp(prefix="mg"))
+        folder = Path(tempfile.mkdtemp(prefix="mg", dir="/tmp"))  # which anybody may enter
         folder.chmod(0o777)
 
         def work(here: Connection) -> None:

@@ -48,7 +48,6 @@ from mlguard.tracing import (
     attach,
     class_name,
     detach,
-    environment,
     peer,
     redacted,
     sampled_trace,
@@ -56,6 +55,7 @@ from mlguard.tracing import (
     span_name,
     trace_id,
     tree,
+    variables,
 )
 
 TRACE = 0x0AF7651916CD43DD8448EB211C80319C
@@ -789,10 +789,10 @@ def test_no_trace_has_no_id() -> None:
     assert sampled_trace(trace.INVALID_SPAN) is None
 
 
-def receiver(environ: dict[str, str] | None = None, **table: Any) -> environment.Receiver:
+def receiver(environ: dict[str, str] | None = None, **table: Any) -> variables.Receiver:
     settings = load({"tracing": table}, environ={})
     assert settings.tracing is not None
-    return environment.receiver(settings.tracing, environ or {})
+    return variables.receiver(settings.tracing, environ or {})
 
 
 class TestVariables:
@@ -895,7 +895,7 @@ class TestVariables:
         assert receiver(variables, endpoint="http://collector:1").proxy == expected
 
     @pytest.mark.parametrize(
-        ("service", "variables", "expected"),
+        ("service", "environ", "expected"),
         [
             pytest.param({}, {}, ("ml-service", "development"), id="nothing"),
             pytest.param(
@@ -921,19 +921,19 @@ class TestVariables:
     def test_who_the_service_is(
         self,
         service: dict[str, str],
-        variables: dict[str, str],
+        environ: dict[str, str],
         expected: tuple[str, str],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """The service's name and environment are the settings', else the variables'."""
-        for name, value in variables.items():
+        for name, value in environ.items():
             monkeypatch.setenv(f"OTEL_{name}", value)
 
-        said = environment.resource(load({"service": service}, environ={})).attributes
+        said = variables.resource(load({"service": service}, environ={})).attributes
 
         found = said["service.name"], said["deployment.environment.name"]
         assert found == expected
-        assert ("team" in said) is ("team" in str(variables))
+        assert ("team" in said) is ("team" in str(environ))
 
 
 def test_console(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from mlguard.analyst.config import AnalystConfig
 from mlguard.analyst.starting import start
 from mlguard.host.database import Database, DatabaseFailed
 from mlguard.host.processes import Process
-from mlguard.host.rows import Rows, write_row
+from mlguard.host.sampled_rows import SampledRows, write_row
 from mlguard.host.verdicts import LATE, Said, Verdicts
 from mlguard.logs import LOGGER, RateLimitedLog
 from mlguard.metrics import Family, Numbers
@@ -55,7 +55,7 @@ class Analyst:
     ) -> None:
         self._config = config
         self._database = database
-        self._rows = Rows(database, config.digest)
+        self._rows = SampledRows(database, config.digest)
         self._verdicts = Verdicts(database, config.digest, timer)
         self._on_up = on_up
         self._on_restart = on_restart

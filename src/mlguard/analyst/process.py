@@ -14,7 +14,7 @@ from mlguard.analyst.checker import Checker
 from mlguard.analyst.config import AnalystConfig
 from mlguard.analyst.drift_metrics import DriftMetrics
 from mlguard.host.database import Database
-from mlguard.host.rows import Row, Rows
+from mlguard.host.sampled_rows import Row, SampledRows
 from mlguard.host.verdicts import Verdicts
 from mlguard.logs import RateLimitedLog
 from mlguard.metrics import Family
@@ -36,7 +36,7 @@ class Analysis:
     def __init__(self, config: AnalystConfig, path: Path) -> None:
         self._path = path
         database = Database(path, wait=_WAIT)
-        self._rows = Rows(database, config.digest)
+        self._rows = SampledRows(database, config.digest)
         self._verdicts = Verdicts(database, config.digest)
         self._metrics = DriftMetrics()
         self._checker = Checker(config, self._metrics)

@@ -25,7 +25,7 @@ _FIRST = "SELECT id, row FROM sampled WHERE digest = ? ORDER BY id LIMIT ?"
 _TAKE = "DELETE FROM sampled WHERE digest = ? AND id BETWEEN ? AND ?"
 
 
-class Rows:
+class SampledRows:
     """The rows that wait in the file for the analyst of some settings.
 
     Args:
