@@ -61,26 +61,31 @@ class Connection:
 
     Args:
         made: By sqlite3.
-        tries: How often a statement is tried while others hold the file. SQLite waits in between,
-            without the interpreter: how slow this worker is does not count.
+        wait: Seconds to wait at most while others hold the file; 0 never blocks. SQLite waits,
+            without the interpreter, so that a worker which is slow itself gives up no sooner than
+            it has waited for a quarter of that.
     """
 
-    def __init__(self, made: sqlite3.Connection, tries: int) -> None:
+    def __init__(self, made: sqlite3.Connection, wait: float) -> None:
         self.made = made
-        self._tries = tries
+        self._wait = wait
+        self._least = math.ceil(1000 * wait / _PAUSE / 4)
 
     def write(self, sql: str, values: Values = ()) -> int:
         """Run a statement that writes, and tell how many rows it changed."""
         made = self.made
-        before = made.total_changes
-        for left in range(self._tries - 1, -1, -1):
+        before, tries, until = made.total_changes, 0, 0.0
+        while True:
             try:
                 made.execute(sql, values)
-                break
             except sqlite3.OperationalError as error:
-                if not left or not _is_busy(error):
+                tries += 1
+                now = time.monotonic()
+                until = until or now + self._wait
+                if not _is_busy(error) or (tries >= self._least and now >= until):
                     raise
-        return made.total_changes - before
+            else:
+                return made.total_changes - before
 
     def read(self, sql: str, values: Values = ()) -> list[Row]:
         """Run a statement that reads, which waits for nobody."""
@@ -101,7 +106,7 @@ class Database:
 
     def __init__(self, path: Path | None = None, *, wait: float, is_lasting: bool = False) -> None:
         self.path = path
-        self._tries = max(1, math.ceil(1000 * wait / _PAUSE))
+        self._wait = wait
         self._is_lasting = is_lasting
         self._on_new: list[Callable[[], None]] = []
         self._begin()
@@ -261,7 +266,7 @@ class Database:
         with self._changed:
             self._inode = self._inode or inode
             self._known = self._known or inode
-        return Connection(connection, self._tries if waits else 1), inode
+        return Connection(connection, self._wait if waits else 0.0), inode
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA busy_timeout={_OPENING}")
