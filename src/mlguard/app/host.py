@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from mlguard.analyst import Analyst, AnalystConfig, DriftModel
 from mlguard.app.background import Background
@@ -18,9 +19,11 @@ from mlguard.host.snapshots import Snapshots
 from mlguard.host.statements import BOOT
 from mlguard.logs import LOGGER, RateLimitedLog
 from mlguard.metrics import Family, Metrics, merge
-from mlguard.redis.revocations import RevocationStore, publish
 from mlguard.revocations import Revocation, Revocations
 from mlguard.settings import PREFIX, Settings
+
+if TYPE_CHECKING:
+    from mlguard.redis.revocations import RevocationStore
 
 _WAIT = 0.1  # seconds for which others may hold the file, where no quota says
 _LOOK = 1.0
@@ -88,7 +91,7 @@ class Host:
             else None
         )
         self._store_url = auth.revocation_store if auth else None
-        self._store = RevocationStore(self._store_url, self._service) if self._store_url else None
+        self._store = _store(self._store_url, self._service) if self._store_url else None
         self._begin()
 
     def _begin(self) -> None:
@@ -184,8 +187,9 @@ class Host:
             raise OSError(str(error)) from None
         finally:
             self._database.close()
-            if self._store_url:
-                publish(self._store_url, self._service, [revocation])
+            if self._store is not None:
+                self._store.publish([revocation])
+                self._store.close()
         return refused
 
     def close(self) -> None:
@@ -307,6 +311,12 @@ class Host:
             return self._database.write(_TAKE, values) > 0
         except DatabaseFailed:
             return True
+
+
+def _store(url: str, service: str) -> RevocationStore:
+    from mlguard.redis.revocations import RevocationStore  # what no Redis needs is not loaded
+
+    return RevocationStore(url, service)
 
 
 def _analyst_config(settings: Settings) -> AnalystConfig:

@@ -7,7 +7,6 @@ from threading import Event, Thread
 
 from mlguard.errors import InvalidSettings
 from mlguard.logs import LOGGER
-from mlguard.redis.revocations import RevocationStore
 from mlguard.revocations import Revocation
 
 _PAUSE = 0.5  # seconds
@@ -26,6 +25,8 @@ class FirstReading:
     def __init__(
         self, url: str, service: str, on_read: Callable[[Sequence[Revocation]], None]
     ) -> None:
+        from mlguard.redis.revocations import RevocationStore  # what no Redis needs is not loaded
+
         self._store = RevocationStore(url, service)
         self._on_read = on_read
         self._is_over = Event()

@@ -350,9 +350,16 @@ def _demand_packages(settings: Settings) -> None:
     """Find out whether optional parts could run, without importing what they import."""
     from importlib.util import find_spec
 
-    missing = [name for name in _DRIFT_PACKAGES if settings.drift and find_spec(name) is None]
-    if missing:
-        raise MissingExtra(
-            f"[drift] needs {', '.join(missing)}: run `pip install 'mlguard-core[drift]'`, "
-            "or remove [drift] from the settings"
-        )
+    store = settings.auth.revocation_store if settings.auth else None
+    counts = settings.quotas.store if settings.quotas else ""
+    for part, extra, packages in (
+        ("[drift]", "drift", _DRIFT_PACKAGES if settings.drift else ()),
+        ("auth.revocation_store", "redis", ("hiredis",) if store else ()),
+        ("quotas.store", "redis", ("hiredis",) if counts.startswith("redis") else ()),
+    ):
+        missing = [name for name in packages if find_spec(name) is None]
+        if missing:
+            raise MissingExtra(
+                f"{part} needs {', '.join(missing)}: run `pip install 'mlguard-core[{extra}]'`, "
+                f"or remove {part} from the settings"
+            )

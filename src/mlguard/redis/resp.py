@@ -6,14 +6,20 @@ import re
 from collections.abc import Generator, Iterable
 from typing import Any, NamedTuple, TypeAlias
 
+from mlguard.errors import MissingExtra
+
+try:
+    import hiredis
+except ImportError as error:
+    raise MissingExtra("a Redis needs hiredis: pip install 'mlguard-core[redis]'") from error
+
 Word: TypeAlias = "str | int | bytes"
 Command: TypeAlias = tuple[Word, ...]
 Reading: TypeAlias = Generator[None, bytes, Any]
 """Yields where it needs more bytes, and is sent them."""
 
-_LONGEST_LINE = 64 * 1024
-_LONGEST_TEXT = 512 * 1024 * 1024  # what Redis itself takes
-_DEEPEST = 8
+_MOST = 512 * 1024 * 1024  # bytes of one reply, which is what Redis itself takes
+_MORE = object()
 _WORDS = {
     "ASK": "the cluster moves data",
     "BUSY": "it is busy with a script",
@@ -62,73 +68,33 @@ class Refusal(NamedTuple):
 
 def packed(commands: Iterable[Command]) -> bytes:
     """Write commands down, one after another."""
-    parts = []
-    for command in commands:
-        parts.append(b"*%d\r\n" % len(command))
-        for word in command:
-            text = word if isinstance(word, bytes) else str(word).encode()
-            parts.append(b"$%d\r\n%b\r\n" % (len(text), text))
-    return b"".join(parts)
+    pack: Any = hiredis.pack_command  # its types know commands of one word only
+    return b"".join(map(pack, commands))
 
 
 class Replies:
     """Reads replies out of bytes, in whichever pieces those come; a ValueError where it is junk."""
 
     def __init__(self) -> None:
-        self._held = bytearray()
-        self._at = 0
+        refused: Any = Refusal.read  # no exception, as its types would have it
+        self._reader = hiredis.Reader(
+            protocolError=ValueError, replyError=refused, notEnoughData=_MORE
+        )
 
     @property
     def is_read(self) -> bool:
         """Whether nothing is left that no reply was made of."""
-        return self._at == len(self._held)
+        return not self._reader.has_data()
 
     def read(self, many: int) -> Reading:
         """Read so many replies; a Refusal where one is an error."""
-        replies = []
-        for _ in range(many):
-            replies.append((yield from self._reply(0)))  # noqa: PERF401 - it yields
-        return replies
-
-    def _reply(self, depth: int) -> Reading:
-        line = yield from self._line()
-        kind, rest = line[:1], line[1:]
-        if kind == b"$":
-            return (yield from self._text(int(rest)))
-        if kind == b"+":
-            return rest
-        if kind == b":":
-            return int(rest)
-        if kind == b"-":
-            return Refusal.read(rest.decode("utf-8", "replace"))
-        if kind != b"*" or depth == _DEEPEST:
-            raise ValueError("not a reply of Redis")
-        items = []
-        for _ in range(int(rest)):
-            items.append((yield from self._reply(depth + 1)))  # noqa: PERF401 - it yields
-        return items if int(rest) >= 0 else None
-
-    def _line(self) -> Reading:
-        while (end := self._held.find(b"\r\n", self._at)) < 0:
-            if len(self._held) - self._at > _LONGEST_LINE:
+        replies: list[Any] = []
+        while len(replies) < many:
+            reply = self._reader.gets()
+            if reply is not _MORE:
+                replies.append(reply)
+                continue
+            if self._reader.len() > _MOST:
                 raise ValueError("not a reply of Redis")
-            self._take((yield))
-        line = bytes(self._held[self._at : end])
-        self._at = end + 2
-        return line
-
-    def _text(self, size: int) -> Reading:
-        if size < 0:
-            return None
-        if size > _LONGEST_TEXT:
-            raise ValueError("not a reply of Redis")
-        while len(self._held) - self._at < size + 2:
-            self._take((yield))
-        text = bytes(self._held[self._at : self._at + size])
-        self._at += size + 2
-        return text
-
-    def _take(self, data: bytes) -> None:
-        del self._held[: self._at]
-        self._at = 0
-        self._held += data
+            self._reader.feed((yield))
+        return replies

@@ -23,7 +23,6 @@ from mlguard.host.database import Database, DatabaseFailed
 from mlguard.host.folder import Folder
 from mlguard.host.revocations import RevocationTable
 from mlguard.host.snapshots import instances
-from mlguard.redis.revocations import publish
 from mlguard.revocations import Revocation, Revocations, RevocationsFull
 from mlguard.settings import Auth, Settings
 
@@ -96,6 +95,8 @@ def _spread(settings: Settings, store: str | None, revoked: Revocation) -> Itera
             )
     if store:
         try:
+            from mlguard.redis.revocations import publish
+
             publish(store, service, [revoked])
         except (OSError, MissingExtra) as error:
             yield f"other hosts were not told: {_said(error)}"
