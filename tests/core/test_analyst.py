@@ -600,6 +600,7 @@ def judged() -> Iterator[Worker]:
             os.kill(pid, signal.SIGTERM)
 
 
+@pytest.mark.xdist_group("drift")
 class TestDrift:
     """The real checks, by one analyst for all tests here: importing evidently takes seconds."""
 

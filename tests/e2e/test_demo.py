@@ -194,6 +194,7 @@ def test_the_screen_says_it_all(played):
     assert "no process is left" in screen
 
 
+@of_one_play
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc to look around")
 def test_interrupted_it_leaves_no_process(tmp_path):
     """Whoever ends the demo early, by Ctrl-C or kill, gets the computer back as it was."""

@@ -203,6 +203,8 @@ class HostLedger:
 
     def _debit(self, order: Order, *, waits: bool) -> Receipt:
         now, token = self._timer(), CHANCE.getrandbits(62) | 1
+        if not order.lines:
+            return Receipt((), now)
         many, asked = len(order.lines), self._asked(order, now, token)
         with self.database.lend(waits=waits) as connection:
             is_admitted = connection.write(statements.debit(many), asked) > 0
