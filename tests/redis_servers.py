@@ -277,7 +277,7 @@ class Watched:
 
     def _write_settings(self) -> None:
         lines = [f"monitor {SERVICE} 127.0.0.1 {self.nodes[0].port} 1"]
-        lines += [f"down-after-milliseconds {SERVICE} 300", f"failover-timeout {SERVICE} 1000"]
+        lines += [f"down-after-milliseconds {SERVICE} 300", f"failover-timeout {SERVICE} 10000"]
         lines += [f"auth-pass {SERVICE} {self._password}"] if self._password else []
         self._settings.write_text("".join(f"sentinel {line}\n" for line in lines))
 

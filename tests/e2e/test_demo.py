@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import uuid
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -194,6 +193,10 @@ def test_the_screen_says_it_all(played):
     assert "no process is left" in screen
 
 
+def _complete(demos):
+    return next((n for n, (_, mark) in demos.items() if is_complete(left_over(mark))), None)
+
+
 @of_one_play
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc to look around")
 def test_interrupted_it_leaves_no_process(tmp_path):
@@ -204,9 +207,12 @@ def test_interrupted_it_leaves_no_process(tmp_path):
         folder.mkdir()
         demos[number] = start(folder)
     try:
-        for number, (demo, mark) in demos.items():
-            running = partial(left_over, mark)
-            wait_until(lambda r=running: is_complete(r()), "all processes run", within=10 * LONGEST)
+        waiting = dict(demos)
+        while waiting:  # each as soon as it runs, as it ends by itself
+            number = wait_until(
+                lambda: _complete(waiting), "all processes run", within=LONGEST * 10
+            )
+            demo, _ = waiting.pop(number)
             demo.send_signal(number)
         for demo, mark in demos.values():
             screen, _ = demo.communicate(timeout=10 * LONGEST)

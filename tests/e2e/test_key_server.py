@@ -66,13 +66,13 @@ class Issuer:
     def rotate(self, *keys: KeyPair) -> None:
         """Sign with these keys and show them from now on."""
         answer, kids = key_set(*keys), frozenset(k.kid for k in keys)
+        before, self._shown = self._shown - kids, self._shown | kids
         self.active = list(keys)
-        self._shown |= kids
 
         def show(exchange: Exchange) -> None:
             answer(exchange)
             self.served, now = kids, time.monotonic()
-            for kid in self._shown - kids:
+            for kid in before:
                 self.retired.setdefault(kid, now)
 
         self.server.answer(show)
