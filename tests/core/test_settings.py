@@ -1559,3 +1559,31 @@ class TestQuotas:
         assert some is not None
         assert [one.failure(quota) for quota in ("rows", "requests")] == ["open", "open"]
         assert [some.failure(quota) for quota in ("rows", "requests")] == ["closed", "local"]
+
+
+class TestMeeting:
+    """Whose workers meet on a host?"""
+
+    def test_by_name(self) -> None:
+        """Services of one name meet, whatever else their settings say."""
+        one = load({"service": {"name": "iris", "environment": "a"}}, environ={})
+        other = load({"service": {"name": "iris", "environment": "b"}}, environ={})
+
+        assert one.meeting == other.meeting == "iris"
+
+    def test_without_a_name(self, tmp_path: Path) -> None:
+        """Services that nobody named meet by their settings file, and others do not."""
+        files = [tmp_path / "one.toml", tmp_path / "two.toml"]
+        for file in files:
+            file.write_text('models = [{ name = "iris" }]')
+        one, again, two = (load(f, environ={}).meeting for f in (files[0], *files))
+        given = [load({"models": [{"name": name}]}, environ={}).meeting for name in ("iris", "gpt")]
+
+        assert one == again
+        assert len({one, two, *given}) == 4
+
+    def test_by_a_variable(self) -> None:
+        """A name from the environment is a name."""
+        found = load({}, environ={"MLGUARD_SERVICE__NAME": "iris"}).meeting
+
+        assert found == "iris"

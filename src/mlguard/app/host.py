@@ -61,6 +61,7 @@ class Host:
         quotas, auth = settings.quotas, settings.auth
         is_counted = quotas is not None and quotas.store.startswith("host://")
         self._service = settings.service.name
+        self._meeting = settings.meeting
         self._wanted = settings.folder
         self._is_lasting = quotas is not None and quotas.folder is not None
         self._needs_it = is_counted and quotas is not None and quotas.has_lifetime
@@ -205,7 +206,7 @@ class Host:
         self._database.close()
 
     def _find(self) -> Folder:
-        folder = Folder.of(self._service, self._wanted)
+        folder = Folder.of(self._meeting, self._wanted)
         folder.prepare()
         self._database.move(folder.database)
         return folder

@@ -246,6 +246,17 @@ class Settings(Table):
         return (self.quotas.folder if self.quotas else None) or self.service.folder
 
     @property
+    def meeting(self) -> str:
+        """Whose workers meet on a host: a service's by its name, else by its settings file.
+
+        So services that nobody named do not share their counts.
+        """
+        if "name" in self.service.model_fields_set:
+            return self.service.name
+        file = Path(self._source)
+        return f"{self.service.name} {file.resolve() if file.is_file() else self.digest()}"
+
+    @property
     def resolved(self) -> bool:
         """Whether what the settings only name has been fetched."""
         return bool(self._source)

@@ -78,10 +78,10 @@ def _revocation(options: argparse.Namespace, auth: Auth) -> Revocation:
 def _spread(settings: Settings, store: str | None, revoked: Revocation) -> Iterator[str]:
     """Tell the service here, and other hosts; say so, and yield the troubles."""
     service = settings.service.name
-    found = Folder.existing(service, settings.folder)
+    found = Folder.existing(settings.meeting, settings.folder)
     told = 0
     try:
-        for folder in found or [_prepared(service, settings.folder)]:
+        for folder in found or [_prepared(settings.meeting, settings.folder)]:
             told += _write(folder, revoked)
     except (OSError, DatabaseFailed, RevocationsFull) as error:
         yield f"it is not remembered on this host: {_said(error)}"
