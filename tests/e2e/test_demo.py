@@ -22,11 +22,19 @@ LONGEST = 120  # seconds of the processor; how long they take is another's busin
 of_one_play = pytest.mark.xdist_group("demo")
 
 
+# Who runs the tests in the background has SIGINT ignored, by children too.
+PLAY = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("examples.demo", run_name="__main__")
+"""
+
+
 def start(folder, *options):
     """Start the demo so that it and its children can be told from everybody else's."""
     mark = uuid.uuid4().hex
     demo = subprocess.Popen(
-        [sys.executable, "-m", "examples.demo", "--folder", folder, *options],
+        [sys.executable, "-c", PLAY, "--folder", folder, *options],
         cwd=ROOT,
         env={**os.environ, "TEST_MARK": mark},
         stdout=subprocess.PIPE,

@@ -6,6 +6,7 @@ import os
 import socket
 import ssl
 import time
+import weakref
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeAlias
@@ -97,9 +98,8 @@ class Link:
         self._tls: ssl.SSLObject | None = None
         if tls is not None:
             self._tls = tls.wrap_bio(self._came, self._leaves, server_hostname=host)
-
-    def __del__(self) -> None:
-        self.close()
+        # Not `__del__`, before which a socket of the same garbage may complain of being open.
+        weakref.finalize(self, sock.close).atexit = False
 
     def shake_hands(self, until: float) -> Steps:
         """Agree upon TLS, where it is spoken."""
