@@ -48,7 +48,7 @@ _LAST = "~"  # is behind all that a key holds
 _KINDS = list(statements.KINDS)
 _KEY, _HOLDER, _BUCKET, _CURRENT, _PREVIOUS, _AMOUNT, _TOKEN, _USED, _OF, _UNTIL = range(10)
 
-Row: TypeAlias = tuple[Any, ...]
+Row: TypeAlias = Sequence[Any]
 
 
 class HostLedger:
@@ -233,7 +233,8 @@ class HostLedger:
         """Read the counters of each line; of what is in flight, those of all holders."""
         keys = [_key(order.tag, account, limit) for account, limit, _ in order.lines]
         found: dict[str, list[Row]] = {key: [] for key in keys}
-        for row in connection.read(statements.reading(len(keys)), keys):
+        ((text,),) = connection.read(statements.reading(len(keys)), keys)
+        for row in json.loads(text):
             found[row[_KEY]].append(row)
             if not row[_HOLDER]:
                 self._seen.put(row[_KEY], row)
@@ -341,6 +342,7 @@ def _slot(limit: Limit, rows: Sequence[Row], now: float) -> Slot:
     if limit.kind == FLIGHT:
         held = {row[_HOLDER]: row[_CURRENT] for row in rows if row[_UNTIL] > now}
         return Flight({"": {limit.field: held}}, "", "", limit)
+    numbers: Sequence[Any]
     if not rows:
         numbers = (int(now // limit.seconds) if limit.seconds else 0, 0, 0, limit.amount)
     else:

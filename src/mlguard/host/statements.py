@@ -176,8 +176,12 @@ _COLUMNS = "key, holder, bucket, current, previous, amount, token, last, last_am
 
 @lru_cache(64)
 def reading(keys: int) -> str:
-    """Read so many counters, with all who hold them."""
-    return f"SELECT {_COLUMNS} FROM counter WHERE key IN ({','.join('?' * keys)})"
+    """Read so many counters, with all who hold them, as JSON in one row.
+
+    Each further row would have the thread wait for the interpreter once more.
+    """
+    asked = ",".join("?" * keys)
+    return f"SELECT json_group_array(json_array({_COLUMNS})) FROM counter WHERE key IN ({asked})"
 
 
 ALL_OF = f"SELECT {_COLUMNS} FROM counter WHERE key >= ? AND key < ?"
