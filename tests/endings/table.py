@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from time import monotonic
 from typing import Protocol
 
 from tests import servers
@@ -180,8 +180,8 @@ def _held(path: str) -> Callable[[Service, str, str], Got]:
         gate = f"secret-held-{subject}"
         with service.open("GET", f"{path}?gate={gate}", subject=subject, trace_id=trace_id) as wire:
             service.reached(gate)
-            since = monotonic()
-            servers.wait_until(lambda: monotonic() - since > HOLD, "the stream was held")
+            since = time.monotonic()
+            servers.wait_until(lambda: time.monotonic() - since > HOLD, "the stream was held")
             service.opened(gate)
             return wire.rest()
 
@@ -204,6 +204,9 @@ def _left_stream(path: str) -> Callable[[Service, str, str], Got]:
     return act
 
 
+NOTICED = 0.1  # seconds
+
+
 def _left_plain(path: str) -> Callable[[Service, str, str], Got]:
     """Leave while an answer is made."""
 
@@ -212,6 +215,7 @@ def _left_plain(path: str) -> Callable[[Service, str, str], Got]:
         with service.open("GET", f"{path}?gate={gate}", subject=subject, trace_id=trace_id) as wire:
             service.reached(gate)
             wire.leave()
+            time.sleep(NOTICED)  # nothing says when a server has noticed
             service.opened(gate)
             return Got()
 
