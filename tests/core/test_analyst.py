@@ -27,12 +27,15 @@ from mlguard.analyst.analyst import HUNG, MAX_QUEUED
 from mlguard.analyst.checker import Checker
 from mlguard.analyst.drift_metrics import DriftMetrics
 from mlguard.analyst.starting import python
+from mlguard.app.host import Host
 from mlguard.host.database import Database
 from mlguard.host.folder import Folder
 from mlguard.host.processes import Process
 from mlguard.host.sampled_rows import MAX_BYTES, MAX_ROW, MAX_ROWS, SampledRows, write_row
 from mlguard.host.verdicts import LATE, Verdicts
 from mlguard.metrics import Family, Metrics
+from mlguard.revocations import Revocations
+from mlguard.settings import load
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/stat").exists(), reason="the tests find processes in /proc"
@@ -168,6 +171,29 @@ def running(worker: Worker) -> int:
     worker.until(lambda: worker.drift("checks_total") is not None)
     (pid,) = worker.until(lambda: analysts(worker.config.service))
     return pid
+
+
+def test_a_service_that_ends_hands_over_its_rows(tmp_path: Path) -> None:
+    """What was offered last is in the file when a service is closed."""
+    import pandas as pd
+
+    from mlguard.reference import Reference
+
+    reference = tmp_path / "reference.parquet"
+    Reference.build(pd.DataFrame({"a": range(100)})).save(reference)
+    model = {"name": "iris", "features": ["a"], "reference": str(reference)}
+    service = {"name": SERVICE, "folder": str(tmp_path)}
+    settings = load({"service": service, "models": [model], "drift": {}}, environ={})
+    host = Host(settings, Metrics([("iris", "1")]), Revocations())
+    host.start(Process.mine())
+    assert host.offer is not None
+    host.offer("iris", "1", [1.0])
+
+    host.close()
+
+    database = Database(Folder.of(settings.meeting, settings.folder).database, wait=2.0)
+    assert SampledRows(database, settings.digest()).take(9) == [["iris", "1", [1.0]]]
+    database.close()
 
 
 class TestRows:

@@ -195,12 +195,12 @@ class Host:
 
     def close(self) -> None:
         """Write what is left for the others, and let go of the file."""
-        with suppress(DatabaseFailed):
-            if self._is_open:
-                self._is_open = False
+        is_open, self._is_open = self._is_open, False
+        if is_open:
+            if self._analyst is not None:
+                self._analyst.close()
+            with suppress(DatabaseFailed):
                 self._snapshots.close()
-        if self._analyst is not None and self._is_open:
-            self._analyst.close()
         if self._store is not None:
             self._store.close()
         self._database.close()
