@@ -164,8 +164,7 @@ class Failover:
                 owes = self._unanswered(order, changes, error)
                 self._failed(error, shard)
             else:
-                shard.failures = 0
-                return self._answered(order, receipt, began)
+                return self._answered(order, shard, receipt, began)
             finally:
                 self._has_asked(shard)
         return self._without(order, shard, owes=owes)
@@ -188,8 +187,7 @@ class Failover:
                 owes = self._unanswered(order, changes, error)
                 self._failed(error, shard)
             else:
-                shard.failures = 0
-                return self._answered(order, receipt, began)
+                return self._answered(order, shard, receipt, began)
             finally:
                 self._has_asked(shard)
         return self._without(order, shard, owes=owes)
@@ -230,7 +228,8 @@ class Failover:
         with self._lock:
             shard.asking -= 1
 
-    def _answered(self, order: Order, receipt: Receipt, began: float) -> Receipt:
+    def _answered(self, order: Order, shard: _Shard, receipt: Receipt, began: float) -> Receipt:
+        shard.failures = 0
         self._on_call(time.perf_counter() - began)
         if not receipt.is_admitted:
             self._fly(order, -1)

@@ -9,9 +9,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from mlguard.redis.links import LATE, Steps, Talk, Unreachable, Wait, unreachable
+from mlguard.redis.links import LATE, PIECE, Steps, Talk, Unreachable, Wait, unreachable
 
-_PIECE = 64 * 1024  # bytes
 _TURNS = 3  # of the loop, in which an answer that has arrived is read
 _AT_ONCE = 8  # calls of one event loop, which more would only hold up
 
@@ -44,7 +43,7 @@ async def _talk(step: Talk) -> bytes:
     sock.setblocking(False)
     if data:
         await loop.sock_sendall(sock, data)
-    return await loop.sock_recv(sock, _PIECE)
+    return await loop.sock_recv(sock, PIECE)
 
 
 async def _wait(step: Wait) -> Any:

@@ -15,7 +15,7 @@ from mlguard.ledger import StoreUnavailable
 from mlguard.redis.resp import Command, Replies, packed
 
 LATE = "no answer in time"
-_PIECE = 64 * 1024  # bytes
+PIECE = 64 * 1024  # bytes that are received at once
 
 _VERIFY = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 _TRUE = ("1", "true", "yes")
@@ -163,7 +163,7 @@ class Link:
             self._tls.write(data)
         while True:
             try:
-                if read := self._tls.read(_PIECE):
+                if read := self._tls.read(PIECE):
                     return read
             except ssl.SSLWantReadError:
                 self._came.write((yield from self._talk(self._leaves.read(), until)))

@@ -5,9 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from mlguard.redis.links import LATE, Steps, Talk, Unreachable, Wait, unreachable
-
-_PIECE = 64 * 1024  # bytes
+from mlguard.redis.links import LATE, PIECE, Steps, Talk, Unreachable, Wait, unreachable
 
 
 def drive(steps: Steps) -> Any:
@@ -37,7 +35,7 @@ def _talk(step: Talk) -> bytes:
             sock.sendall(data)
         # What has come is read, however late this thread had its turn.
         sock.settimeout(_left(until))
-        return sock.recv(_PIECE)
+        return sock.recv(PIECE)
     except BlockingIOError:
         raise Unreachable(LATE, is_late=True) from None
 
