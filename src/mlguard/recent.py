@@ -39,16 +39,20 @@ class Recent(Generic[K, V]):
 
     def put(self, key: K, value: V) -> None:
         """Keep an entry, in place of an older one of this key."""
+        young = self._young
+        if key in young:
+            young[key] = value  # in what may have grown old meanwhile, and is kept all the same
+            return
         with self._lock:
             if len(self._young) >= self._half and key not in self._young:
                 self._old = self._young  # first, so that who reads meanwhile misses nothing
                 self._young = {}
             self._young[key] = value
 
-    def values(self) -> list[V]:
-        """Return all entries."""
+    def items(self) -> list[tuple[K, V]]:
+        """Return all keys and entries."""
         with self._lock:
-            return list({**self._old, **self._young}.values())
+            return list({**self._old, **self._young}.items())
 
     def drop(self, key: K) -> None:
         """Keep an entry no longer."""

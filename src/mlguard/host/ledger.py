@@ -33,7 +33,7 @@ from mlguard.ledger import (
     Receipt,
     StoreUnavailable,
 )
-from mlguard.ledger.counters import Flight, Lifetime, Slot, Window
+from mlguard.ledger.counters import Window, left, looked
 from mlguard.logs import LOGGER
 from mlguard.recent import Recent
 
@@ -46,9 +46,11 @@ _REMEMBERED = 20_000  # counters
 _RACED = 0.001  # seconds until a debit fits that was refused by what has changed since
 _LAST = "~"  # is behind all that a key holds
 _KINDS = list(statements.KINDS)
-_KEY, _HOLDER, _BUCKET, _CURRENT, _PREVIOUS, _AMOUNT, _TOKEN, _USED, _OF, _UNTIL = range(10)
+_JOINED = 60  # counters read together
+_PREFIX = 32  # characters of a key, before its suffix
 
-Row: TypeAlias = Sequence[Any]
+Row: TypeAlias = tuple[Any, ...]
+"""Where counters stand: `statements.READ` numbers of each, one after another."""
 
 
 class HostLedger:
@@ -81,7 +83,7 @@ class HostLedger:
         self._hold = hold
         self._holder = ""
         database.on_new(self.restore)
-        self._seen: Recent[str, Row] = Recent(_REMEMBERED)
+        self._seen: Recent[tuple[str, ...], tuple[float, Row]] = Recent(_REMEMBERED)
         self._swept = ""
         self._is_unsynced = False
         self.after_fork(in_child=True)
@@ -104,8 +106,10 @@ class HostLedger:
         """Make the changes, which have the order's tag, and then the debit; blocks."""
         if changes:
             self.apply(changes)
-        with _in_plain_words(has_changed=bool(changes)):
+        try:
             return self._debit(order, waits=True)
+        except DatabaseFailed as error:
+            raise _unavailable(str(error), has_changed=bool(changes)) from None
 
     async def adebit(self, order: Order, changes: Sequence[Change] = ()) -> Receipt:
         """Do what `debit` does, never blocking the event loop: in a thread where it must wait."""
@@ -148,13 +152,16 @@ class HostLedger:
         now = self._timer()
         held: dict[str, int] = {}
         found = []
-        for row in rows:
-            kind, seconds, field = _named(row[_KEY][len(prefix) :])
+        for key, bucket, current, previous, amount, until in rows:
+            kind, seconds, field = _named(key)
             if kind == FLIGHT:
-                held[field] = held.get(field, 0) + (row[_CURRENT] if row[_UNTIL] > now else 0)
+                held[field] = held.get(field, 0) + (current if until > now else 0)
                 continue
-            slot = _slot(Limit(field, row[_AMOUNT], seconds, kind), [row], now)
-            found.append(Entry(field, slot.used, row[_AMOUNT], seconds, kind))
+            used = float(current)
+            if kind == WINDOW:
+                cells = array("q", (0, bucket, current, previous, amount))
+                used = Window(cells, 0, Limit(field, amount, seconds), now).used
+            found.append(Entry(field, used, amount, seconds, kind))
         return [*found, *(Entry(field, units, 0, 0, FLIGHT) for field, units in held.items())]
 
     def reset(self, tag: str, account: str, *, lifetime: bool) -> None:
@@ -194,32 +201,45 @@ class HostLedger:
     def restore(self) -> None:
         """Count on in a new file, from what this worker has read of the old one."""
         now = self._timer()
-        seen = [row for row in self._seen.values() if row[_UNTIL] > now]
+        seen: dict[str, tuple[float, Row]] = {}
+        for keys, (read_at, row) in self._seen.items():
+            for number, key in enumerate(keys):
+                at = number * statements.READ
+                if _named(key)[0] != FLIGHT and row[at] is not None:
+                    found = read_at, row[at : at + statements.READ - 1]
+                    seen[key] = max(seen.get(key, found), found)
+        restored = 0
         with self.database.lend() as connection:
-            for row in seen:
-                values = (*row[_KEY : _AMOUNT + 1], row[_UNTIL])
-                connection.write(statements.RESTORE, values)
-        LOGGER.warning("%d counters were written anew, from memory", len(seen))
+            for key, (_, stand) in seen.items():
+                kind, seconds, _ = _named(key)
+                until = _until(kind, seconds, stand[0])
+                if until > now:
+                    restored += 1
+                    connection.write(statements.RESTORE, (key, "", *stand, until))
+        LOGGER.warning("%d counters were written anew, from memory", restored)
 
     def _debit(self, order: Order, *, waits: bool) -> Receipt:
         now, token = self._timer(), CHANCE.getrandbits(62) | 1
-        if not order.lines:
+        lines = order.lines
+        if not lines:
             return Receipt((), now)
-        many, asked = len(order.lines), self._asked(order, now, token)
+        asked = self._asked(order, now, token)
         with self.database.lend(waits=waits) as connection:
-            is_admitted = connection.write(statements.debit(many), asked) > 0
+            is_admitted = connection.write(statements.debit(len(lines)), asked) > 0
             if self._is_lasting:
-                self._is_unsynced |= any(line.limit.kind == LIFETIME for line in order.lines)
+                self._is_unsynced |= any(line.limit.kind == LIFETIME for line in lines)
             try:
-                rows = self._rows(connection, order)
+                row = self._read(connection, asked)
             except sqlite3.Error:
                 if not is_admitted:
                     raise
-                rows = self._remembered(order)  # it is charged, which must be said
-            if not is_admitted and _is_behind(order, rows, now):
-                connection.write(statements.begin(many), asked)
-                rows = self._rows(connection, order)
-        return _receipt(order, rows, now, token, is_admitted=is_admitted)
+                # It is charged, which must be said.
+                unread = (None,) * (len(lines) * statements.READ)
+                _, row = self._seen.get(_keys(asked)) or (now, unread)
+            if not is_admitted and _is_behind(order, row, now):
+                connection.write(statements.begin(len(lines)), asked)
+                row = self._read(connection, asked)
+        return _receipt(order, row, now, is_admitted=is_admitted)
 
     def _asked(self, order: Order, now: float, token: int) -> list[Any]:
         asked: list[Any] = [now, token]
@@ -229,20 +249,16 @@ class HostLedger:
             asked += (key, holder, kind, limit.seconds, limit.amount, cost, bucket, until)
         return asked
 
-    def _rows(self, connection: Connection, order: Order) -> list[list[Row]]:
-        """Read the counters of each line; of what is in flight, those of all holders."""
-        keys = [_key(order.tag, account, limit) for account, limit, _ in order.lines]
-        found: dict[str, list[Row]] = {key: [] for key in keys}
-        ((text,),) = connection.read(statements.reading(len(keys)), keys)
-        for row in json.loads(text):
-            found[row[_KEY]].append(row)
-            if not row[_HOLDER]:
-                self._seen.put(row[_KEY], row)
-        return [found[key] for key in keys]
-
-    def _remembered(self, order: Order) -> list[list[Row]]:
-        keys = [_key(order.tag, account, limit) for account, limit, _ in order.lines]
-        return [[row] if (row := self._seen.get(key)) else [] for key in keys]
+    def _read(self, connection: Connection, asked: Sequence[Any]) -> Row:
+        """Read where the counters of a debit stand."""
+        row: Row = ()
+        keys, kinds = _keys(asked), tuple(asked[4 :: statements.ASKED])
+        for at in range(0, len(keys), _JOINED):
+            some = slice(at, at + _JOINED)
+            values = (asked[0], asked[1], *keys[some])
+            row += connection.read(statements.reading(kinds[some]), values)[0]
+        self._seen.put(keys, (asked[0], row))
+        return row
 
     def _rounds(self, changes: Sequence[Change]) -> list[list[Sequence[Any]]]:
         """Write changes down, each round with one of a counter at most."""
@@ -280,10 +296,10 @@ class HostLedger:
 
     def _when(self, limit: Limit, now: float) -> tuple[int, float]:
         """Return the bucket of a moment, and until when a counter of it is worth keeping."""
-        if limit.kind == WINDOW:
-            bucket = int(now // limit.seconds)
-            return bucket, float((bucket + 3) * limit.seconds)
-        return 0, now + self._hold if limit.kind == FLIGHT else _FOR_EVER
+        if limit.kind == FLIGHT:
+            return 0, now + self._hold
+        bucket = int(now // limit.seconds) if limit.kind == WINDOW else 0
+        return bucket, _until(limit.kind, limit.seconds, bucket)
 
 
 _PROBE = Order("", (Line("", Limit("", 1, 1), 0),))
@@ -308,48 +324,45 @@ def _suffix(kind: str, seconds: int, field: str) -> str:
     return f":{statements.KINDS[kind]}:{seconds}:{json.dumps(field)}"
 
 
-def _named(suffix: str) -> tuple[str, int, str]:
+def _named(key: str) -> tuple[str, int, str]:
     """Read what `_suffix` wrote: a kind, seconds and a field."""
-    _, kind, seconds, field = suffix.split(":", 3)
+    _, kind, seconds, field = key[_PREFIX:].split(":", 3)
     return _KINDS[int(kind)], int(seconds), json.loads(field)
 
 
-def _is_behind(order: Order, rows: Sequence[Sequence[Row]], now: float) -> bool:
+def _until(kind: str, seconds: int, bucket: int) -> float:
+    """Tell until when a window or a sum is worth keeping."""
+    return float((bucket + 3) * seconds) if kind == WINDOW else _FOR_EVER
+
+
+def _keys(asked: Sequence[Any]) -> tuple[str, ...]:
+    return tuple(asked[2 :: statements.ASKED])
+
+
+def _is_behind(order: Order, row: Row, now: float) -> bool:
     """Say whether a window has ended, and none has begun since."""
     return any(
-        line.limit.kind == WINDOW and found and found[0][_BUCKET] < now // line.limit.seconds
-        for line, found in zip(order.lines, rows, strict=True)
+        limit.kind == WINDOW and bucket is not None and bucket < now // limit.seconds
+        for (_, limit, _), bucket in zip(order.lines, row[:: statements.READ], strict=True)
     )
 
 
-def _receipt(
-    order: Order, rows: Sequence[Sequence[Row]], now: float, token: int, *, is_admitted: bool
-) -> Receipt:
+def _receipt(order: Order, row: Row, now: float, *, is_admitted: bool) -> Receipt:
     readings, ended = [], []
-    for number, ((_, limit, cost), found) in enumerate(zip(order.lines, rows, strict=True)):
-        readings.append(_slot(limit, found, now).read(0 if is_admitted else cost))
-        if found and found[0][_TOKEN] == token and found[0][_USED]:
-            ended.append((number, found[0][_USED] / found[0][_OF]))
+    for number, (_, limit, cost) in enumerate(order.lines):
+        at = number * statements.READ
+        current, wanted = row[at + 1] or 0, 0 if is_admitted else cost
+        if limit.kind == WINDOW:
+            readings.append(looked(limit, row[at] or 0, current, row[at + 2] or 0, now, wanted))
+            if row[at + 4]:
+                ended.append((number, row[at + 4]))
+        else:
+            readings.append(left(limit, current, wanted))
     receipt = Receipt(tuple(readings), now, tuple(ended))
-    if receipt.is_admitted and not is_admitted:  # what has changed since makes room for it
+    if not is_admitted and receipt.is_admitted:  # what has changed since makes room for it
         readings[0] = readings[0]._replace(wait=_RACED)
         return receipt._replace(readings=tuple(readings))
     return receipt
-
-
-def _slot(limit: Limit, rows: Sequence[Row], now: float) -> Slot:
-    """Return a counter as it stands in the file."""
-    if limit.kind == FLIGHT:
-        held = {row[_HOLDER]: row[_CURRENT] for row in rows if row[_UNTIL] > now}
-        return Flight({"": {limit.field: held}}, "", "", limit)
-    numbers: Sequence[Any]
-    if not rows:
-        numbers = (int(now // limit.seconds) if limit.seconds else 0, 0, 0, limit.amount)
-    else:
-        numbers = rows[0][_BUCKET : _AMOUNT + 1]
-    if limit.kind == LIFETIME:
-        return Lifetime({"": {limit.field: (numbers[1], limit.amount)}}, "", limit)
-    return Window(array("q", (0, *numbers)), 0, limit, now)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
-from mlguard.ledger.orders import WINDOW, Entry, Limit, Reading
+from mlguard.ledger.orders import LIFETIME, WINDOW, Entry, Limit, Reading
 
 Cells: TypeAlias = "array[int]"
 """The windows of one account, one after another, as arrays need little memory. Of each: the number
@@ -131,19 +131,8 @@ class Window:
 
     def read(self, wanted: int) -> Reading:
         """Tell what is left, and when the units wanted would be admitted."""
-        limit = self._limit
-        left = limit.amount - self.used
-        wait = 0.0 if wanted <= left else self._wait(wanted)
-        return Reading(int(left) if left > 0 else 0, limit.seconds - self._passed, wait)
-
-    def _wait(self, wanted: int) -> float:
-        """Compute when old buckets weigh little enough."""
-        seconds, passed = self._limit.seconds, self._passed
-        room = self._limit.amount - wanted
         current, previous = self._cells[self._at + _CURRENT], self._cells[self._at + _PREVIOUS]
-        if current <= room and previous > 0:
-            return seconds * (1 - (room - current) / previous) - passed
-        return seconds - passed + seconds * (max(0.0, 1 - room / current) if current > 0 else 0)
+        return reading(self._limit, self._passed, current, previous, wanted)
 
 
 class Lifetime:
@@ -177,8 +166,7 @@ class Lifetime:
 
     def read(self, wanted: int) -> Reading:
         """Tell what is left, and when the units wanted would be admitted."""
-        left = self._limit.amount - int(self.used)
-        return Reading(max(0, left), 0.0, 0.0 if wanted <= left else math.inf)
+        return left(self._limit, int(self.used), wanted)
 
 
 class Flight:
@@ -215,8 +203,65 @@ class Flight:
 
     def read(self, wanted: int) -> Reading:
         """Tell what is left, and when the units wanted would be admitted."""
-        left = self._limit.amount - int(self.used)
-        return Reading(max(0, left), 0.0, 0.0 if wanted <= left else _MOMENT)
+        return left(self._limit, int(self.used), wanted)
+
+
+def looked(
+    limit: Limit, bucket: int, current: int, previous: int, now: float, wanted: int
+) -> Reading:
+    """Tell what is left of a window that is kept elsewhere.
+
+    Args:
+        limit: What it may not exceed.
+        bucket: The one that began last.
+        current: Used of that.
+        previous: Used of the bucket before.
+        now: The ledger's clock.
+        wanted: Units beyond what is used.
+    """
+    seconds = limit.seconds
+    this = int(now // seconds)
+    passed = now - this * seconds if this >= bucket else 0.0
+    if this > bucket:
+        current, previous = 0, current if this == bucket + 1 else 0
+    return reading(limit, passed, current, previous, wanted)
+
+
+def reading(limit: Limit, passed: float, current: int, previous: int, wanted: int) -> Reading:
+    """Tell what is left of a window, and when the units wanted would be admitted.
+
+    Args:
+        limit: What it may not exceed.
+        passed: Seconds of its bucket.
+        current: Used of that.
+        previous: Used of the bucket before.
+        wanted: Units beyond what is used.
+    """
+    seconds, amount = limit.seconds, limit.amount
+    left = amount - (previous * (1 - passed / seconds) + current)
+    wait = 0.0
+    if wanted > left:
+        # When old buckets weigh little enough.
+        room = amount - wanted
+        if current <= room and previous > 0:
+            wait = seconds * (1 - (room - current) / previous) - passed
+        else:
+            wait = seconds - passed
+            wait += seconds * (max(0.0, 1 - room / current) if current > 0 else 0)
+    return Reading(int(left) if left > 0 else 0, seconds - passed, wait)
+
+
+def left(limit: Limit, used: int, wanted: int) -> Reading:
+    """Tell what is left of a sum, or of what may be in flight.
+
+    Args:
+        limit: What it may not exceed.
+        used: Units.
+        wanted: Units beyond what is used.
+    """
+    units = limit.amount - used
+    wait = math.inf if limit.kind == LIFETIME else _MOMENT
+    return Reading(max(0, units), 0.0, 0.0 if wanted <= units else wait)
 
 
 def holds(held: Held, key: str, field: str, holder: str) -> int:
