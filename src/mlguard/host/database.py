@@ -26,6 +26,8 @@ from mlguard.logs import LOGGER
 Row: TypeAlias = tuple[Any, ...]
 Values: TypeAlias = Sequence[Any] | Mapping[str, Any]
 
+_MOMENT = 0.000_05  # seconds until a statement is tried again
+_SOON = 3  # times, before SQLite waits
 _PAUSE = 3  # milliseconds that SQLite waits for others before it gives up: 1, then 2
 _FREELY_GROWN = 4_000  # pages of the log, after which whoever writes moves them into the file
 _OPENING = 5000  # milliseconds in which a new file is made by one of several workers
@@ -69,27 +71,45 @@ class Connection:
     def __init__(self, made: sqlite3.Connection, wait: float) -> None:
         self.made = made
         self._wait = wait
-        self._least = math.ceil(1000 * wait / _PAUSE / 4)
+        self._least = _SOON + math.ceil(1000 * wait / _PAUSE / 4)
 
     def write(self, sql: str, values: Values = ()) -> int:
         """Run a statement that writes, and tell how many rows it changed."""
-        made = self.made
-        before, tries, until = made.total_changes, 0, 0.0
-        while True:
-            try:
-                made.execute(sql, values)
-            except sqlite3.OperationalError as error:
-                tries += 1
-                now = time.monotonic()
-                until = until or now + self._wait
-                if not _is_busy(error) or (tries >= self._least and now >= until):
-                    raise
-            else:
-                return made.total_changes - before
+        before = self.made.total_changes
+        self._run(sql, values)
+        return self.made.total_changes - before
 
     def read(self, sql: str, values: Values = ()) -> list[Row]:
-        """Run a statement that reads, which waits for nobody."""
-        return self.made.execute(sql, values).fetchall()
+        """Run a statement that reads, which hardly ever waits for anybody."""
+        return self._run(sql, values).fetchall()
+
+    def _run(self, sql: str, values: Values) -> sqlite3.Cursor:
+        try:
+            return self.made.execute(sql, values)
+        except sqlite3.OperationalError as error:
+            if not self._wait or not _is_busy(error):
+                raise
+            return self._run_when_free(sql, values)
+
+    def _run_when_free(self, sql: str, values: Values) -> sqlite3.Cursor:
+        """Try again: soon at first, as most statements of others take some microseconds."""
+        until, tries = time.monotonic() + self._wait, 0
+        try:
+            while True:
+                tries += 1
+                if tries <= _SOON:
+                    time.sleep(_MOMENT)
+                elif tries == _SOON + 1:
+                    self.made.execute(f"PRAGMA busy_timeout={_PAUSE}")
+                try:
+                    return self.made.execute(sql, values)
+                except sqlite3.OperationalError as error:
+                    is_over = tries >= self._least and time.monotonic() >= until
+                    if is_over or not _is_busy(error):
+                        raise
+        finally:
+            if tries > _SOON:
+                self.made.execute("PRAGMA busy_timeout=0")
 
 
 class Database:
@@ -258,7 +278,7 @@ class Database:
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
         try:
             self._prepare(connection)
-            connection.execute(f"PRAGMA busy_timeout={_PAUSE if waits else 0}")
+            connection.execute("PRAGMA busy_timeout=0")
         except BaseException:
             connection.close()
             raise
