@@ -468,10 +468,10 @@ class Webhook(_Receiver):
     def receive(self, path: str, headers: Mapping[str, str], body: bytes) -> None:
         self.posts.append(json.loads(body))
 
-    def alerts(self, name: str) -> list[dict[str, Any]]:
-        """Every delivered alert of that name."""
+    def alerts(self, name: str = "") -> list[dict[str, Any]]:
+        """Every delivered alert of that name, or of any."""
         alerts = [alert for post in list(self.posts) for alert in post["alerts"]]
-        return [alert for alert in alerts if alert["labels"]["alertname"] == name]
+        return [alert for alert in alerts if alert["labels"]["alertname"] == name or not name]
 
 
 class OTLPReceiver(_Receiver):

@@ -76,6 +76,13 @@ def send_window(service, *, seed, shift=0.0):
     assert statuses == {200}
 
 
+def rules_at_once(folder):
+    """The shipped rules, without the minutes for which what they say must be true."""
+    path = folder / "alerts.yml"
+    path.write_text(re.sub(r"for: \w+", "for: 0s", RULES.read_text()))
+    return path
+
+
 def query(server, path):
     return server.ask(f"/api/v1/{path}").json()["data"]
 
@@ -104,6 +111,43 @@ def test_drift_in_several_workers_is_one_alert_at_the_webhook(serve, app, refere
         prometheus(scraping(service, alerting), cwd=tmp_path, rules=[RULES]) as metrics,
     ):
         check(service, webhook, metrics)
+
+
+@pytest.mark.parametrize(
+    ("serve", "app"),
+    [
+        pytest.param(uvicorn, "tests.apps.fastapi_app:app", id="fastapi-uvicorn"),
+        pytest.param(gunicorn, "tests.apps.flask_app:app", id="flask-gunicorn"),
+    ],
+)
+def test_a_service_that_fails_half_of_its_requests_pages_somebody(serve, app, tmp_path):
+    """Its objective's allowance burns; the same service without failures alerts nobody."""
+    find("prometheus")
+    settings = iris.write_settings(tmp_path)
+    with (
+        serve(app, cwd=tmp_path, workers=2, env=iris.environment(settings)) as service,
+        Webhook() as webhook,
+        alertmanager(notifying(webhook), cwd=tmp_path) as alerting,
+        prometheus(
+            scraping(service, alerting), cwd=tmp_path, rules=[rules_at_once(tmp_path)]
+        ) as metrics,
+    ):
+        send_window(service, seed=1)
+        wait_until(lambda: rows_seen(metrics) == [WINDOW], "Prometheus has every row")
+        wait_until(
+            lambda: query(metrics, "query?query=mlguard:failed:budget")["result"],
+            "the rules are evaluated",
+        )
+        assert webhook.alerts() == []
+
+        def fail_some():
+            for rows in ([[1.0]], iris.rows(1, seed=2).tolist()) * 5:
+                service.ask("/predict", body={"instances": rows}, headers=iris.bearer())
+            return webhook.alerts("MlguardRequestsFail")
+
+        (alert,) = wait_until(fail_some, "the webhook hears of the failures")
+        assert alert["labels"]["severity"] == "critical"
+        assert alert["annotations"]["runbook_url"] == "docs/alerts.md#mlguardrequestsfail"
 
 
 def check(service, webhook, metrics):

@@ -114,6 +114,7 @@ METRICS = (
         "model",
         "side",
     ),
+    _state("mlguard_build_info", "The kit that guards this service: always 1.", "version"),
     _state("mlguard_degraded", "1 while a part works less well than configured.", "part"),
     _counter(
         "mlguard_records_dropped_total",

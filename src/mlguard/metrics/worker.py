@@ -9,6 +9,7 @@ from math import nan
 from prometheus_client import CollectorRegistry
 from prometheus_client.registry import Collector
 
+from mlguard import __version__
 from mlguard.messages import Outcome
 from mlguard.metrics.cells import Histogram, Number, Numbers
 from mlguard.metrics.families import Family, families
@@ -185,6 +186,7 @@ class Metrics:
     def snapshot(self) -> list[Family]:
         """Write down all numbers, ready for JSON, `merge` and `expose`."""
         self.before_snapshot()
+        self._numbers.set("mlguard_build_info", __version__, to=1)
         for issuer, read in self._ages.items():
             age = read()
             self._numbers.set("mlguard_keys_age_seconds", issuer, to=nan if age is None else age)
