@@ -45,8 +45,12 @@ UPDATE instance SET departed = :departed, gone = :gone, version = version + 1
 WHERE name = :instance AND version = :version
 """
 _ALL = """
-SELECT name, families FROM worker WHERE instance = ?1
+SELECT name, families FROM worker WHERE instance = ?1 AND name <> ?2
 UNION ALL SELECT '', departed FROM instance WHERE name = ?1
+"""
+_OTHERS = """
+SELECT 1 FROM worker WHERE instance = ?1 AND name <> ?2
+UNION ALL SELECT 1 FROM instance WHERE name = ?1 AND departed <> '[]'
 """
 _THESE = "SELECT name, families FROM worker WHERE name IN (SELECT value FROM json_each(?))"
 
@@ -86,16 +90,20 @@ class Snapshots:
 
     def write(self, asked: int = 0) -> None:
         """Write this worker's numbers, where they are others than before, or asked for."""
+        if asked or time.monotonic() >= self._not_before:
+            self._write(asked)
+
+    def _write(self, asked: int) -> list[Family]:
+        """Write this worker's numbers, and return them."""
         with self._writing:
             began = time.monotonic()
-            if not asked and began < self._not_before:
-                return
             number = max(asked, self._answered)
-            families = self._families()
-            if families != self._written or number != self._answered:
-                self._database.write(_WRITE, self._values(answered=number, families=families))
-                self._answered, self._written = number, families
+            families, text = self._families()
+            if text != self._written or number != self._answered:
+                self._database.write(_WRITE, self._values(answered=number, families=text))
+                self._answered, self._written = number, text
             self._not_before = time.monotonic() + _SHARE * (time.monotonic() - began)
+            return families
 
     def answer(self, asked: int) -> None:
         """Write them where they were asked for since the last time."""
@@ -110,15 +118,24 @@ class Snapshots:
         """
         number = time.monotonic_ns()
         self._database.write(_ASK, self._values(number=number))
-        self.write(number)
+        found = [self._write(number)]
         deadline = time.monotonic() + PATIENCE
         while self._are_silent(number) and time.monotonic() < deadline:
             time.sleep(_LOOK)
-        found = []
-        for name, text in self._database.read(_ALL, (self.instance,)):
+        for name, text in self._database.read(_ALL, (self.instance, self.name)):
             families = json.loads(text)
             found.append(_lasting(families) if name and _is_gone(name) else families)
         return merge(found)
+
+    def collect_alone(self) -> list[Family] | None:
+        """Return this worker's numbers where nobody else has any; None where others do.
+
+        Raises:
+            DatabaseFailed: The file cannot be read.
+        """
+        if self._database.read(_OTHERS, (self.instance, self.name)):
+            return None
+        return self._snapshot()
 
     def look_after(self) -> None:
         """Add up the workers that are gone, and forget instances that are."""
@@ -178,12 +195,15 @@ class Snapshots:
             return silence > _FORGOTTEN
         return _is_gone(instance) and all(map(_is_gone, self.workers(instance)))
 
-    def _families(self) -> str:
+    def _families(self) -> tuple[list[Family], str]:
+        """Return this worker's numbers, and the same for the file."""
         try:
-            return json.dumps(self._snapshot())
+            families = self._snapshot()
+            return families, json.dumps(families)
         except Exception as error:  # noqa: BLE001 - a user's collector; the others' numbers go on
             self._log.warning("collect", "this worker's numbers cannot be read: %r", error)
-            return self._written or "[]"
+            text = self._written or "[]"
+            return json.loads(text), text
 
     def _values(self, **more: object) -> dict[str, object]:
         return {"name": self.name, "instance": self.instance, "now": time.monotonic(), **more}

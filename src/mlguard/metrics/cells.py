@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from math import isnan
 from threading import Lock
 from typing import Any
@@ -17,7 +17,8 @@ from prometheus_client import Metric as CollectedMetric
 from prometheus_client.registry import Collector
 
 from mlguard.metrics.families import Family, Written
-from mlguard.metrics.table import METRICS
+from mlguard.metrics.page import Labels
+from mlguard.metrics.table import METRICS, Metric
 
 _TABLE = {metric.name: metric for metric in METRICS}
 
@@ -25,9 +26,11 @@ _TABLE = {metric.name: metric for metric in METRICS}
 class Number:
     """A count that goes up, or a gauge that goes both ways; NaN where there is nothing to tell."""
 
-    __slots__ = ("_lock", "value")
+    __slots__ = ("_labels", "_lock", "_name", "value")
 
-    def __init__(self) -> None:
+    def __init__(self, metric: Metric, labels: Mapping[str, str]) -> None:
+        self._name = metric.name
+        self._labels = Labels(labels)
         self.forget()
 
     def forget(self) -> None:
@@ -44,28 +47,44 @@ class Number:
         """Replace the number."""
         self.value = float(value)
 
-    def samples(self, name: str, labels: dict[str, str]) -> list[dict[str, Any]]:
+    def samples(self) -> list[dict[str, Any]]:
         """Tell the number."""
         value = self.value
-        return [] if isnan(value) else [{"name": name, "labels": labels, "value": value}]
+        told = {"name": self._name, "labels": self._labels, "value": value}
+        return [] if isnan(value) else [told]
 
 
 class Histogram:
     """Values counted by bucket, the last trace of each bucket beside it."""
 
-    __slots__ = ("_bounds", "_clock", "_counts", "_exemplars", "_lock", "_names", "_sum")
+    __slots__ = (
+        "_bounds",
+        "_buckets",
+        "_clock",
+        "_counts",
+        "_exemplars",
+        "_labels",
+        "_lock",
+        "_name",
+        "_sum",
+    )
 
-    def __init__(self, bounds: Sequence[float], clock: Callable[[], float]) -> None:
-        self._bounds = bounds
-        self._names = (*map(str, bounds), "+Inf")
+    def __init__(
+        self, metric: Metric, labels: Mapping[str, str], clock: Callable[[], float]
+    ) -> None:
+        self._name = metric.name
+        self._labels = Labels(labels)
+        self._bounds = metric.buckets
+        names = (*map(str, metric.buckets), "+Inf")
+        self._buckets = tuple(Labels({**labels, "le": name}) for name in names)
         self._clock = clock
         self.forget()
 
     def forget(self) -> None:
         """Begin at zero, with a lock that nobody holds."""
         self._lock = Lock()
-        self._counts = [0] * len(self._names)
-        self._exemplars: list[tuple[str, float, float] | None] = [None] * len(self._names)
+        self._counts = [0] * len(self._buckets)
+        self._exemplars: list[tuple[str, float, float] | None] = [None] * len(self._buckets)
         self._sum = 0.0
 
     def observe(self, value: float, trace_id: str | None = None) -> None:
@@ -77,15 +96,15 @@ class Histogram:
             if trace_id:
                 self._exemplars[bucket] = (trace_id, value, self._clock())
 
-    def samples(self, name: str, labels: dict[str, str]) -> list[dict[str, Any]]:
+    def samples(self) -> list[dict[str, Any]]:
         """Tell the numbers: each bucket counts what the ones before it do."""
         with self._lock:
             counts, exemplars, total = self._counts.copy(), self._exemplars.copy(), self._sum
-        seen, bucket = 0, f"{name}_bucket"
+        seen, bucket = 0, f"{self._name}_bucket"
         found: list[dict[str, Any]] = []
-        for le, count, kept in zip(self._names, counts, exemplars, strict=True):
+        for labels, count, kept in zip(self._buckets, counts, exemplars, strict=True):
             seen += count
-            told: dict[str, Any] = {"name": bucket, "labels": {**labels, "le": le}, "value": seen}
+            told: dict[str, Any] = {"name": bucket, "labels": labels, "value": seen}
             if kept is not None:
                 trace_id, value, moment = kept
                 told["exemplar"] = {
@@ -94,8 +113,8 @@ class Histogram:
                     "timestamp": moment,
                 }
             found.append(told)
-        found.append({"name": f"{name}_count", "labels": labels, "value": seen})
-        found.append({"name": f"{name}_sum", "labels": labels, "value": total})
+        found.append({"name": f"{self._name}_count", "labels": self._labels, "value": seen})
+        found.append({"name": f"{self._name}_sum", "labels": self._labels, "value": total})
         return found
 
 
@@ -121,10 +140,15 @@ class Numbers(Collector):
         """Return the cell of a histogram."""
         return self._cells.get(named) or self._made(named)  # type: ignore[no-any-return]
 
+    def __len__(self) -> int:
+        """Count the cells."""
+        return len(self._cells)
+
     def _made(self, named: tuple[str, ...]) -> Any:
         metric = _TABLE[named[0]]
+        labels = dict(zip(metric.labels, named[1:], strict=True))
         is_histogram = metric.kind == "histogram"
-        made = Histogram(metric.buckets, self._clock) if is_histogram else Number()
+        made = Histogram(metric, labels, self._clock) if is_histogram else Number(metric, labels)
         with self._lock:
             return self._cells.setdefault(named, made)
 
@@ -147,9 +171,8 @@ class Numbers(Collector):
         with self._lock:
             cells = list(self._cells.items())
         samples: dict[str, list[dict[str, Any]]] = {name: [] for name in _TABLE}
-        for (name, *values), cell in cells:
-            labels = dict(zip(_TABLE[name].labels, values, strict=True))
-            samples[name] += cell.samples(name, labels)
+        for (name, *_), cell in cells:
+            samples[name] += cell.samples()
         return [
             {"name": m.family, "type": m.kind, "help": m.help, "samples": samples[m.name]}
             for m in METRICS

@@ -18,7 +18,7 @@ Family: TypeAlias = dict[str, Any]
 """One metric, ready for JSON: `name`, `type`, `help` and `samples`, each with `name`, `labels`,
 `value` and perhaps an `exemplar` of `labels`, `value` and `timestamp`."""
 
-_Key: TypeAlias = tuple[str, tuple[tuple[str, str], ...]]
+_Key: TypeAlias = tuple[str, frozenset[tuple[str, str]]]
 
 _LARGEST = frozenset(metric.family for metric in METRICS if metric.merge == "largest")
 _LARGEST_TYPES = {"info", "stateset"}
@@ -71,7 +71,7 @@ def merge(snapshots: Iterable[Iterable[Family]]) -> list[Family]:
 
 
 def _add(samples: dict[_Key, dict[str, Any]], sample: dict[str, Any], *, largest: bool) -> None:
-    key = (sample["name"], tuple(sorted(sample["labels"].items())))
+    key = (sample["name"], frozenset(sample["labels"].items()))
     if key not in samples:
         samples[key] = dict(sample)
         return

@@ -1,13 +1,13 @@
 """How are numbers written for Prometheus, at little cost?
 
-Of a page only the values are new: what stands before them was written for an earlier page. Rare
+Of a page only the values are new: labels were written for an earlier page. Rare
 kinds of metrics, and names that need quoting, are written by prometheus-client.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -19,6 +19,20 @@ _TYPES = frozenset(("counter", "gauge", "histogram"))
 _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*").fullmatch
 _END = b"# EOF\n"
 _PLAIN = 1e6  # whole numbers below are written without an exponent
+
+
+class Labels(dict[str, str]):
+    """Labels that stay, and are written once.
+
+    Attributes:
+        written: As they stand on a page.
+    """
+
+    __slots__ = ("written",)
+
+    def __init__(self, labels: Mapping[str, str]) -> None:
+        super().__init__(labels)
+        self.written = _written(tuple(labels.items()))
 
 
 def write(families: Iterable[dict[str, Any]], library: Write, *, has_exemplars: bool) -> bytes:
@@ -57,11 +71,12 @@ def _write(lines: list[str], family: dict[str, Any], *, has_exemplars: bool) -> 
     lines.append(_head(name, kind, family["help"], has_exemplars))
     for sample in family["samples"]:
         labels, value = sample["labels"], sample["value"]
-        before = _before(sample["name"], tuple(labels), tuple(labels.values()))
+        is_written = type(labels) is Labels
+        said = labels.written if is_written else _remembered(tuple(labels.items()))
         number = f"{value}.0" if type(value) is int and 0 <= value < _PLAIN else _number(value)
         exemplar = sample.get("exemplar") if has_exemplars else None
         after = _after(exemplar) if exemplar else ""
-        lines.append(f"{before} {number}{after}\n")
+        lines.append(f"{sample['name']}{said} {number}{after}\n")
 
 
 @lru_cache(1024)
@@ -72,13 +87,12 @@ def _head(name: str, kind: str, text: str, is_open: bool) -> str:
     return f"# HELP {name} {escaped}\n# TYPE {name} {kind}\n"
 
 
-@lru_cache(32_768)
-def _before(name: str, labels: tuple[str, ...], values: tuple[str, ...]) -> str:
-    if not labels:
-        return name
-    pairs = sorted(zip(labels, values, strict=True))
-    said = ",".join(f'{label}="{_escaped(value)}"' for label, value in pairs)
-    return f"{name}{{{said}}}"
+def _written(labels: tuple[tuple[str, str], ...]) -> str:
+    said = ",".join(f'{label}="{_escaped(value)}"' for label, value in sorted(labels))
+    return f"{{{said}}}" if said else ""
+
+
+_remembered = lru_cache(32_768)(_written)
 
 
 def _escaped(value: str) -> str:
