@@ -123,6 +123,12 @@ def page(service: Service) -> str:
     return service.expose("application/openmetrics-text")[2].decode()
 
 
+def page_at_once(service: Service) -> str:
+    """Scrape without asking anybody; "" where somebody is to be asked."""
+    exposed = service.expose_at_once("application/openmetrics-text")
+    return exposed[2].decode() if exposed else ""
+
+
 def page_of_a_child(service: Service) -> str:
     """Scrape a process that is forked now, and has answered one request."""
     here, there = os.pipe()
@@ -198,7 +204,19 @@ def threads(service: Service) -> list[str]:
 ACTS: dict[str, Callable[[Service], Any]] = {
     act.__name__: act
     for act in (
-        *(page, page_of_a_child, status, ten, traced, begun, close, broken, remembers, threads),
+        *(
+            page,
+            page_at_once,
+            page_of_a_child,
+            status,
+            ten,
+            traced,
+            begun,
+            close,
+            broken,
+            remembers,
+            threads,
+        ),
         *(revoke_one, revoke_on_a_loop, knows_one),
     )
 }
@@ -239,6 +257,18 @@ class TestMetrics:
 
         assert [number(worker.page()) for worker in four * 3] == [40] * 12
         assert four[0].tell(threads) == ["MainThread", "mlguard-background"]
+
+    def test_a_lone_worker_asks_nobody(self, workers: Any) -> None:
+        """Whoever has no siblings speaks for the instance at once; with one, it asks."""
+        (alone,), (one, _) = workers(is_alone=True), workers(2)
+        for worker in (alone, one):
+            worker.tell(ten)
+
+        assert number(alone.tell(page_at_once)) == 10
+        assert one.tell(page_at_once) == ""
+        assert number(alone.tell(page_of_a_child)) == 11
+        assert alone.tell(page_at_once) == ""
+        assert number(alone.page()) == 11
 
     def test_who_is_gone_is_counted(self, workers: Any, file: Path) -> None:
         """What workers counted that left or were killed stays, with exemplars; gauges do not."""

@@ -8,9 +8,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import pytest
+from prometheus_client import Metric
+from prometheus_client.registry import Collector
 
 from mlguard.app.scrape import Page, SingleFlight
 from mlguard.app.service import Service
+from mlguard.guard.record import BATCH, Record
 from mlguard.messages import Call
 from tests.core.test_metrics import OPENMETRICS
 
@@ -123,6 +126,29 @@ class TestSharing:
         assert len(slow.threads) == 2
 
 
+class TestAtOnce:
+    def test_what_takes_no_time(self, slow: Slow) -> None:
+        """What neither waits nor takes long is made by who asks, anew each time."""
+        pages = [(200, CLASSIC, b"one"), (200, CLASSIC, b"two")]
+        scrapes = SingleFlight(slow, lambda _: pages.pop(0))
+
+        asked = [scrapes.ask(CLASSIC) for _ in "12"]
+
+        assert [one.done() for one in asked] == [True, True]
+        assert [page(one) for one in asked] == [b"one", b"two"]
+        assert not slow.asked
+
+    def test_what_may_wait(self, slow: Slow) -> None:
+        """What may wait is made by a thread, and shared."""
+        scrapes = SingleFlight(slow, lambda _: None)
+        first, other = scrapes.ask(CLASSIC), scrapes.ask(CLASSIC)
+        assert slow.begun.acquire(timeout=60)
+        slow.go.release()
+
+        assert [page(first), page(other)] == [b"page 1"] * 2
+        assert threading.get_ident() not in slow.threads
+
+
 class TestFailures:
     def test_all_are_told(self, slow: Slow) -> None:
         """What went wrong is told to all who asked, and the next one is asked again."""
@@ -185,3 +211,35 @@ class TestOfAService:
             b'http_request_method="GET",http_response_status_code="204",http_route=""} 1.0'
         )
         assert line in answer.body
+
+    def test_its_own_numbers_are_there_at_once(self) -> None:
+        """A worker that speaks for itself needs no thread for it."""
+        assert Service(self.ALONE).scrape(CLASSIC).done()
+
+    def test_a_collector_of_the_app_may_wait(self) -> None:
+        """What an app registered is asked by a thread: nobody knows how long it takes."""
+        service = Service(self.ALONE)
+        threads: set[int] = set()
+
+        class Asked(Collector):
+            def collect(self) -> Iterator[Metric]:
+                threads.add(threading.get_ident())
+                return iter(())
+
+            def describe(self) -> Iterator[Metric]:
+                return iter(())
+
+        service.metrics.registry.register(Asked())
+        service.scrape(CLASSIC).result(timeout=60)
+
+        assert len(threads) == 1
+        assert threading.get_ident() not in threads
+
+    def test_many_records_may_take_a_while(self) -> None:
+        """Where many requests wait to be counted, a thread does it."""
+        service = Service(self.ALONE)
+        for _ in range(BATCH + 1):
+            service.guard.parts.recorder.put(Record("GET"))
+
+        assert service.expose_at_once(CLASSIC) is None
+        assert b" %d.0\n" % (BATCH + 1) in page(service.scrape(CLASSIC))

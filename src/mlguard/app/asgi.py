@@ -92,7 +92,8 @@ class ASGIMiddleware:
                 detach(token)
 
     async def _expose(self, scope: Scope, send: Send) -> None:
-        page = await asyncio.wrap_future(self._service.scrape(header(scope, b"accept")))
+        made = self._service.scrape(header(scope, b"accept"))
+        page = made.result() if made.done() else await asyncio.wrap_future(made)
         headers = [(n.lower().encode(), v.encode()) for n, v in page.headers]
         await send({"type": "http.response.start", "status": page.status, "headers": headers})
         body = b"" if scope["method"] == "HEAD" else page.body

@@ -160,6 +160,14 @@ class Host:
         families = self._snapshots.collect()
         return merge([families, self._analyst.families()]) if self._analyst else families
 
+    def collect_alone(self) -> list[Family] | None:
+        """Return this worker's numbers where they are the instance's; None where others count."""
+        if not self._is_open or not self._snapshots.is_alone or self._analyst is not None:
+            return None
+        with suppress(DatabaseFailed):  # `collect` says so
+            return self._snapshots.collect_alone()
+        return None
+
     def learn(self, *revocations: Revocation) -> int:
         """Refuse what they name, the others after `share`; tell for how many there was no room."""
         return self._revocations.learn(revocations)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from mlguard.messages import Headers
 from mlguard.metrics import content_type
 
 _KINDS = 2  # of pages: OpenMetrics, and the classic text
+
+Exposed: TypeAlias = tuple[int, str, bytes]
+"""The status, the content type and the text."""
 
 
 class Page(NamedTuple):
@@ -26,30 +29,46 @@ class Page(NamedTuple):
     headers: Headers
     body: bytes
 
+    @classmethod
+    def of(cls, exposed: Exposed) -> Page:
+        """Add what a client is told of the text."""
+        status, said, text = exposed
+        return cls(status, (("Content-Type", said), ("Content-Length", str(len(text)))), text)
+
 
 class SingleFlight:
     """Make a page once for all who ask while it is being made; holds for one process.
 
     Args:
-        expose: Writes the status, the content type and the text for an Accept header; may block.
+        expose: Writes a page for an Accept header; may block.
+        expose_at_once: Does so where that neither blocks nor takes long; None where it may.
     """
 
-    def __init__(self, expose: Callable[[str], tuple[int, str, bytes]]) -> None:
+    def __init__(
+        self,
+        expose: Callable[[str], Exposed],
+        expose_at_once: Callable[[str], Exposed | None] = lambda _: None,
+    ) -> None:
         self._expose = expose
+        self._expose_at_once = expose_at_once
         self._lock = threading.Lock()
         self._flying: dict[str, Future[Page]] = {}
         self._threads = _threads()
 
     def ask(self, accept: str) -> Future[Page]:
-        """Return the page that is being made, or have it made by a thread."""
+        """Return the page that is being made, or make it: here, or by a thread."""
         kind = content_type(accept)
         with self._lock:
             page = self._flying.get(kind)
             if page is None:
                 page = Future()
                 page.set_running_or_notify_cancel()  # who waits no longer cancels it for nobody
-                self._have_made(accept, kind, page)
-                self._flying[kind] = page
+                exposed = self._expose_at_once(accept)
+                if exposed is not None:
+                    page.set_result(Page.of(exposed))
+                else:
+                    self._have_made(accept, kind, page)
+                    self._flying[kind] = page
             return page
 
     def _have_made(self, accept: str, kind: str, page: Future[Page]) -> None:
@@ -61,9 +80,7 @@ class SingleFlight:
 
     def _make(self, accept: str, kind: str, page: Future[Page]) -> None:
         try:
-            status, said, text = self._expose(accept)
-            headers = (("Content-Type", said), ("Content-Length", str(len(text))))
-            made = Page(status, headers, text)
+            made = Page.of(self._expose(accept))
         except Exception as error:  # noqa: BLE001 - whoever asks is told
             self._forget(kind)
             page.set_exception(error)

@@ -115,7 +115,7 @@ class Service:
         )
         self.guard = Guard(parts)
         self.metrics.before_snapshot = parts.recorder.fold
-        self._scrapes = SingleFlight(self.expose)
+        self._scrapes = SingleFlight(self.expose, self.expose_at_once)
         self._name_chores()
         forks.watch(self)
 
@@ -196,7 +196,7 @@ class Service:
             self.started = False
             self.serves_once = forks.is_for_one_request()
             self._lock = threading.Lock()
-            self._scrapes = SingleFlight(self.expose)
+            self._scrapes = SingleFlight(self.expose, self.expose_at_once)
             self.guard.parts.recorder.forked()
             self.metrics.forget()
 
@@ -248,6 +248,13 @@ class Service:
                 return 503, "text/plain; charset=utf-8", text.encode()
             families = self.metrics.snapshot()
         return 200, *exposition.expose(families, accept)
+
+    def expose_at_once(self, accept: str) -> tuple[int, str, bytes] | None:
+        """Write the metrics as `expose` does; None where that may wait, or take a while."""
+        if not self.metrics.are_few or not self.guard.parts.recorder.is_nearly_empty:
+            return None
+        families = self._host.collect_alone() if self._host else self.metrics.snapshot()
+        return None if families is None else (200, *exposition.expose(families, accept))
 
     def _window_ended(self, limit: Limit, share: float) -> None:
         self.metrics.quota_used(limit.model, limit.name, share)

@@ -88,6 +88,11 @@ class Recorder:
         if number == BATCH:
             self._wake()
 
+    @property
+    def is_nearly_empty(self) -> bool:
+        """Whether nobody need be woken for what waits."""
+        return len(self._waiting) <= BATCH
+
     def forked(self) -> None:
         """Be in a forked process: what waits is the parent's, and so is who was folding it."""
         self._waiting.clear()
