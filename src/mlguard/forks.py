@@ -6,8 +6,11 @@ import os
 import socketserver
 import sys
 import weakref
+from collections.abc import Callable
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
+
+_T = TypeVar("_T")
 
 
 class Forks(Protocol):
@@ -21,6 +24,7 @@ class Forks(Protocol):
 
 
 _ALL: weakref.WeakValueDictionary[int, Forks] = weakref.WeakValueDictionary()
+_IN_CHILD: weakref.WeakKeyDictionary[object, Callable[[Any], None]] = weakref.WeakKeyDictionary()
 
 
 def watch(someone: Forks) -> None:
@@ -29,6 +33,11 @@ def watch(someone: Forks) -> None:
     Who comes later may use who was there before: before a fork, the last is told first.
     """
     _ALL[id(someone)] = someone
+
+
+def in_child(someone: _T, begin: Callable[[_T], None]) -> None:
+    """Have a method of somebody called in each child from now on, for as long as he lives."""
+    _IN_CHILD[someone] = begin
 
 
 def is_for_one_request() -> bool:
@@ -50,6 +59,8 @@ def _before() -> None:
 def _after(*, in_child: bool) -> None:
     for someone in list(_ALL.values()):
         someone.after_fork(in_child=in_child)
+    for beginner, begin in list(_IN_CHILD.items()) if in_child else ():
+        begin(beginner)
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no forks

@@ -130,6 +130,97 @@ def test_nothing_to_do(background: Background) -> None:
     assert not [t for t in threading.enumerate() if t.name == "mlguard-test"]
 
 
+class Waiting(Chore):
+    """Waits until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+
+    def __call__(self) -> float | None:
+        super().__call__()
+        self.go.wait(60)
+        return None
+
+
+def threads() -> set[str]:
+    return {t.name for t in threading.enumerate() if t.name.startswith("mlguard-test")}
+
+
+def test_two_threads(background: Background) -> None:
+    """However much is to be done, two threads do it: what is quick, and what waits."""
+    chores = [Chore() for _ in range(6)]
+    for number, chore in enumerate(chores):
+        background.add(f"chore {number}", 0.001, chore, may_wait=number > 2)
+    background.start()
+
+    assert all(chore.is_done(5) for chore in chores)
+    assert threads() == {"mlguard-test", "mlguard-test-waits"}
+
+
+def test_who_waits_keeps_nobody(background: Background) -> None:
+    """What is quick and what waits for others goes on where one hangs, which is not begun twice."""
+    hanging, other, quick, job = Waiting(), Chore(), Chore(), threading.Event()
+    background.add("hanging", 0.001, hanging, may_wait=True)
+    background.add("other", 0.001, other, may_wait=True)
+    background.add("quick", 0.001, quick)
+    background.start()
+
+    assert hanging.is_done()
+    background.hand_over(job.set)
+    assert job.wait(5)
+    assert other.is_done(5)
+    assert quick.is_done(5)
+    assert hanging.times == 1
+    hanging.go.set()
+    assert hanging.is_done(5)
+    background.close()
+    assert threads() == set()
+
+
+def test_who_waits_at_the_end(background: Background) -> None:
+    """All is done once more before the end, whoever hangs."""
+    hanging, other = Waiting(), Chore()
+    background.add("hanging", LONG, hanging, may_wait=True)
+    background.add("other", LONG, other, may_wait=True)
+    background.start()
+    assert hanging.is_done()
+
+    background.close()
+
+    assert other.is_done()
+    hanging.go.set()
+
+
+def test_what_is_handed_over(background: Background) -> None:
+    """Something is done once, by another thread, or here where none runs."""
+    who: list[int] = []
+    background.hand_over(lambda: who.append(threading.get_ident()))
+    assert who == [threading.get_ident()]
+
+    background.add("chore", LONG, Chore())
+    background.start()
+    job = threading.Event()
+    background.hand_over(lambda: (who.append(threading.get_ident()), job.set()))
+
+    assert job.wait(5)
+    assert who[1] != who[0]
+
+
+def test_woken_a_little_later(background: Background) -> None:
+    """Who is woken often within a moment is woken once."""
+    chore = Chore()
+    background.add("chore", LONG, chore)
+    background.start()
+    assert chore.is_done()
+
+    for _ in range(100):
+        background.wake("chore", 0.5)
+
+    assert chore.is_done()
+    assert chore.times == 2
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
 def test_nothing_is_done_while_the_process_forks(background: Background) -> None:
     """Nothing is half done in a child, which may start anew."""

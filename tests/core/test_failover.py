@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from mlguard.app.background import Background
 from mlguard.errors import InvalidSettings
 from mlguard.ledger import (
     FLIGHT,
@@ -105,11 +106,16 @@ def guarded(
         lifetime=False,
         on_away=told.away.append,
         on_call=told.seconds.append,
+        wake=lambda seconds: background.wake("quotas", seconds),
     )
+    background = Background("mlguard-test")
+    background.add("quotas", 1.0, failover.look_after, may_wait=True)
     failover.start()
+    background.start()
     try:
         yield failover, told
     finally:
+        background.close()
         failover.close()
 
 

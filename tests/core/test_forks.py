@@ -54,6 +54,24 @@ def test_the_order() -> None:
     assert first is not last
 
 
+def test_a_method_in_each_child() -> None:
+    """A method is called in each child, as long as its object lives, and not in the parent."""
+    told: list[str] = []
+
+    class Beginner:
+        def begin(self) -> None:
+            told.append("begun")
+
+    beginners = [Beginner(), Beginner()]
+    for beginner in beginners:
+        forks.in_child(beginner, Beginner.begin)
+    del beginner
+    beginners.pop()
+
+    assert in_child(lambda: "; ".join(told).encode()) == b"begun"
+    assert told == []
+
+
 def test_a_server_that_forks_for_each_request() -> None:
     """A process that such a server forks is known as that, and no other is."""
 

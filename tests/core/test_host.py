@@ -256,7 +256,11 @@ class TestMetrics:
             worker.tell(ten)
 
         assert [number(worker.page()) for worker in four * 3] == [40] * 12
-        assert four[0].tell(threads) == ["MainThread", "mlguard-background"]
+        assert four[0].tell(threads) == [
+            "MainThread",
+            "mlguard-background",
+            "mlguard-background-waits",
+        ]
 
     def test_a_lone_worker_asks_nobody(self, workers: Any) -> None:
         """Whoever has no siblings speaks for the instance at once; with one, it asks."""

@@ -21,6 +21,7 @@ from typing import Any, Self
 import httpx2
 import pytest
 
+from mlguard.app.background import Background
 from mlguard.auth import KeySet
 from mlguard.auth.keyring import Keyring
 from mlguard.keys import KeyFetcher
@@ -82,16 +83,21 @@ class Service:
             auth,
             {auth.issuers[0].issuer: self.ring},
             on_result=lambda _, result: self.results.append(result),
+            wake=lambda: self._background.wake("keys"),
             first_pause=first_pause,
             chance=lambda: 0.5,
         )
+        self._background = Background("mlguard-test")
+        self._background.add("keys", 60.0, self.fetcher.look_after)
 
     def __enter__(self) -> Self:
         self.fetcher.start()
+        self._background.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.fetcher.close()
+        self._background.close()
 
     def kids(self) -> set[str | None]:
         keys = self.ring.keys()
@@ -428,11 +434,11 @@ def test_freshness(headers: Mapping[str, str], most: int, seconds: float) -> Non
     assert freshness(headers, most, NOW) == seconds
 
 
-async def _fails(*_: object) -> Fetched:
+def _fails(*_: object) -> Fetched:
     raise FetchFailed("status", "it answers 500")
 
 
-async def _breaks(*_: object) -> Fetched:
+def _breaks(*_: object) -> Fetched:
     raise RecursionError
 
 
@@ -467,7 +473,7 @@ def test_failures_are_followed_by_longer_pauses(
     failing = supply(chance, **others)
     found = []
     for _ in pauses:
-        asyncio.run(failing.fetch(_fails))
+        failing.fetch(_fails)
         found.append(failing.pause())
 
     assert found == pytest.approx(pauses)
@@ -478,7 +484,7 @@ def test_failures_make_askers_wait_no_longer_than_the_cooldown() -> None:
     failing = supply(0.5, jwks_cooldown=5)
     found = []
     for _ in range(20):
-        asyncio.run(failing.fetch(_fails))
+        failing.fetch(_fails)
         found.append(failing.quiet(True))
 
     assert found == [1, 2, 4] + [5] * 17
@@ -488,7 +494,7 @@ def test_a_broken_fetch_is_a_failure_like_others(caplog: pytest.LogCaptureFixtur
     """A mistake of our own in a fetch is said and the fetch tried again."""
     broken = supply(0.5)
 
-    assert "RecursionError" in str(asyncio.run(broken.fetch(_breaks)))
+    assert "RecursionError" in str(broken.fetch(_breaks))
     assert broken.pause() == 1
     assert "https://a.example" in caplog.text
 
@@ -668,13 +674,13 @@ def test_discovery_is_repeated_each_day() -> None:
     known: list[str | None] = []
     keys = KeySet([OLD.jwk])
 
-    async def fetch(_: object, address: str | None) -> Fetched:
+    def fetch(_: object, address: str | None) -> Fetched:
         known.append(address)
         return Fetched(keys, 600, "https://keys.example/")
 
     discovering = supply(0.5, lambda: clock[0])
     for clock[0] in (0, 600, 86_399, 86_401, 87_000):
-        asyncio.run(discovering.fetch(fetch))
+        discovering.fetch(fetch)
 
     found = "https://keys.example/"
     assert known == [None, found, found, None, found]
@@ -808,7 +814,7 @@ def test_secrets_are_never_fetched(server: KeyServer) -> None:
 
 
 def test_a_command_line_fetches_once(server: KeyServer) -> None:
-    """All issuers are fetched without a thread, and each problem is named."""
+    """All issuers are fetched, and each problem is named."""
     down = f"http://{HOST}:{free_port()}"
     issuers = [settings(url, jwks_url=url + JWKS) for url in (server.url, down)]
     auth = Auth.model_validate({"issuers": issuers})
@@ -858,7 +864,7 @@ FORKED = textwrap.dedent("""
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
 def test_a_forked_child_starts_anew(server: KeyServer) -> None:
-    """A forked child has no thread until it starts one, and leaves the parent's alone."""
+    """A forked child fetches nothing until it starts, and leaves the parent's fetches alone."""
     ran = subprocess.run(
         # Later versions warn of any fork beside threads.
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKED, server.url],
@@ -872,15 +878,19 @@ def test_a_forked_child_starts_anew(server: KeyServer) -> None:
     assert (ran.returncode, ran.stderr, server.count()) == (0, "", 4)
 
 
-def test_a_thread_that_cannot_work_says_so(
+def test_a_fetch_that_cannot_work_says_so(
     server: KeyServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Without its HTTP client the thread ends, says so, and leaves nobody waiting."""
-    monkeypatch.setitem(sys.modules, "mlguard.keys.download", None)
-    with Service(server) as service:
-        wait_until(lambda: "no longer fetched" in caplog.text, "the line in the log")
+    """Without its HTTP client a fetch fails like others, and leaves nobody waiting."""
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "mlguard.keys.download", None)
+        with Service(server) as service:
+            assert service.result(0) == "invalid"
+            assert service.ring.fetch() is None
+            patched.undo()
+            service.ready()
 
-        assert service.ring.fetch() is None
+    assert "a fetch broke with ModuleNotFoundError" in caplog.text
 
 
 def test_the_http_client_is_imported_where_it_is_needed() -> None:

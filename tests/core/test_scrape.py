@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
+from mlguard.app.background import Background
 from mlguard.app.scrape import Page, SingleFlight
 from mlguard.app.service import Service
 from mlguard.guard.record import BATCH, Record
@@ -42,11 +43,24 @@ class Slow:
 
 
 @pytest.fixture
-def slow() -> Iterator[Slow]:
-    made = Slow()
-    yield made
+def slow() -> Slow:
+    return Slow()
+
+
+@pytest.fixture
+def background(slow: Slow) -> Iterator[Background]:
+    background = Background("mlguard-test")
+    background.add("nothing", 60.0, lambda: None)
+    background.start()
+    yield background
     for _ in range(100):
-        made.go.release()
+        slow.go.release()
+    background.close()
+
+
+@pytest.fixture
+def scrapes(slow: Slow, background: Background) -> SingleFlight:
+    return SingleFlight(slow, background.hand_over)
 
 
 def page(future: Future[Page]) -> bytes:
@@ -54,17 +68,16 @@ def page(future: Future[Page]) -> bytes:
 
 
 class TestSharing:
-    def test_a_page(self, slow: Slow) -> None:
+    def test_a_page(self, slow: Slow, scrapes: SingleFlight) -> None:
         """A page is a status, its headers and its bytes."""
         slow.go.release()
 
-        assert SingleFlight(slow).ask(CLASSIC).result(timeout=60) == Page(
+        assert scrapes.ask(CLASSIC).result(timeout=60) == Page(
             200, (("Content-Type", "text/plain"), ("Content-Length", "6")), b"page 1"
         )
 
-    def test_who_asks_meanwhile_shares(self, slow: Slow) -> None:
+    def test_who_asks_meanwhile_shares(self, slow: Slow, scrapes: SingleFlight) -> None:
         """Whoever asks while a page is being made gets that one, which is made once."""
-        scrapes = SingleFlight(slow)
         first = scrapes.ask(CLASSIC)
         assert slow.begun.acquire(timeout=60)
         others = [scrapes.ask(CLASSIC) for _ in range(50)]
@@ -73,17 +86,15 @@ class TestSharing:
         assert {page(asked) for asked in (first, *others)} == {b"page 1"}
         assert len(slow.asked) == 1
 
-    def test_who_asks_later_does_not(self, slow: Slow) -> None:
+    def test_who_asks_later_does_not(self, slow: Slow, scrapes: SingleFlight) -> None:
         """Whoever asks when it is there gets a fresh one."""
-        scrapes = SingleFlight(slow)
         slow.go.release()
         slow.go.release()
 
         assert [page(scrapes.ask(CLASSIC)) for _ in "12"] == [b"page 1", b"page 2"]
 
-    def test_who_is_told_may_ask_again(self, slow: Slow) -> None:
+    def test_who_is_told_may_ask_again(self, slow: Slow, scrapes: SingleFlight) -> None:
         """Whoever was told of a page is never given the same one again."""
-        scrapes = SingleFlight(slow)
         first = scrapes.ask(CLASSIC)
         again: Future[Future[Page]] = Future()
         first.add_done_callback(lambda _: again.set_result(scrapes.ask(CLASSIC)))
@@ -92,9 +103,8 @@ class TestSharing:
 
         assert page(again.result(timeout=60)) == b"page 2"
 
-    def test_formats_are_apart(self, slow: Slow) -> None:
+    def test_formats_are_apart(self, slow: Slow, scrapes: SingleFlight) -> None:
         """Who wants OpenMetrics and who wants the classic text get what they want."""
-        scrapes = SingleFlight(slow)
         pages = [scrapes.ask(accept) for accept in (CLASSIC, OPENMETRICS, "*/*", OPENMETRICS)]
         for _ in range(2):
             slow.go.release()
@@ -107,30 +117,30 @@ class TestSharing:
     @pytest.mark.parametrize(
         "accept", ["a" * 100_000, "text/plain;q=0.1", "application/openmetrics-text;version=9"]
     )
-    def test_what_clients_write_makes_no_more_pages(self, slow: Slow, accept: str) -> None:
+    def test_what_clients_write_makes_no_more_pages(
+        self, slow: Slow, scrapes: SingleFlight, accept: str
+    ) -> None:
         """Whatever an Accept header says, there are two kinds of pages."""
-        scrapes = SingleFlight(slow)
         known = {id(scrapes.ask(CLASSIC)), id(scrapes.ask(OPENMETRICS))}
 
         assert id(scrapes.ask(accept)) in known
 
-    def test_few_threads(self, slow: Slow) -> None:
-        """However many ask at once, as many threads run as there are kinds of pages."""
-        scrapes = SingleFlight(slow)
+    def test_few_pages(self, slow: Slow, scrapes: SingleFlight) -> None:
+        """However many ask at once, as many pages are made as there are kinds."""
         with ThreadPoolExecutor(16) as pool:
             asked = list(pool.map(lambda n: scrapes.ask((CLASSIC, OPENMETRICS)[n % 2]), range(200)))
         for _ in range(2):
             slow.go.release()
 
         assert len({page(one) for one in asked}) == 2
-        assert len(slow.threads) == 2
+        assert len(slow.asked) == 2
 
 
 class TestAtOnce:
-    def test_what_takes_no_time(self, slow: Slow) -> None:
+    def test_what_takes_no_time(self, slow: Slow, background: Background) -> None:
         """What neither waits nor takes long is made by who asks, anew each time."""
         pages = [(200, CLASSIC, b"one"), (200, CLASSIC, b"two")]
-        scrapes = SingleFlight(slow, lambda _: pages.pop(0))
+        scrapes = SingleFlight(slow, background.hand_over, lambda _: pages.pop(0))
 
         asked = [scrapes.ask(CLASSIC) for _ in "12"]
 
@@ -138,9 +148,9 @@ class TestAtOnce:
         assert [page(one) for one in asked] == [b"one", b"two"]
         assert not slow.asked
 
-    def test_what_may_wait(self, slow: Slow) -> None:
+    def test_what_may_wait(self, slow: Slow, background: Background) -> None:
         """What may wait is made by a thread, and shared."""
-        scrapes = SingleFlight(slow, lambda _: None)
+        scrapes = SingleFlight(slow, background.hand_over, lambda _: None)
         first, other = scrapes.ask(CLASSIC), scrapes.ask(CLASSIC)
         assert slow.begun.acquire(timeout=60)
         slow.go.release()
@@ -150,9 +160,8 @@ class TestAtOnce:
 
 
 class TestFailures:
-    def test_all_are_told(self, slow: Slow) -> None:
+    def test_all_are_told(self, slow: Slow, scrapes: SingleFlight) -> None:
         """What went wrong is told to all who asked, and the next one is asked again."""
-        scrapes = SingleFlight(slow)
         slow.error = OSError("no file")
         asked = [scrapes.ask(CLASSIC) for _ in range(3)]
         slow.go.release()
@@ -163,24 +172,8 @@ class TestFailures:
         slow.go.release()
         assert page(scrapes.ask(CLASSIC)) == b"page 2"
 
-    def test_no_thread_to_be_had(self, slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Where no thread can be started nobody waits for ever, and the next one is asked again."""
-        scrapes = SingleFlight(slow)
-
-        def start(_: threading.Thread) -> None:
-            raise RuntimeError("can't start new thread")
-
-        with monkeypatch.context() as patched:
-            patched.setattr(threading.Thread, "start", start)
-            with pytest.raises(RuntimeError):
-                scrapes.ask(CLASSIC)
-        slow.go.release()
-
-        assert page(scrapes.ask(CLASSIC)) == b"page 1"
-
-    def test_who_goes_away_spoils_nothing(self, slow: Slow) -> None:
+    def test_who_goes_away_spoils_nothing(self, slow: Slow, scrapes: SingleFlight) -> None:
         """A client that goes away while it waits takes the page from nobody."""
-        scrapes = SingleFlight(slow)
         first, other = scrapes.ask(CLASSIC), scrapes.ask(CLASSIC)
         assert slow.begun.acquire(timeout=60)
 
@@ -230,7 +223,9 @@ class TestOfAService:
                 return iter(())
 
         service.metrics.registry.register(Asked())
+        service.start()
         service.scrape(CLASSIC).result(timeout=60)
+        service.close()
 
         assert len(threads) == 1
         assert threading.get_ident() not in threads

@@ -16,6 +16,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from mlguard.app.background import Background
 from mlguard.errors import InvalidSettings
 from mlguard.ledger import Limit, Line, Order
 from mlguard.quota_store.failover import Failover
@@ -54,7 +55,10 @@ class Load:
             share=1.0,
             lifetime=False,
             on_away=self.told.append,
+            wake=lambda seconds: self._background.wake("quotas", seconds),
         )
+        self._background = Background("mlguard-test")
+        self._background.add("quotas", 1.0, self.failover.look_after, may_wait=True)
         self.tags = tags
         self.admitted: Counter[str] = Counter()
         self.local: Counter[str] = Counter()
@@ -64,6 +68,7 @@ class Load:
 
     def __enter__(self) -> Load:
         self.failover.start()
+        self._background.start()
         for thread in self._threads:
             thread.start()
         self.go_on()
@@ -71,6 +76,7 @@ class Load:
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
+        self._background.close()
         self.failover.close()
 
     def stop(self) -> None:

@@ -114,14 +114,14 @@ class Host:
         """Takes sampled rows, where drift is checked."""
         return self._analyst.offer if self._analyst else None
 
-    def add_to(self, background: Background, outside: Background) -> None:
-        """Name what is to be done in the background, and what waits for other hosts."""
+    def add_to(self, background: Background) -> None:
+        """Name what is to be done in the background."""
         background.add("answers", _POLL, self._poll)
         background.add("host", _LOOK, self._look_after)
         if self.ledger is not None and self._needs_it:
             background.add("sync", _SYNC, self.ledger.sync)
         if self._store is not None:
-            outside.add("revocations", _EXCHANGE, self._exchange)
+            background.add("revocations", _EXCHANGE, self._exchange, may_wait=True)
 
     def start(self, maker: Process) -> None:
         """Meet the others, in this process; blocks for a moment.

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from threading import Event, Thread
 
 from mlguard.errors import InvalidSettings
 from mlguard.logs import LOGGER
 from mlguard.revocations import Revocation
 
-_PAUSE = 0.5  # seconds
-_LAST_TRY = 1.0
-
 
 class FirstReading:
-    """Reads the store of all hosts once: at the start, or in a thread until that goes well.
+    """Reads the store of all hosts once: at the start, or again and again until that goes well.
 
     Args:
         url: Of the store.
@@ -29,8 +25,8 @@ class FirstReading:
 
         self._store = RevocationStore(url, service)
         self._on_read = on_read
-        self._is_over = Event()
-        self._thread: Thread | None = None
+        self._is_over = True
+        self._said = ""
 
     def start(self) -> None:
         """Read; blocks for a moment.
@@ -38,39 +34,36 @@ class FirstReading:
         Raises:
             InvalidSettings: The store forgets, or is unfit otherwise.
         """
-        self._is_over.clear()
+        self._is_over = False
         try:
             self._read()
         except ConnectionError as error:
             LOGGER.warning(
                 "what other hosts revoked is not known, and tokens get a 503 until it is: %s", error
             )
-            self._thread = Thread(target=self._go_on, name="mlguard-revoked", daemon=True)
-            self._thread.start()
+
+    def look_after(self) -> None:
+        """Read where that has not gone well yet; blocks for a moment."""
+        if self._is_over:
+            return
+        try:
+            self._read()
+        except ConnectionError:
+            return
+        except InvalidSettings as error:
+            if str(error) != self._said:
+                LOGGER.warning("%s", error)
+            self._said = str(error)
+        else:
+            LOGGER.warning("what other hosts revoked is known")
 
     def close(self) -> None:
         """Try no more."""
-        self._is_over.set()
-        if self._thread is not None:
-            self._thread.join(_LAST_TRY)
+        self._is_over = True
 
     def _read(self) -> None:
         if complaint := self._store.complaint():
             raise InvalidSettings(f"auth.revocation_store: {complaint}")
         self._on_read(self._store.read())
+        self._is_over = True
         self._store.close()
-
-    def _go_on(self) -> None:
-        said = ""
-        while not self._is_over.wait(_PAUSE):
-            try:
-                self._read()
-            except ConnectionError:
-                continue
-            except InvalidSettings as error:
-                if str(error) != said:
-                    LOGGER.warning("%s", error)
-                said = str(error)
-            else:
-                LOGGER.warning("what other hosts revoked is known")
-                return

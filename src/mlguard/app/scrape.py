@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 from mlguard.messages import Headers
 from mlguard.metrics import content_type
-
-_KINDS = 2  # of pages: OpenMetrics, and the classic text
 
 Exposed: TypeAlias = tuple[int, str, bytes]
 """The status, the content type and the text."""
@@ -41,42 +40,39 @@ class SingleFlight:
 
     Args:
         expose: Writes a page for an Accept header; may block.
-        expose_at_once: Does so where that neither blocks nor takes long; None where it may.
+        hand_over: Has something done by a thread that may wait.
+        expose_at_once: Does what `expose` does, where that neither blocks nor takes long; None
+            where it may.
     """
 
     def __init__(
         self,
         expose: Callable[[str], Exposed],
+        hand_over: Callable[[Callable[[], None]], None],
         expose_at_once: Callable[[str], Exposed | None] = lambda _: None,
     ) -> None:
         self._expose = expose
         self._expose_at_once = expose_at_once
         self._lock = threading.Lock()
         self._flying: dict[str, Future[Page]] = {}
-        self._threads = _threads()
+        self._hand_over = hand_over
 
     def ask(self, accept: str) -> Future[Page]:
         """Return the page that is being made, or make it: here, or by a thread."""
         kind = content_type(accept)
         with self._lock:
             page = self._flying.get(kind)
-            if page is None:
-                page = Future()
-                page.set_running_or_notify_cancel()  # who waits no longer cancels it for nobody
-                exposed = self._expose_at_once(accept)
-                if exposed is not None:
-                    page.set_result(Page.of(exposed))
-                else:
-                    self._have_made(accept, kind, page)
-                    self._flying[kind] = page
-            return page
-
-    def _have_made(self, accept: str, kind: str, page: Future[Page]) -> None:
-        try:
-            self._threads.submit(self._make, accept, kind, page)
-        except RuntimeError:  # no thread can be started: what waits for one is not to be made
-            self._threads = _threads()
-            raise
+            if page is not None:
+                return page
+            page = Future()
+            page.set_running_or_notify_cancel()  # who waits no longer cancels it for nobody
+            exposed = self._expose_at_once(accept)
+            if exposed is not None:
+                page.set_result(Page.of(exposed))
+                return page
+            self._flying[kind] = page
+        self._hand_over(partial(self._make, accept, kind, page))
+        return page
 
     def _make(self, accept: str, kind: str, page: Future[Page]) -> None:
         try:
@@ -91,8 +87,3 @@ class SingleFlight:
     def _forget(self, kind: str) -> None:
         with self._lock:
             del self._flying[kind]
-
-
-def _threads() -> ThreadPoolExecutor:
-    """Keep threads: what a new one touches first, the system has to find."""
-    return ThreadPoolExecutor(_KINDS, "mlguard-scrape")

@@ -9,7 +9,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import lru_cache
 from typing import Any
@@ -42,6 +42,9 @@ from mlguard.tracing import Tracing
 
 PSEUDONYMS = 10_000  # remembered
 _FOLD = 0.5  # seconds
+_READ_AGAIN = 0.5
+_CARRY = 1.0  # at the latest
+_KEYS = 60.0
 _DRIFT_PACKAGES = ("evidently", "pandas", "pyarrow")
 
 
@@ -89,7 +92,13 @@ class Service:
         # Routes may declare limits where the settings have none.
         quotas = settings.quotas or Quotas.model_construct()
         on_host = self._host.ledger if self._host else None
-        counts = ledger(quotas, settings.service.name, on_host, self.metrics)
+        counts = ledger(
+            quotas,
+            settings.service.name,
+            on_host,
+            self.metrics,
+            lambda seconds: self._background.wake("quotas", seconds),
+        )
         self._failover = counts if isinstance(counts, Failover) else None
         self.tracing = Tracing(settings, tracer_provider or _configured())
         authenticator = (
@@ -115,20 +124,30 @@ class Service:
         )
         self.guard = Guard(parts)
         self.metrics.before_snapshot = parts.recorder.fold
-        self._scrapes = SingleFlight(self.expose, self.expose_at_once)
         self._name_chores()
+        self._scrapes = SingleFlight(self.expose, self._have_done, self.expose_at_once)
         forks.watch(self)
 
     def _name_chores(self) -> None:
-        """Say what is done beside the requests: here, and apart from that what waits for others."""
-        self._background = Background("mlguard-background")
-        self._spans, self._stores = Background("mlguard-spans"), Background("mlguard-stores")
+        """Say what is done beside the requests."""
+        self._background = background = Background("mlguard-background")
         if self._host:
-            self._host.add_to(self._background, self._stores)
-        self._background.add("deadlines", _FOLD, self.guard.parts.deadlines.check)
-        self._background.add("records", _FOLD, self.guard.parts.recorder.fold)
+            self._host.add_to(background)
+        background.add("deadlines", _FOLD, self.guard.parts.deadlines.check)
+        background.add("records", _FOLD, self.guard.parts.recorder.fold)
+        if self._fetcher:
+            background.add(
+                "keys", _KEYS, self._fetcher.look_after
+            )  # they have threads of their own
+        if self._failover:
+            background.add("quotas", _CARRY, self._failover.look_after, may_wait=True)
+        if self._first_reading:
+            background.add("revoked", _READ_AGAIN, self._first_reading.look_after, may_wait=True)
         if self.tracing.is_exported:
-            self._spans.add("spans", _FOLD, self.tracing.flush)
+            background.add("spans", _FOLD, self.tracing.flush, may_wait=True)
+
+    def _have_done(self, job: Callable[[], None]) -> None:
+        self._background.hand_over(job)
 
     def replace_for_tests(self, *, keys: KeySet, spans: SpanProcessor, offer: Offer) -> None:
         """Cut everything outside off, for tests: only before the start.
@@ -174,15 +193,10 @@ class Service:
                 self._fetcher.start()
             self.tracing.start(self._exported, self.metrics.spans_dropped)
             if not self.serves_once:
-                for background in self._backgrounds:
-                    background.start()
+                self._background.start()
             if not self._has_begun:  # nor inherited from a process that forked
                 atexit.register(self.close)
             self._has_begun = self.started = True
-
-    @property
-    def _backgrounds(self) -> tuple[Background, ...]:
-        return self._background, self._spans, self._stores
 
     def before_fork(self) -> None:
         """Hold what is done in the background, but what may wait for others for long."""
@@ -190,13 +204,12 @@ class Service:
 
     def after_fork(self, *, in_child: bool) -> None:
         """Go on; in a child, nothing has started."""
-        for background in self._backgrounds:
-            background.after_fork(in_child=in_child)
+        self._background.after_fork(in_child=in_child)
         if in_child:
             self.started = False
             self.serves_once = forks.is_for_one_request()
             self._lock = threading.Lock()
-            self._scrapes = SingleFlight(self.expose, self.expose_at_once)
+            self._scrapes = SingleFlight(self.expose, self._have_done, self.expose_at_once)
             self.guard.parts.recorder.forked()
             self.metrics.forget()
 
@@ -210,14 +223,12 @@ class Service:
                 self._fetcher.close()
             if self._first_reading:
                 self._first_reading.close()
+            self._background.close()
             if self._failover:
                 self._failover.close()
-            self._background.close()
-            self._stores.close()
             if self._host:
                 self._host.close()
             self.tracing.close()
-            self._spans.close()
 
     def flush(self) -> None:
         """Bring the metrics up to date, and send the spans of all requests that have ended."""
@@ -267,7 +278,9 @@ class Service:
         rings = {issuer: self._rings[issuer] for issuer in fetched}
         for issuer, ring in rings.items():
             self.metrics.measure_keys_age(issuer, ring.age)
-        return KeyFetcher(auth, rings, on_result=self._fetched)
+        return KeyFetcher(
+            auth, rings, on_result=self._fetched, wake=lambda: self._background.wake("keys")
+        )
 
     def _fetched(self, issuer: str, result: str) -> None:
         self.metrics.keys_fetched(result)
@@ -296,7 +309,7 @@ class Service:
             except DatabaseFailed as error:
                 self._log.warning("revoke", "a revocation is kept here until it can be: %s", error)
             self._background.wake("host")
-            self._stores.wake("revocations")
+            self._background.wake("revocations")
         if refused:
             raise RevocationsFull(refused)
 

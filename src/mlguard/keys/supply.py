@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from mlguard.auth.keyring import Keyring
 from mlguard.auth.keys import KeySet
 from mlguard.chance import CHANCE
-from mlguard.keys.joined_fetch import JoinedFetch
 from mlguard.logs import LOGGER, RateLimitedLog
 from mlguard.settings import Auth, Issuer
 
@@ -52,8 +51,8 @@ class FetchFailed(Exception):
         super().__init__(problem)
 
 
-Fetch: TypeAlias = Callable[[Issuer, str | None], Awaitable[Fetched]]
-"""Fetches the keys of an issuer from an address; None has it discovered."""
+Fetch: TypeAlias = Callable[[Issuer, str | None], Fetched]
+"""Fetches the keys of an issuer from an address, None has it discovered; waits."""
 
 
 class Supply:
@@ -98,19 +97,11 @@ class Supply:
         self._ids: frozenset[bytes] = frozenset()  # of all keys seen
         self._passed_over: tuple[str, ...] = ()
 
-    async def keep(self, flights: JoinedFetch, fetch: Fetch) -> None:
-        """Fetch at once, in time and when asked, for ever."""
-        while True:
-            was_asked = flights.begin()
-            await self.fetch(fetch)
-            flights.end(self.quiet(was_asked))
-            await flights.rest(self.pause())
-
-    async def fetch(self, fetch: Fetch) -> str | None:
-        """Fetch once; return what went wrong."""
+    def fetch(self, fetch: Fetch) -> str | None:
+        """Fetch once; return what went wrong. Waits."""
         known = self._known_address()
         try:
-            fetched = await fetch(self._issuer, known)
+            fetched = fetch(self._issuer, known)
             if known is None:
                 self._address = (fetched.address, self._timer())
             self._hold(fetched)

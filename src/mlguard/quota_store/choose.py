@@ -15,7 +15,11 @@ from mlguard.urls import redacted_url
 
 
 def ledger(
-    quotas: Quotas, service: str, host: HostLedger | None, metrics: Metrics
+    quotas: Quotas,
+    service: str,
+    host: HostLedger | None,
+    metrics: Metrics,
+    wake: Callable[[float], None],
 ) -> MemoryLedger | Failover:
     """Make the ledger that the settings name. Starts nothing.
 
@@ -24,6 +28,7 @@ def ledger(
         service: Its name.
         host: Counts for this host, where the settings say so.
         metrics: Told whether the store is away, and how long it takes.
+        wake: Has a store looked after within so many seconds.
     """
     if quotas.store == "memory://":
         return MemoryLedger()
@@ -34,6 +39,7 @@ def ledger(
         lifetime=quotas.has_lifetime,
         on_away=lambda is_away: metrics.set_degraded("quotas", is_away),
         on_call=metrics.quota_stored,
+        wake=wake,
     )
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from threading import Event, Lock, Thread
+from threading import Lock
 
 from mlguard.errors import InvalidSettings
 from mlguard.ledger import (
@@ -30,10 +29,8 @@ from mlguard.quota_store.store import Sharded, Store
 
 _FAILURES = 3  # in a row, after which the store counts as away
 _PROBE = 0.25  # seconds
-_CARRY = 0.01
+_CARRY = 0.01  # for which corrections wait: most go with the caller's next debit
 _RENEW = 10.0
-_IDLE = 1.0
-_LAST_TRY = 1.0
 _SAID = 1.0  # so often at most that it comes or goes is logged
 _LOCAL = -1.0  # a time that no clock shows: charged here
 _WHOLE = ""  # the name of a store without parts
@@ -68,8 +65,8 @@ class Failover:
     """A ledger that counts in a store, and by the settings where the store is away.
 
     A debit takes one call of the store, which makes the corrections of the same callers with it;
-    one thread carries the others. After some failures in a row the store is asked by that thread
-    only, until it answers: then what was charged here meanwhile is charged there too. After a
+    `look_after` carries the others. After some failures in a row the store is asked by that only,
+    until it answers: then what was charged here meanwhile is charged there too. After a
     failure, nobody asks it while others still wait for it. All that is so for each part of a store
     that has several: one that is away is no matter of the others' callers.
 
@@ -80,6 +77,7 @@ class Failover:
         lifetime: Whether something is counted that must never be forgotten.
         on_away: Told whether the store is away, whenever that changes.
         on_call: Told how many seconds each debit in the store took.
+        wake: Has `look_after` called within so many seconds; returns at once.
     """
 
     def __init__(
@@ -91,14 +89,15 @@ class Failover:
         lifetime: bool,
         on_away: Callable[[bool], None],
         on_call: Callable[[float], None] = lambda _: None,
+        wake: Callable[[float], None] = lambda _: None,
     ) -> None:
         self._make = make
         self._name = name
         self._lifetime = lifetime
         self._on_away = on_away
         self._on_call = on_call
+        self._wake = wake
         self._scaled = lru_cache(4096)(lambda limit: _scaled(limit, share))
-        self._pid = 0
         self._reset()
 
     def _reset(self) -> None:
@@ -111,9 +110,7 @@ class Failover:
         self._held = Held()
         self._last_read = LastRead()
         self._is_fit = False
-        self._wake = Event()
-        self._closing = Event()
-        self._thread: Thread | None = None
+        self._renew_at = time.monotonic() + _RENEW
         self._log = RateLimitedLog()
         self._said = RateLimitedLog(_SAID)
 
@@ -123,10 +120,7 @@ class Failover:
         Raises:
             InvalidSettings: The store is unfit.
         """
-        if self._pid == os.getpid():
-            return
         self._reset()
-        self._pid = os.getpid()
         try:
             self._store.start()
             complaint = self._store.complaint(lifetime=self._lifetime)
@@ -134,22 +128,30 @@ class Failover:
             self._failed(error, self._shards[_WHOLE], at_once=True)
         else:
             if complaint:
-                self._pid = 0  # who asks again is told again
                 self._store.close()
                 raise InvalidSettings(f"quotas.store: {complaint}")
             self._is_fit = True
-        self._thread = Thread(target=self._run, name="mlguard-quotas", daemon=True)
-        self._thread.start()
+
+    def look_after(self) -> float | None:
+        """Tell the store what it does not know yet, or see whether it is back; blocks.
+
+        Returns:
+            In how many seconds this is due again; None as usual.
+        """
+        for shard in self._away():
+            self._probe(shard)
+        if time.monotonic() >= self._renew_at:
+            self._renew_at = time.monotonic() + _RENEW
+            for change in self._held.renewals():
+                self._tell(change)
+        self._carry_all()
+        if self._parts:
+            self._parts.give_back()
+        return _PROBE if self._away() else None
 
     def close(self) -> None:
-        """Tell the store what it does not know yet, as far as that goes in a second."""
-        if self._thread is None or self._pid != os.getpid():
-            return
-        self._closing.set()
-        self._wake.set()
-        self._thread.join(_LAST_TRY)
+        """Let go of the store, which knows what it was told."""
         self._store.close()
-        self._pid = 0
 
     def debit(self, order: Order) -> Receipt | None:
         """Charge every line, or none where one does not admit its cost."""
@@ -206,7 +208,7 @@ class Failover:
             elif change.limit.kind == FLIGHT:
                 self._held.change(change[:3], change.extra)
             shard.pending.put([change])
-            self._wake.set()
+            self._wake(_CARRY)
 
     def _shard(self, tag: str) -> _Shard:
         """Find the part of the store that a tag is counted in."""
@@ -278,7 +280,7 @@ class Failover:
                 Change(order.tag, account, limit, -cost, receipt.at)
                 for account, limit, cost in order.lines
             )
-            self._wake.set()
+            self._wake(_CARRY)
 
     def _without(self, order: Order, shard: _Shard, *, owes: bool) -> Receipt | None:
         """Go by the settings: count here, do not count, or say that nobody can tell."""
@@ -299,7 +301,7 @@ class Failover:
         if receipt.is_admitted and owes:
             shard.owed.add(owed)
             if not shard.is_away:  # it failed now and then, or has come back just now
-                self._wake.set()
+                self._wake(_CARRY)
         readings = iter(receipt.readings)
         found = (
             _unread(x) if x.limit.on_failure == "open" else next(readings) for x in order.lines
@@ -320,7 +322,7 @@ class Failover:
             self._local.settle([Change(*place, now_left - most, NOW, is_grant=True)])
 
     def _failed(self, error: Exception, shard: _Shard, *, at_once: bool = False) -> None:
-        self._wake.set()
+        self._wake(_CARRY)
         with self._lock:
             shard.failures += 1
             if shard.is_away or (shard.failures < _FAILURES and not at_once):
@@ -332,34 +334,13 @@ class Failover:
             self._said.warning(f"away {shard.name}", text, self._named(shard), error)
             if is_first:
                 self._on_away(True)
-        self._wake.set()
+        self._wake(_CARRY)
 
     def _away(self) -> list[_Shard]:
         return [shard for shard in list(self._shards.values()) if shard.is_away]
 
     def _named(self, shard: _Shard) -> str:
         return f"{self._name} ({shard.name})" if shard.name else self._name
-
-    def _run(self) -> None:
-        renew_at = time.monotonic() + _RENEW
-        while not self._closing.is_set():
-            self._wake.wait(_IDLE)
-            self._wake.clear()
-            if away := self._away():
-                for shard in away:
-                    self._probe(shard)
-                self._closing.wait(_PROBE)
-                if self._away():
-                    self._wake.set()
-            else:
-                self._closing.wait(_CARRY)  # most go with the caller's next debit
-            self._carry_all()
-            if time.monotonic() >= renew_at:
-                renew_at = time.monotonic() + _RENEW
-                for change in self._held.renewals():
-                    self._tell(change)
-                self._carry_all()
-        self._carry_all()
 
     def _carry_all(self) -> None:
         for change in self._held.doubted():

@@ -57,3 +57,6 @@ class Sharded(Store, Protocol):
 
     def probe(self, tag: str) -> None:
         """Do what a debit of a tag does, but charge nothing; blocks."""
+
+    def give_back(self) -> None:
+        """Give back what is paid for beforehand and not used; blocks, and fails silently."""

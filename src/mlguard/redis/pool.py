@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import ssl
 import threading
@@ -12,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from mlguard import forks
 from mlguard.redis import waits
 from mlguard.redis.clocks import Clocks
 from mlguard.redis.links import Answer, Link, Steps, Unreachable, Wait, tls_context, unreachable
@@ -41,8 +41,8 @@ class Pool:
         self._clocks = clocks
         self._tls: ssl.SSLContext | None = None
         self._idle: dict[Node, deque[Link]] = {}
-        self._pid = 0
-        self._be_in_this_process()
+        self._begin()
+        forks.in_child(self, Pool._begin)
 
     def ask(
         self,
@@ -63,7 +63,6 @@ class Pool:
         Raises:
             Unreachable: It did not answer in time.
         """
-        self._be_in_this_process()
         link = self._idle_one(node)
         if link is None:
             link = yield from self._opened(node, until)
@@ -91,11 +90,8 @@ class Pool:
         for node in list(self._idle):
             self._drop(node)
 
-    def _be_in_this_process(self) -> None:
-        """Begin anew after a fork: what a parent made is the parent's."""
-        if self._pid == os.getpid():
-            return
-        self._pid = os.getpid()
+    def _begin(self) -> None:
+        """Begin, also in a fork's child: what a parent made is the parent's."""
         for node in list(self._idle):
             self._drop(node)
         self._lock, self._making = threading.Lock(), threading.Lock()

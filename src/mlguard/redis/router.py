@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
@@ -11,6 +10,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from mlguard import forks
 from mlguard.ledger import StoreUnavailable
 from mlguard.logs import LOGGER
 from mlguard.redis import waits
@@ -50,7 +50,11 @@ class Router:
         self._told_at = 0.0
         self._answered = 0  # calls
         self._confirmed: deque[tuple[float, int]] = deque()
-        self._searching = 0  # the process that asks anew already
+        self._begin()
+        forks.in_child(self, Router._begin)
+
+    def _begin(self) -> None:
+        self._is_searching = False  # nor is a parent's thread in a fork's child
 
     def shard(self, slot: int) -> str:
         """Name the part of the store that a slot is kept in, as far as that is known."""
@@ -206,16 +210,16 @@ class Router:
 
     def _search(self) -> None:
         """Find out where everything is, in a thread, for the calls to come."""
-        if self._place.kind == SINGLE or self._searching == os.getpid():
+        if self._place.kind == SINGLE or self._is_searching:
             return
-        self._searching = os.getpid()
+        self._is_searching = True
 
         def search() -> None:
             try:
                 with suppress(StoreUnavailable):  # a call will say it
                     waits.drive(self._find(time.monotonic() + _SEARCH))
             finally:
-                self._searching = 0
+                self._is_searching = False
 
         threading.Thread(target=search, daemon=True).start()
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import NamedTuple
 
+from mlguard import forks
 from mlguard.ledger import (
     FLIGHT,
     Change,
@@ -26,7 +25,6 @@ from mlguard.redis.script import COUNT, Keys, entries, receipt
 from mlguard.redis.servers import Servers
 
 _TOGETHER = 500  # changes in one round trip
-_KEEP_EVERY = 1.0  # seconds
 _NO_WISH = Wish()
 _OF_ONE = 100  # changes in one run of the script, which nobody else may interrupt
 
@@ -65,7 +63,8 @@ class RedisStore:
         self._holder = holder
         self._clock = clock
         self._lease = lease
-        self._be_in_this_process()
+        self._begin()
+        forks.in_child(self, RedisStore._begin)
 
     def start(self) -> None:
         """Make connections, in more time than a request has; blocks for a moment."""
@@ -78,6 +77,15 @@ class RedisStore:
     def probe(self, tag: str) -> None:
         """Write where a tag is counted; blocks."""
         self._act(self._keys.probe(tag))
+
+    def give_back(self, *, everything: bool = False) -> None:
+        """Give back what is leased and not used, or all; blocks.
+
+        What the store does not take ends with its window.
+        """
+        if back := self._leases.take_back(everything=everything):
+            with suppress(StoreUnavailable):
+                self.apply(back)
 
     def debit(self, order: Order, changes: Sequence[Change] = ()) -> Receipt:
         """Make the changes, which have the order's tag, and then the debit; blocks."""
@@ -140,7 +148,7 @@ class RedisStore:
 
     def close(self) -> None:
         """Give back what is leased, and let the connections go."""
-        self._give_back(everything=True)
+        self.give_back(everything=True)
         self._servers.close()
 
     def _act(self, call: RedisCall) -> Reply:
@@ -149,19 +157,15 @@ class RedisStore:
 
     def _asked(self, order: Order, changes: Sequence[Change]) -> _Asked | Receipt:
         """Return what the store is asked, or what became of an order that is paid for already."""
-        if self._pid != os.getpid():
-            self._be_in_this_process()
         changes = self._leases.settle(changes)
         if not changes and (found := self._leases.take(order)) is not None:
             return found
         wish = self._leases.wish(order)
         return _Asked(order, wish, self._call(order, changes, wish))
 
-    def _be_in_this_process(self) -> None:
-        """Begin anew after a fork: what a parent paid for is the parent's."""
-        self._pid = os.getpid()
+    def _begin(self) -> None:
+        """Begin, also in a fork's child: what a parent paid for is the parent's."""
         self._leases = Leases(self._lease, self._clock or time.monotonic)
-        self._is_keeping = False
 
     def _call(self, order: Order, changes: Sequence[Change], wish: Wish = _NO_WISH) -> RedisCall:
         now = self._clock() if self._clock else None
@@ -182,10 +186,7 @@ class RedisStore:
         order, wish, _ = asked
         (reply,) = taken(outcomes)
         found, leased = self._receipt(order, reply, wish)
-        found = self._leases.learn(order, wish, found, leased)
-        if any(leased):
-            self._keep()
-        return found
+        return self._leases.learn(order, wish, found, leased)
 
     def _receipt(self, order: Order, reply: Reply, wish: Wish) -> tuple[Receipt, list[int]]:
         now = self._clock() if self._clock else reply.micros / 1e6
@@ -205,24 +206,6 @@ class RedisStore:
         with suppress(StoreUnavailable):
             for start in range(0, len(undone), _OF_ONE):
                 self.apply(undone[start : start + _OF_ONE])
-
-    def _keep(self) -> None:
-        """Have a thread give back what is leased and not used, as long as there is something."""
-        if not self._is_keeping:
-            self._is_keeping = True
-            threading.Thread(target=self._go_on_keeping, daemon=True).start()
-
-    def _go_on_keeping(self) -> None:
-        while self._leases:
-            time.sleep(_KEEP_EVERY)
-            self._give_back()
-        self._is_keeping = False
-
-    def _give_back(self, *, everything: bool = False) -> None:
-        """Give back what is leased; what the store does not take ends with its window."""
-        if back := self._leases.take_back(everything=everything):
-            with suppress(StoreUnavailable):
-                self.apply(back)
 
     def _parts(self, changes: Sequence[Change]) -> Iterator[list[list[Change]]]:
         """Part changes into what goes in one round trip, to one part of the store."""

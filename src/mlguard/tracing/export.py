@@ -5,7 +5,6 @@ Observers fail open: what cannot be sent is held within a bound of bytes, then d
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
@@ -17,6 +16,7 @@ from typing import Protocol
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
+from mlguard import forks
 from mlguard.chance import CHANCE
 from mlguard.tracing import otlp
 from mlguard.tracing.console import TreePrinter
@@ -88,7 +88,6 @@ class _Process:
         on_result: Callable[[bool], None],
         on_dropped: Callable[[int], None],
     ) -> None:
-        self.pid = os.getpid()
         self.poster = poster
         self.on_result = on_result
         self.on_dropped = on_dropped
@@ -117,17 +116,18 @@ class Sending:
         self._receiver = receiver
         self._most = most_bytes
         self._timer = timer
+        self._begin()
+        forks.in_child(self, Sending._begin)
+
+    def _begin(self) -> None:
+        """Begin, also in a fork's child: what is held is the parent's."""
         self._process: _Process | None = None
 
     @property
     def held(self) -> int:
         """Bytes that are held."""
-        process = self._mine()
-        return process.size if process else 0
-
-    def _mine(self) -> _Process | None:
         process = self._process
-        return process if process is not None and process.pid == os.getpid() else None
+        return process.size if process else 0
 
     def start(self, on_result: Callable[[bool], None], on_dropped: Callable[[int], None]) -> None:
         """Begin in this process, with nothing of a parent's."""
@@ -136,7 +136,7 @@ class Sending:
 
     def add(self, spans: Iterable[RecordedSpan]) -> None:
         """Write ended spans as bytes and hold them; the oldest give way."""
-        process = self._mine()
+        process = self._process
         if process is None or process.is_closed:
             return
         dropped = 0
@@ -174,7 +174,7 @@ class Sending:
 
         A thread that comes while another posts returns at once.
         """
-        process = self._mine()
+        process = self._process
         if process is not None and process.posting.acquire(blocking=False):
             try:
                 self._post_all(process, self._timer() + seconds)
@@ -183,7 +183,7 @@ class Sending:
 
     def close(self, seconds: float) -> None:
         """Post what is held, unless the receiver fails, and end what another thread is posting."""
-        process, self._process = self._mine(), None
+        process, self._process = self._process, None
         if process is None:
             return
         deadline = self._timer() + seconds
