@@ -294,6 +294,7 @@ class TestMetrics:
             said = worker.page()
             assert number(said) == 36
             assert number(said, "http_server_active_requests") == 1
+            assert number(said, "mlguard_workers_lost_total") == 1
             assert 'trace_id="aaaa' in said
 
     def test_recycled_again_and_again(self, workers: Any) -> None:
@@ -304,7 +305,9 @@ class TestMetrics:
             worker.tell(ten)
             worker.tell(close)
             worker.kill()
-            assert number(stays.page()) == 10 * times
+            said = stays.page()
+            assert number(said) == 10 * times
+            assert number(said, "mlguard_workers_lost_total") == 0
 
     def test_a_worker_that_hangs(self, workers: Any) -> None:
         """A stopped worker counts as last seen, and delays a scrape for half a second."""

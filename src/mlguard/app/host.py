@@ -76,7 +76,7 @@ class Host:
         self.ledger = (
             HostLedger(self._database, is_lasting=self._is_lasting) if is_counted else None
         )
-        self._snapshots = Snapshots(self._database, metrics.snapshot)
+        self._snapshots = Snapshots(self._database, metrics.snapshot, metrics.workers_lost)
         self._revocations = RevocationTable(self._database, known)
         self._database.on_new(self._revocations.renew)
         self._database.on_new(self._snapshots.renew)

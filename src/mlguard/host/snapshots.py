@@ -52,7 +52,9 @@ _OTHERS = """
 SELECT 1 FROM worker WHERE instance = ?1 AND name <> ?2
 UNION ALL SELECT 1 FROM instance WHERE name = ?1 AND departed <> '[]'
 """
-_THESE = "SELECT name, families FROM worker WHERE name IN (SELECT value FROM json_each(?))"
+_THESE = (
+    "SELECT name, families, answered FROM worker WHERE name IN (SELECT value FROM json_each(?))"
+)
 
 
 class Snapshots:
@@ -61,11 +63,18 @@ class Snapshots:
     Args:
         database: The file.
         snapshot: Returns this worker's numbers.
+        on_lost: Told how many siblings this worker found gone that had not said goodbye.
     """
 
-    def __init__(self, database: Database, snapshot: Callable[[], list[Family]]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        snapshot: Callable[[], list[Family]],
+        on_lost: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self._database = database
         self._snapshot = snapshot
+        self._on_lost = on_lost
         self._log = RateLimitedLog()
         self._writing = Lock()
         self.name = ""
@@ -176,9 +185,13 @@ class Snapshots:
     def _add_up(self, gone: Sequence[str]) -> None:
         for version, departed in self._read_instance("version, departed"):
             found = self._database.read(_THESE, (json.dumps(gone),))
-            sums = merge([json.loads(departed), *(_lasting(json.loads(t)) for _, t in found)])
-            values = {"departed": json.dumps(sums), "gone": json.dumps([n for n, _ in found])}
-            self._database.write(_ADD_UP, self._values(version=version, **values))
+            theirs = [_lasting(json.loads(families)) for _, families, _ in found]
+            departed = json.dumps(merge([json.loads(departed), *theirs]))
+            names = json.dumps([name for name, _, _ in found])
+            values = self._values(version=version, departed=departed, gone=names)
+            lost = sum(answered < _LEFT for _, _, answered in found)
+            if self._database.write(_ADD_UP, values) and lost:
+                self._on_lost(lost)
 
     def _read_instance(self, columns: str) -> list[Row]:
         sql = f"SELECT {columns} FROM instance WHERE name = ?"

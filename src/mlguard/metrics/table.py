@@ -115,6 +115,9 @@ METRICS = (
         "side",
     ),
     _state("mlguard_build_info", "The kit that guards this service: always 1.", "version"),
+    _counter(
+        "mlguard_workers_lost_total", "Workers that ended without a goodbye: killed, crashed."
+    ),
     _state("mlguard_degraded", "1 while a part works less well than configured.", "part"),
     _counter(
         "mlguard_records_dropped_total",

@@ -152,6 +152,10 @@ class Metrics:
         """Say whether a part works less well than configured."""
         self._numbers.set("mlguard_degraded", part, to=on)
 
+    def workers_lost(self, number: int) -> None:
+        """Count workers that were killed, or crashed."""
+        self._numbers.add("mlguard_workers_lost_total", amount=number)
+
     def set_drift_worker_up(self, on: bool) -> None:
         """Say what this worker knows: where drift is checked, False until an analyst knows."""
         self._numbers.set("mlguard_drift_worker_up", to=on)
@@ -193,6 +197,9 @@ class Metrics:
         """Write down all numbers, ready for JSON, `merge` and `expose`."""
         self.before_snapshot()
         self._numbers.set("mlguard_build_info", __version__, to=1)
+        self._numbers.number(
+            "mlguard_workers_lost_total"
+        )  # from zero, or the first one is not seen
         for issuer, read in self._ages.items():
             age = read()
             self._numbers.set("mlguard_keys_age_seconds", issuer, to=nan if age is None else age)
