@@ -657,3 +657,57 @@ def test_an_inner_guard_asks_where_the_outer_does_not() -> None:
 
     assert client.get("/inner/secret").status_code == 401
     assert client.get("/inner/secret", headers=rehearsal.headers()).json() == "secret"
+
+
+LARGE, SMALL = [(b"content-length", b"8000000")], [(b"content-length", b"8000")]
+BY_CHUNKS = [(b"transfer-encoding", b"chunked")]
+
+
+@pytest.mark.parametrize(
+    ("version", "headers", "closes"),
+    [
+        pytest.param("1.1", LARGE, True, id="large"),
+        pytest.param("1.1", BY_CHUNKS, True, id="by chunks"),
+        pytest.param("1.1", SMALL, False, id="small"),
+        pytest.param("1.1", [], False, id="none"),
+        pytest.param("2", LARGE, False, id="large, on HTTP/2"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/predict", "/nowhere"])
+def test_what_nobody_reads(
+    path: str, version: str, headers: list[tuple[bytes, bytes]], closes: bool
+) -> None:
+    """A server is told to close the connection on which a refused client sends a large body."""
+    app = FastAPI()
+    app.post("/predict")(predict)
+    guarded(app)
+    scope = {
+        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": version,
+        "method": "POST", "path": path, "query_string": b"", "headers": headers,
+        "scheme": "http", "server": ("testserver", 80), "client": ("127.0.0.1", 1),
+    }  # fmt: skip
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        raise AssertionError("the body is not read")
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(app(scope, receive, send))
+
+    assert sent[0]["status"] == 401
+    assert ((b"connection", b"close") in sent[0]["headers"]) == closes
+
+
+def test_a_large_body_that_was_read() -> None:
+    """The connection stays where a refused body was read to its end."""
+    app = FastAPI()
+    app.post("/predict")(predict)
+    client, rehearsal = guarded(app, {**settings(), "quotas": {"rows": ["2/day"]}})
+    body = {"instances": [[1.0]] * 20_000}
+
+    answer = client.post("/predict", json=body, headers=rehearsal.headers())
+
+    assert answer.json()["code"] == "batch_exceeds_quota"
+    assert "connection" not in answer.headers

@@ -6,6 +6,7 @@ import http.client
 import json
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -104,7 +105,9 @@ class OverSockets:
                 connection.putheader("Transfer-Encoding", "chunked")
             elif body or method in ("POST", "PUT"):
                 connection.putheader("Content-Length", str(len(body)))
-            connection.endheaders(iter(body) if chunked else body, encode_chunked=chunked)
+            # As urllib3 and httpcore do: a server may answer before it has it all, and close.
+            with suppress(BrokenPipeError, ConnectionResetError):
+                connection.endheaders(iter(body) if chunked else body, encode_chunked=chunked)
             answer = connection.getresponse()
             found = [(n.lower(), v) for n, v in answer.getheaders()]
             return Answer(answer.status, found, answer.read())

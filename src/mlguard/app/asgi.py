@@ -31,11 +31,16 @@ HASTE = 0.005
 PATIENCE = 1.0
 """Seconds for which the head of a stream waits for its first byte, which may be a refusal's."""
 
+DRAINED = 64 * 1024
+"""Bytes of a refused body that a server may read to keep the connection, as gunicorn does."""
+
 _NAMES = {"RateLimit-Policy": b"ratelimit-policy", "RateLimit": b"ratelimit"}
 _KEPT_HEADERS = (
     b"access-control-",
     b"vary",
 )  # of an answer that is replaced: browsers read it then
+_CLOSE = (b"connection", b"close")
+_WITH_CONNECTIONS = ("1.0", "1.1")  # a field of these, which later versions forbid
 
 
 class ASGIMiddleware:
@@ -265,12 +270,25 @@ class _Channels:
             message["headers"] = sent = [*message["headers"]]
             for name, value in headers:
                 sent.append((_NAMES[name], value.encode()))
+        elif exchange.deny is not None:
+            self._hang_up(message)
         try:
             await self._send(message)
         except BaseException as error:
             self._unsent(error)
             exchange.unsent()
             raise
+
+    def _hang_up(self, start: Message) -> None:
+        """Have a refused client stop sending: servers read to its end what nobody wants.
+
+        RFC 9112 section 9.3: who does not read a body closes the connection.
+        """
+        if self._is_whole or self._scope.get("http_version") not in _WITH_CONNECTIONS:
+            return
+        length = self._exchange.call.content_length
+        if (length or 0) > DRAINED or header(self._scope, b"transfer-encoding"):
+            start["headers"] = [*start["headers"], _CLOSE]
 
     def _unsent(self, error: BaseException) -> None:
         if isinstance(error, OSError):  # as ASGI says it since 2.4: the client is gone
@@ -282,6 +300,7 @@ class _Channels:
         start, body = refusal(exchange, self._scope, "http.response")
         kept = [(n, v) for n, v in message["headers"] if n.lower().startswith(_KEPT_HEADERS)]
         start["headers"] += kept
+        self._hang_up(start)
         if not exchange.has_begun:
             exchange.started(start["status"])
         await self._send(start)
