@@ -13,6 +13,9 @@ from mlguard.ledger.orders import Ledger, Order
 
 Headers = tuple[tuple[str, str], ...]
 
+MAX_CATEGORY_LENGTH = 256
+"""Characters by which a category is told from others."""
+
 
 @dataclass(slots=True)
 class Call:

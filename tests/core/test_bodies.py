@@ -16,7 +16,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from mlguard.bodies import BodyReading, Layout, Rows, is_json, parse
-from mlguard.drift.reference import MAX_CATEGORY_LENGTH
+from mlguard.messages import MAX_CATEGORY_LENGTH
 
 NAMED = Layout(("a", "b"), "instances", "predictions")
 UNNAMED = Layout((), "instances", "predictions")

@@ -15,6 +15,7 @@ from tests.servers import ROOT
 FRAMEWORKS = ("fastapi", "starlette", "flask", "werkzeug")
 SCIENCE = ("numpy", "pandas", "sklearn", "scipy", "pyarrow", "evidently")
 LIMITERS = ("limits", "slowapi", "flask_limiter")  # of which each brings many storages
+FILE = ("sqlite3", "multiprocessing")  # of the workers of a host, where they meet in one
 PUBLIC = ["Inference", "InvalidSettings", "MLGuard", "MLGuardError", "Principal", "Refused"]
 
 
@@ -45,15 +46,21 @@ def test_importing_is_fast() -> None:
         pytest.param("mlguard.auth", (*FRAMEWORKS, *SCIENCE), id="tokens"),
         pytest.param("mlguard.reference", (*FRAMEWORKS, *SCIENCE), id="references"),
         pytest.param("mlguard.drift", (*FRAMEWORKS, "evidently", "sklearn"), id="drift"),
-        pytest.param("mlguard.app.service", (*FRAMEWORKS, *SCIENCE, *LIMITERS), id="the service"),
+        pytest.param(
+            "mlguard.app.service", (*FRAMEWORKS, *SCIENCE, *LIMITERS, *FILE), id="the service"
+        ),
         pytest.param("mlguard.testing", (*FRAMEWORKS, *SCIENCE), id="testing"),
         pytest.param("mlguard.cli", (*FRAMEWORKS, *SCIENCE), id="the commands"),
-        pytest.param("mlguard_fastapi", ("flask", "werkzeug", *SCIENCE, *LIMITERS), id="FastAPI"),
-        pytest.param("mlguard_flask", ("fastapi", "starlette", *SCIENCE, *LIMITERS), id="Flask"),
+        pytest.param(
+            "mlguard_fastapi", ("flask", "werkzeug", *SCIENCE, *LIMITERS, "sqlite3"), id="FastAPI"
+        ),
+        pytest.param(
+            "mlguard_flask", ("fastapi", "starlette", *SCIENCE, *LIMITERS, *FILE), id="Flask"
+        ),
     ],
 )
 def test_importing_loads_nothing_more(module: str, without: tuple[str, ...]) -> None:
-    """A part loads what it needs: no other framework, and nothing that only drift checks need."""
+    """A part loads what it needs: no other framework, and nothing that only some settings need."""
     _, modules = after(f"import {module}")
 
     assert modules & set(without) == set()

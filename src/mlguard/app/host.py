@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mlguard.analyst import Analyst, AnalystConfig, DriftModel
 from mlguard.app.background import Background
+from mlguard.app.scrape import WorkersApart
 from mlguard.errors import InvalidSettings
 from mlguard.guard import Offer
 from mlguard.host.database import Database, DatabaseFailed
@@ -154,11 +155,23 @@ class Host:
         return folder.key()
 
     def collect(self) -> list[Family]:
-        """Return the sum over all workers of the instance; a DatabaseFailed where that fails."""
+        """Return the sum over all workers of the instance.
+
+        Raises:
+            WorkersApart: They cannot meet, and this one has siblings.
+        """
+        try:
+            families = self._collected()
+        except DatabaseFailed as error:
+            if not self.is_alone:
+                raise WorkersApart(error) from None
+            return self._metrics.snapshot()
+        return merge([families, self._analyst.families()]) if self._analyst else families
+
+    def _collected(self) -> list[Family]:
         if not self._is_open:
             raise DatabaseFailed(self._trouble or "it is not open")
-        families = self._snapshots.collect()
-        return merge([families, self._analyst.families()]) if self._analyst else families
+        return self._snapshots.collect()
 
     def collect_alone(self) -> list[Family] | None:
         """Return this worker's numbers where they are the instance's; None where others count."""
@@ -173,12 +186,11 @@ class Host:
         return self._revocations.learn(revocations)
 
     def share(self) -> None:
-        """Have the other workers refuse what is revoked here; blocks.
-
-        Raises:
-            DatabaseFailed: The file cannot be written; it is tried again.
-        """
-        self._revocations.save()
+        """Have the other workers refuse what is revoked here; blocks, and is tried again."""
+        try:
+            self._revocations.save()
+        except DatabaseFailed as error:
+            self._log.warning("revoke", "a revocation is kept here until it can be: %s", error)
 
     def tell(self, revocation: Revocation) -> int:
         """Do what `learn` and `share` do in a process that serves nothing, and tell other hosts.
@@ -191,7 +203,7 @@ class Host:
             self._folder = self._find()
             self._revocations.start()
             refused = self.learn(revocation)
-            self.share()
+            self._revocations.save()
         except DatabaseFailed as error:
             raise OSError(str(error)) from None
         finally:

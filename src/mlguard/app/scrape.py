@@ -15,6 +15,10 @@ Exposed: TypeAlias = tuple[int, str, bytes]
 """The status, the content type and the text."""
 
 
+class WorkersApart(Exception):
+    """Other workers cannot be asked, and one's numbers would pass for everyone's."""
+
+
 class Page(NamedTuple):
     """An answer to a scrape.
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
@@ -21,24 +21,24 @@ from mlguard import forks
 from mlguard import metrics as exposition
 from mlguard.app.background import Background
 from mlguard.app.drivers import on_event_loop
-from mlguard.app.host import Host
 from mlguard.app.revoked import FirstReading
-from mlguard.app.scrape import Page, SingleFlight
+from mlguard.app.scrape import Page, SingleFlight, WorkersApart
 from mlguard.auth import Authenticator, KeySet
 from mlguard.errors import MissingExtra
 from mlguard.guard import Guard, Offer, Parts
-from mlguard.host.database import DatabaseFailed
 from mlguard.host.processes import Process
 from mlguard.keys import KeyFetcher, rings
 from mlguard.ledger import Limit, MemoryLedger
 from mlguard.logs import LOGGER, RateLimitedLog
 from mlguard.metrics import Metrics
-from mlguard.quota_store.choose import ledger
-from mlguard.quota_store.failover import Failover
 from mlguard.quotas import Quota
 from mlguard.revocations import Revocation, Revocations, RevocationsFull
 from mlguard.settings import Quotas, Settings, load
 from mlguard.tracing import Tracing
+
+if TYPE_CHECKING:
+    from mlguard.app.host import Host
+    from mlguard.quota_store.failover import Failover
 
 PSEUDONYMS = 10_000  # remembered
 _FOLD = 0.5  # seconds
@@ -87,19 +87,10 @@ class Service:
         self._first_reading = self._make_first_reading()
         self._rings = rings(settings)
         self._fetcher = self._make_fetcher()
-        uses_file = settings.service.host_file
-        self._host = Host(settings, self.metrics, self._revoked) if uses_file else None
+        self._host = self._make_host()
         # Routes may declare limits where the settings have none.
         quotas = settings.quotas or Quotas.model_construct()
-        on_host = self._host.ledger if self._host else None
-        counts = ledger(
-            quotas,
-            settings.service.name,
-            on_host,
-            self.metrics,
-            lambda seconds: self._background.wake("quotas", seconds),
-        )
-        self._failover = counts if isinstance(counts, Failover) else None
+        self._failover = self._make_failover(quotas)
         self.tracing = Tracing(settings, tracer_provider or _configured())
         authenticator = (
             Authenticator(settings.auth, self._rings, self._pseudonym, self._revoked)
@@ -111,7 +102,7 @@ class Service:
             authenticator=authenticator,
             quota=Quota(
                 quotas,
-                counts,
+                self._failover or MemoryLedger(),
                 is_shared=self._failover is not None,
                 on_ended=self._window_ended,
             ),
@@ -135,10 +126,8 @@ class Service:
             self._host.add_to(background)
         background.add("deadlines", _FOLD, self.guard.parts.deadlines.check)
         background.add("records", _FOLD, self.guard.parts.recorder.fold)
-        if self._fetcher:
-            background.add(
-                "keys", _KEYS, self._fetcher.look_after
-            )  # they have threads of their own
+        if self._fetcher:  # which has threads of its own
+            background.add("keys", _KEYS, self._fetcher.look_after)
         if self._failover:
             background.add("quotas", _CARRY, self._failover.look_after, may_wait=True)
         if self._first_reading:
@@ -253,11 +242,9 @@ class Service:
         """
         try:
             families = self._host.collect() if self._host else self.metrics.snapshot()
-        except DatabaseFailed as error:
-            if self._host and not self._host.is_alone:
-                text = f"the workers of this host cannot meet: {error}\n"
-                return 503, "text/plain; charset=utf-8", text.encode()
-            families = self.metrics.snapshot()
+        except WorkersApart as error:
+            text = f"the workers of this host cannot meet: {error}\n"
+            return 503, "text/plain; charset=utf-8", text.encode()
         return 200, *exposition.expose(families, accept)
 
     def expose_at_once(self, accept: str) -> tuple[int, str, bytes] | None:
@@ -269,6 +256,30 @@ class Service:
 
     def _window_ended(self, limit: Limit, share: float) -> None:
         self.metrics.quota_used(limit.model, limit.name, share)
+
+    def _make_host(self) -> Host | None:
+        if not self.settings.service.host_file:
+            return None
+        from mlguard.app.host import Host  # SQLite is large, and not everybody's
+
+        return Host(self.settings, self.metrics, self._revoked)
+
+    def _make_failover(self, quotas: Quotas) -> Failover | None:
+        """Make what counts beyond this process, where the settings say so."""
+        if quotas.store == "memory://":
+            return None
+        from mlguard.quota_store.choose import ledger
+        from mlguard.quota_store.failover import Failover
+
+        on_host = self._host.ledger if self._host else None
+        counts = ledger(
+            quotas,
+            self.settings.service.name,
+            on_host,
+            self.metrics,
+            lambda seconds: self._background.wake("quotas", seconds),
+        )
+        return counts if isinstance(counts, Failover) else None
 
     def _make_fetcher(self) -> KeyFetcher | None:
         auth = self.settings.auth
@@ -303,11 +314,8 @@ class Service:
             refused = self._host.tell(revocation)
         else:
             refused = self._host.learn(revocation)
-            try:
-                if not on_event_loop():
-                    self._host.share()
-            except DatabaseFailed as error:
-                self._log.warning("revoke", "a revocation is kept here until it can be: %s", error)
+            if not on_event_loop():
+                self._host.share()
             self._background.wake("host")
             self._background.wake("revocations")
         if refused:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mlguard.bodies.documents import CONTAINERS
-from mlguard.drift.reference import MAX_CATEGORY_LENGTH
+from mlguard.messages import MAX_CATEGORY_LENGTH
 
 
 class Rows(Protocol):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from mlguard import __version__
 from mlguard.errors import InvalidReference, MissingExtra
+from mlguard.messages import MAX_CATEGORY_LENGTH
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -31,7 +32,6 @@ METADATA_KEY = b"mlguard"
 MAX_CATEGORIES = 100
 MAX_LEVELS = 5
 RARE = 10
-MAX_CATEGORY_LENGTH = 256
 BUILD_COMMAND = "mlguard reference build data.csv -o reference.parquet"
 
 

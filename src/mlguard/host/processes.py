@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import sys
 from dataclasses import dataclass
@@ -87,7 +86,9 @@ def boot() -> str:
 
 def supervisor() -> Process:
     """Return the process that started this worker and its siblings; a lone worker is its own."""
-    parent = multiprocessing.parent_process()
+    # What multiprocessing has started has imported it.
+    process = sys.modules.get("multiprocessing.process")
+    parent = process.parent_process() if process else None
     if parent is not None and parent.pid is not None:
         return Process.of(parent.pid)
     if "gunicorn.arbiter" in sys.modules:
