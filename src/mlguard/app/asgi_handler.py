@@ -4,13 +4,81 @@ from __future__ import annotations
 
 import asyncio
 import types
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable, Generator, Sequence
 from typing import Any
 
-from mlguard.app.asgi_messages import Message, Receive, Scope, Send, close, to_response
+from mlguard.app.asgi_messages import ASGIApp, Message, Receive, Scope, Send, close, to_response
 from mlguard.app.drivers import adrive
-from mlguard.guard import Exchange, HeldAnswer
+from mlguard.guard import BoundRoute, Exchange, HeldAnswer
 from mlguard.messages import Cut, Deny
+from mlguard.quotas import RouteLimit
+from mlguard.tracing import attach, detach
+
+
+class Handler:
+    """What stands around the handlers of routes: none runs undecided.
+
+    Args:
+        answers: What a framework raises to answer, and not as something failed.
+    """
+
+    def __init__(self, answers: type[Exception]) -> None:
+        self._answers = answers
+
+    async def decide(
+        self,
+        exchange: Exchange,
+        bound: BoundRoute,
+        limits: Sequence[RouteLimit],
+        handle: ASGIApp,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Let a route's handler answer, or answer in its place.
+
+        Args:
+            exchange: The request.
+            bound: Its route.
+            limits: What the handler declares.
+            handle: The handler.
+            scope: The request's.
+            receive: The channel from the client.
+            send: The channel to it.
+        """
+        body = None
+        if bound.model is not None:
+            body = Replay(receive)
+            receive = body.receive
+        decision = exchange.matched(bound, limits)
+        if await adrive(decision, body.read if body else None) is None:
+            await self._hand_over(exchange, handle, scope, receive, send)
+        else:
+            await to_response(exchange, scope, send)
+
+    async def _hand_over(
+        self, exchange: Exchange, handle: ASGIApp, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Let the handler answer; whatever becomes of a refusal there, it is one here."""
+        exchange.request = scope
+        run, token = exchange.run, None
+        sending = ModelAnswer(exchange, scope, send) if run else Begun(send)
+        exchange.depth += 1
+        if run is not None:
+            token = attach(run.context)
+        try:
+            await handle(scope, receive, sending)
+        except Exception as error:
+            deny = exchange.refusal_in(error)
+            if deny is None:
+                if not isinstance(error, self._answers):  # a 405
+                    exchange.failed(error)
+                raise
+            await refuse(exchange, scope, sending, deny, error)
+        finally:
+            exchange.depth -= 1
+            if token is not None:
+                detach(token)
 
 
 class Replay:

@@ -293,6 +293,18 @@ def method_of(view: object, method: str) -> object:
     return getattr(view, "get", None) if found is None and method == "HEAD" else found
 
 
+def declared_for(view: object, method: str, declared: tuple[Declared, ...]) -> tuple[Declared, ...]:
+    """List the limits of one request.
+
+    Args:
+        view: The handler; where that is a class, its methods may declare some.
+        method: As sent.
+        declared: What holds for all methods.
+    """
+    served = method_of(view, method)
+    return (*limited(served), *declared) if served else declared
+
+
 def written(
     view: object, methods: Iterable[str], declared: Iterable[Declared] = ()
 ) -> tuple[str, ...]:

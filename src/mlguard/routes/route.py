@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mlguard.settings import ANY_HOST
@@ -35,6 +35,10 @@ class Route:
     missed: tuple[str, ...] = ()
     host: str = ANY_HOST
     handler: Any = field(default=None, compare=False, repr=False)
+
+    def below(self, prefix: str, host: str = ANY_HOST) -> Route:
+        """Return the route of a mounted app as one of the app that it is mounted in."""
+        return replace(self, template=prefix + self.template, host=self.host or host)
 
     @property
     def name(self) -> str:

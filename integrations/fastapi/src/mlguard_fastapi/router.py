@@ -16,17 +16,18 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Host, Mount, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mlguard.app.asgi_handler import Begun, ModelAnswer, Replay, refuse
+from mlguard.app.asgi_handler import Handler
 from mlguard.app.asgi_messages import EXCHANGE, to_call, to_response
 from mlguard.app.drivers import adrive
 from mlguard.app.front import guarded_app_of
 from mlguard.guard import Exchange, Guard, reset, watched
-from mlguard.guard.limits import due
+from mlguard.guard.limits import declared_for, due
 from mlguard.guard.timed import timed
-from mlguard.tracing import attach, attached, detach
+from mlguard.tracing import attached
 from mlguard_fastapi.limits import request_of
 from mlguard_fastapi.routes import Demands, leaves, router_of
 
+_HANDLER = Handler(HTTPException)
 _PREFIX = "mlguard.prefix"
 _HOST = "mlguard.host"
 
@@ -167,53 +168,23 @@ class _RouteGate:
                 await self._handle(scope, receive, send)
                 return
             bound = exchange.unmatched  # a plain 405
-        elif matched.declares and (declared := matched.demands.declared(scope)):
-            limits = self._due(exchange, scope, declared, matched)
-        body = None
+        elif matched.declares:
+            limits = self._due(exchange, scope, matched)
         if bound.model is not None:
             _watch_start(matched.effective, self._guard)
-            body = Replay(receive)
-            receive = body.receive
-        decision = exchange.matched(bound, limits)
-        if await adrive(decision, body.read if body else None) is None:
-            await self._hand_over(exchange, scope, receive, send)
-        else:
-            await to_response(exchange, scope, send)
+        await _HANDLER.decide(exchange, bound, limits, self._handle, scope, receive, send)
 
-    def _due(self, exchange: Exchange, scope: Scope, declared: Any, matched: _Matched) -> Any:
+    def _due(self, exchange: Exchange, scope: Scope, matched: _Matched) -> Any:
+        method, demands = scope.get("method", "GET"), matched.demands
         return due(
             self._guard,
             exchange,
-            declared,
+            declared_for(demands.endpoint, method, demands.limits),
             partial(request_of, scope),
-            method=scope.get("method", "GET"),
+            method=method,
             template=matched.route[1],
-            handler=matched.demands.endpoint,
+            handler=demands.endpoint,
         )
-
-    async def _hand_over(
-        self, exchange: Exchange, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        """Let the handler answer; whatever becomes of a refusal there, it is one here."""
-        exchange.request = scope
-        run, token = exchange.run, None
-        sending = ModelAnswer(exchange, scope, send) if run else Begun(send)
-        exchange.depth += 1
-        if run is not None:
-            token = attach(run.context)
-        try:
-            await self._handle(scope, receive, sending)
-        except Exception as error:
-            deny = exchange.refusal_in(error)
-            if deny is None:
-                if not isinstance(error, HTTPException):  # an answer: a 405
-                    exchange.failed(error)
-                raise
-            await refuse(exchange, scope, sending, deny, error)
-        finally:
-            exchange.depth -= 1
-            if token is not None:
-                detach(token)
 
     async def _call(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a guarded WSGI app decide by its own routes: its environ does not hold our scope."""

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from fastapi import FastAPI
 from fastapi import routing as fastapi_routing
 from starlette.routing import BaseRoute, Host, Mount, Router, WebSocketRoute
-from starlette.types import ASGIApp, Scope
+from starlette.types import ASGIApp
 
 from mlguard.app.front import guarded_app_of
-from mlguard.guard.limits import Declared, limited, method_of, missed, written
+from mlguard.guard.limits import Declared, limited, missed, written
 from mlguard.routes.route import Route
 from mlguard.routes.scopes import demanded
 from mlguard.routes.surroundings import Around, around_of, will_export
@@ -41,13 +40,9 @@ def routes_of(router: Router, prefix: str = "", host: str = "") -> Iterator[Rout
         if inner is not None:
             yield from routes_of(inner, below, here)
         elif front is not None:
-            yield from (_mounted(r, below, here) for r in front.routes())
+            yield from (r.below(below, here) for r in front.routes())
         elif path is not None or isinstance(original, Host):
             yield _listed(found, original, below or "/", here)
-
-
-def _mounted(route: Route, prefix: str, host: str) -> Route:
-    return replace(route, template=prefix + route.template, host=route.host or host)
 
 
 def _listed(found: Any, original: Any, template: str, host: str) -> Route:
@@ -114,11 +109,6 @@ class Demands(NamedTuple):
         scopes = frozenset[str]().union(*map(demanded, functions))
         limits = dict.fromkeys(limit for f in functions for limit in limited(f))
         return cls(effective, scopes, tuple(limits), endpoint)
-
-    def declared(self, scope: Scope) -> tuple[Declared, ...]:
-        """List the limits of one request: a class declares some for its methods."""
-        served = method_of(self.endpoint, scope.get("method", ""))
-        return (*limited(served), *self.limits) if served else self.limits
 
 
 def _dependencies(dependant: Any) -> Iterator[Any]:

@@ -30,7 +30,7 @@ from mlguard.app.wsgi import (
 )
 from mlguard.errors import Refused
 from mlguard.guard import BoundRoute, Exchange, Guard
-from mlguard.guard.limits import Declared, due, limited, method_of
+from mlguard.guard.limits import declared_for, due, limited
 from mlguard.routes.scopes import demanded
 from mlguard.tracing import attach, attached, detach
 from mlguard_flask import telemetry
@@ -128,7 +128,8 @@ class RouterGate:
         view = self._app.view_functions.get(rule.endpoint)
         known = self._known.get(id(rule))
         if known is None or known.view is not view:
-            known = _Matched(view, host_of(rule), demanded(view), _may_declare(view))
+            declares = bool(limited(view)) or hasattr(view, "view_class")
+            known = _Matched(view, host_of(rule), demanded(view), declares)
             self._known[id(rule)] = known
         return known
 
@@ -139,14 +140,15 @@ class RouterGate:
         exchange.request = request
         limits: Any = ()
         if matched is not None and matched.declares:
+            view = getattr(matched.view, "view_class", matched.view)
             limits = due(
                 self._guard,
                 exchange,
-                _declared(matched.view, request.method),
+                declared_for(view, request.method, limited(matched.view)),
                 lambda: request,
                 method=request.method,
                 template=bound.template,
-                handler=getattr(matched.view, "view_class", matched.view),
+                handler=view,
             )
         read = partial(read_body, request.environ, self._guard.parts.deadlines)
         return to_response(exchange) if drive(exchange.matched(bound, limits), read) else None
@@ -229,16 +231,6 @@ def guard_mounts(app: WSGI, guard: Guard) -> None:
         mounted = dispatcher.mounts[prefix]
         if not isinstance(mounted, MountGate) and guarded_app_of(mounted) is None:
             dispatcher.mounts[prefix] = MountGate(mounted, guard)
-
-
-def _may_declare(view: Any) -> bool:
-    return bool(limited(view)) or hasattr(view, "view_class")
-
-
-def _declared(view: Any, method: str) -> tuple[Declared, ...]:
-    """List the limits of a view: a class declares some for its methods."""
-    served = method_of(getattr(view, "view_class", None), method)
-    return (*limited(served), *limited(view)) if served else limited(view)
 
 
 def _close(exchange: Exchange, response: Response) -> Response:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from types import MethodType
 from typing import Any
 
@@ -61,7 +60,7 @@ def _mounted(mounted: Any, prefix: str, *, is_guarded: bool) -> Iterator[Route]:
         *_, innermost = layers(mounted)
         yield Route((), prefix or "/", is_guarded=is_guarded, handler=innermost)
     else:
-        yield from (replace(r, template=prefix + r.template) for r in front.routes())
+        yield from (r.below(prefix) for r in front.routes())
 
 
 def around(app: Flask, ours: Any) -> Iterator[Around]:
