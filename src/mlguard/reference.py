@@ -1,5 +1,6 @@
 """What did training look like?"""
 
-from mlguard.drift.reference import Feature, Reference
+from mlguard.drift.profile import Feature
+from mlguard.drift.reference import Reference
 
 __all__ = ["Feature", "Reference"]

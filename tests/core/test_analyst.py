@@ -605,6 +605,33 @@ def test_rows_find_their_window() -> None:
     assert value(families, "mlguard_drift_checks_total", version="4", result="error") == 1
 
 
+def test_windows_are_closed_by_rows_or_by_age() -> None:
+    """A window that is too old is judged with the rows it has, or skipped where they are few."""
+    metrics, now = DriftMetrics(), [1000.0]
+    config = AnalystConfig("service", "digest", (IRIS,), window=50, max_age=60.0, min_rows=30)
+    checker = Checker(config, metrics, lambda: now[0])
+
+    def results() -> list[float | None]:
+        names = ("error", "skipped")
+        families = metrics.families()
+        return [value(families, "mlguard_drift_checks_total", result=name) for name in names]
+
+    def close_after(rows: int) -> bool:
+        for _ in range(rows):
+            assert not checker.add("iris", "3", [1.0])
+        now[0] += 60
+        return checker.close_aged()
+
+    metrics.begin(IRIS)
+    assert not checker.close_aged()
+    assert close_after(29)
+    assert results() == [0, 1]
+    assert close_after(30)
+    assert results() == [1, 1]
+    now[0] += 60
+    assert not checker.close_aged()
+
+
 @pytest.fixture(scope="module")
 def judged() -> Iterator[Worker]:
     """A worker whose reference has two normal features."""
@@ -619,7 +646,8 @@ def judged() -> Iterator[Worker]:
         Reference.build({"a": rng.normal(size=500), "b": rng.normal(size=500)}).save(path)
         model = DriftModel("iris", "3", ("b", "a"), str(path))
         service = f"{SERVICE}-drift"
-        worker = Worker(Path(name), AnalystConfig(service, "digest", (model,), 100, str(report)))
+        config = AnalystConfig(service, "digest", (model,), window=100, report=str(report))
+        worker = Worker(Path(name), config)
         yield worker
         worker.close()
         for pid in analysts(service):
@@ -648,6 +676,8 @@ class TestDrift:
         assert ask("features_detected") == 1
         assert (ask("score", feature="b") or 0) > (ask("threshold", feature="b") or 0)
         assert (ask("score", feature="a") or 0) < (ask("threshold", feature="a") or 0)
+        assert 0.1 < (ask("smallest_detectable", feature="b") or 0) < 1
+        assert ask("episode") == 0
         assert ask("window_rows") == 100
         assert ask("reference_info", rows="500") == 1
         assert judged.config.report is not None
@@ -660,9 +690,11 @@ class TestDrift:
         judged.until(lambda: judged.drift("checks_total", result="drift") == 2, 120)
 
         assert judged.drift("missing_ratio", feature="a") == 1
+        assert judged.drift("episode", feature="a") == 0
+        assert judged.drift("episode", feature="b") == 1
 
     def test_verdicts_outlive_who_gave_them(self, judged: Worker) -> None:
-        """A killed analyst's last verdict stands; the next counts on from it."""
+        """A killed analyst's last verdict and episode stand; the next counts on from them."""
         import numpy as np
 
         ask = judged.drift
@@ -672,9 +704,9 @@ class TestDrift:
         for row in np.random.default_rng(2).normal(size=(100, 2)):
             judged.analyst.offer("iris", "3", row)
 
-        assert (ask("detected"), ask("missing_ratio", feature="a")) == (1, 1)
+        assert (ask("detected"), ask("missing_ratio", feature="a"), ask("episode")) == (1, 1, 1)
         judged.until(lambda: ask("checks_total", result="ok") == 1, 120)
         assert ask("checks_total", result="drift") == 2
-        assert ask("detected") == 0
+        assert ask("detected") == ask("episode") == 0
         assert ask("reference_info", rows="500") == 1
         assert judged.restarts() == 1

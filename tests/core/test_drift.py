@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlguard.drift import Calibration, FeatureVerdict, Verdict, check
+from mlguard.drift import FeatureVerdict, Verdict, check
 from mlguard.reference import Reference
 
 pytestmark = pytest.mark.xdist_group("evidently")
@@ -41,11 +41,6 @@ def reference() -> Reference:
     return Reference.build(draw(10_000, np.random.default_rng(0)))
 
 
-@pytest.fixture(scope="module")
-def calibration(reference: Reference) -> Calibration:
-    return Calibration.of(reference)
-
-
 def of(verdict: Verdict, name: str) -> FeatureVerdict:
     return next(feature for feature in verdict.features if feature.name == name)
 
@@ -61,10 +56,9 @@ def small(values: list[Any], window: list[Any]) -> FeatureVerdict:
 
 
 @lru_cache(typed=True)  # 1 is True
-def of_two(one: object, other: object) -> tuple[Reference, Calibration]:
+def of_two(one: object, other: object) -> Reference:
     """Know two categories, equally often."""
-    reference = Reference.build({"a": pd.Series([one, other] * 50, dtype=object)})
-    return reference, Calibration.of(reference)
+    return Reference.build({"a": pd.Series([one, other] * 50, dtype=object)})
 
 
 # Changes of a window, in place.
@@ -104,20 +98,17 @@ class TestTrust:
     """Which verdicts can be trusted."""
 
     @pytest.mark.parametrize(("rows", "times", "most"), [(60, 10, 2), (200, 30, 4), (1000, 30, 3)])
-    def test_silence(
-        self, reference: Reference, calibration: Calibration, rows: int, times: int, most: int
-    ) -> None:
+    def test_silence(self, reference: Reference, rows: int, times: int, most: int) -> None:
         """Of many windows without drift very few alarm, whatever their size."""
-        found = [check(reference, w, calibration=calibration) for w in windows(rows, times)]
+        found = [check(reference, w) for w in windows(rows, times)]
 
         assert sum(verdict.detected for verdict in found) <= most
 
     def test_silence_of_a_small_reference(self) -> None:
         """A reference of 300 rows does not alarm more often."""
         reference = Reference.build(draw(300, np.random.default_rng(1)))
-        calibration = Calibration.of(reference)
 
-        found = [check(reference, w, calibration=calibration) for w in windows(1000, 10)]
+        found = [check(reference, w) for w in windows(1000, 10)]
 
         assert sum(verdict.detected for verdict in found) <= 2
 
@@ -140,7 +131,6 @@ class TestTrust:
     def test_detects(
         self,
         reference: Reference,
-        calibration: Calibration,
         change: Change,
         name: str,
         reason: str,
@@ -148,7 +138,7 @@ class TestTrust:
     ) -> None:
         """Drift in one feature of ten is found in each of 3 windows, with its reason."""
         for window in windows(rows, 3, change):
-            verdict = check(reference, window, calibration=calibration)
+            verdict = check(reference, window)
 
             assert verdict.detected
             assert name in verdict.drifted
@@ -168,14 +158,13 @@ class TestTrust:
     def test_one_row(
         self,
         reference: Reference,
-        calibration: Calibration,
         change: Change,
         name: str,
         rows: int,
     ) -> None:
         """One strange row is no drift."""
         for window in windows(rows, 3, change):
-            verdict = check(reference, window, calibration=calibration)
+            verdict = check(reference, window)
 
             assert name not in verdict.drifted
 
@@ -185,24 +174,25 @@ class TestTrust:
         """A feature with more categories than can be kept does not alarm without drift."""
         rng = np.random.default_rng(5)
         reference = Reference.build({"city": rng.integers(0, categories, known).astype(str)})
-        calibration = Calibration.of(reference)
 
         for rows in (200, 2000):
             window = [[str(value)] for value in rng.integers(0, categories, rows)]
-            assert not check(reference, window, calibration=calibration).detected
+            assert not check(reference, window).detected
 
-    def test_null_scores_scale(self, calibration: Calibration) -> None:
+    def test_null_scores_scale(self, reference: Reference) -> None:
         """The threshold falls as a window grows, and never below the smallest that matters."""
-        found = [calibration.threshold("x1", rows, 10_000) for rows in (30, 200, 10**6)]
+        threshold = reference.calibration.threshold
+
+        found = [threshold("x1", rows, 10_000) for rows in (30, 200, 10**6)]
 
         assert found == sorted(found, reverse=True)
         assert found[-1] == 0.1
 
     def test_calibration_is_seeded(self) -> None:
         """The same reference and seed give the same thresholds, and another seed others."""
-        reference = Reference.build({"a": np.random.default_rng(2).normal(size=200)})
+        data = {"a": np.random.default_rng(2).normal(size=200)}
 
-        one, two, other = (Calibration.of(reference, seed=seed) for seed in (1, 1, 2))
+        one, two, other = (Reference.build(data, seed=seed).calibration for seed in (1, 1, 2))
 
         assert one == two
         assert one != other
@@ -211,7 +201,7 @@ class TestTrust:
 class TestWindow:
     """What a window may hold."""
 
-    def test_forms(self, reference: Reference, calibration: Calibration) -> None:
+    def test_forms(self, reference: Reference) -> None:
         """Rows as lists, tuples, arrays or mappings, and a frame, are one window."""
         frame = next(windows(200, 1))
         rows = rows_of(frame)
@@ -224,16 +214,16 @@ class TestWindow:
             frame.to_dict("records"),
         ]
 
-        first, *others = (check(reference, form, calibration=calibration) for form in forms)
+        first, *others = (check(reference, form) for form in forms)
 
         assert first.rows == 200
         assert others == [first] * 5
 
-    def test_vanished_column(self, reference: Reference, calibration: Calibration) -> None:
+    def test_vanished_column(self, reference: Reference) -> None:
         """A column that vanished is all missing, and the others are still judged."""
         frame = next(windows(200, 1)).drop(columns="x1")
 
-        verdict = check(reference, frame, calibration=calibration)
+        verdict = check(reference, frame)
 
         assert verdict.drifted == ("x1",)
         assert of(verdict, "x1").missing_ratio == 1.0
@@ -244,15 +234,13 @@ class TestWindow:
         ["12.5", None, math.nan, [1.0], {"a": 1}, b"1", pd.NaT, object()],
         ids=["text", "None", "NaN", "list", "dict", "bytes", "NaT", "object"],
     )
-    def test_junk_among_numbers(
-        self, reference: Reference, calibration: Calibration, value: object
-    ) -> None:
+    def test_junk_among_numbers(self, reference: Reference, value: object) -> None:
         """A value that is no number is missing."""
         rows = rows_of(next(windows(200, 1)))
         for row in rows[:50]:
             row[1] = value
 
-        x1 = of(check(reference, rows, calibration=calibration), "x1")
+        x1 = of(check(reference, rows), "x1")
 
         assert (x1.missing_ratio, x1.reasons) == (0.25, ("missing",))
 
@@ -261,37 +249,35 @@ class TestWindow:
         [None, 7, "abcdefghij", [], [1.0] * 9, [1.0] * 11, {"other": 1}, np.float64(1.0)],
         ids=["None", "number", "text", "empty", "short", "long", "mapping", "scalar"],
     )
-    def test_junk_rows(self, reference: Reference, calibration: Calibration, row: object) -> None:
+    def test_junk_rows(self, reference: Reference, row: object) -> None:
         """A row that is none of this model is missing in every feature."""
         window = [*rows_of(next(windows(200, 1))), *[row] * 50]
 
-        verdict = check(reference, window, calibration=calibration)
+        verdict = check(reference, window)
 
         assert {feature.missing_ratio for feature in verdict.features} == {0.2}
 
     @pytest.mark.parametrize("value", [10**400, -(10**400), math.inf], ids=["+", "-", "inf"])
-    def test_beyond_floats(
-        self, reference: Reference, calibration: Calibration, value: float
-    ) -> None:
+    def test_beyond_floats(self, reference: Reference, value: float) -> None:
         """A number beyond a float's range is out of the reference's."""
         rows = rows_of(next(windows(200, 1)))
         for row in rows[:20]:
             row[1] = value
 
-        x1 = of(check(reference, rows, calibration=calibration), "x1")
+        x1 = of(check(reference, rows), "x1")
 
         assert x1.out_of_range_ratio == 0.1
         assert "out of range" in x1.reasons
         assert math.isfinite(x1.score)
 
-    def test_junk_categories_are_fast(self, reference: Reference, calibration: Calibration) -> None:
+    def test_junk_categories_are_fast(self, reference: Reference) -> None:
         """Thousands of distinct junk categories are detected in well under a second."""
         rows = rows_of(next(windows(8000, 1)))
         for number, row in enumerate(rows):
             row[8] = f"junk {number} </script>"
 
         start = time.thread_time()
-        c4 = of(check(reference, rows, calibration=calibration), "c4")
+        c4 = of(check(reference, rows), "c4")
         took = time.thread_time() - start
 
         assert c4.unseen_category_ratio == 1.0
@@ -299,19 +285,19 @@ class TestWindow:
         assert took < 1.0
 
     @pytest.mark.parametrize("rows", [0, 1, 29])
-    def test_too_small(self, reference: Reference, calibration: Calibration, rows: int) -> None:
+    def test_too_small(self, reference: Reference, rows: int) -> None:
         """A window of fewer than 30 rows is refused rather than judged by chance."""
         window = rows_of(next(windows(200, 1)))[:rows]
 
         with pytest.raises(ValueError, match=f"window of {rows} rows .* at least 30"):
-            check(reference, window, calibration=calibration)
+            check(reference, window)
 
-    def test_duplicate_columns(self, reference: Reference, calibration: Calibration) -> None:
+    def test_duplicate_columns(self, reference: Reference) -> None:
         """A frame that has a feature twice is refused."""
         frame = next(windows(200, 1))
 
         with pytest.raises(ValueError, match="2 columns 'x1'"):
-            check(reference, pd.concat([frame, frame[["x1"]]], axis=1), calibration=calibration)
+            check(reference, pd.concat([frame, frame[["x1"]]], axis=1))
 
 
 class TestFeature:
@@ -322,9 +308,9 @@ class TestFeature:
     def test_forms_of_a_category(self, trained: object, form: object) -> None:
         """1, 1.0, True and "1" are one category, in the reference and in a window."""
         other = {1: 2, "1": "2"}.get(trained) if trained is not True else False
-        reference, calibration = of_two(trained, other)
+        reference = of_two(trained, other)
 
-        verdict = check(reference, [[form], [other]] * 20, calibration=calibration)
+        verdict = check(reference, [[form], [other]] * 20)
 
         assert not verdict.detected
 
@@ -332,10 +318,9 @@ class TestFeature:
     def test_constant(self, constant: float) -> None:
         """A constant feature alarms when it changes, however little, and not when it stays."""
         reference = Reference.build({"a": [constant] * 500})
-        calibration = Calibration.of(reference)
         changed = constant + (abs(constant) or 1) * 1e-3
         stays, moves, once = (
-            check(reference, [[value] for value in window], calibration=calibration).features[0]
+            check(reference, [[value] for value in window]).features[0]
             for window in ([constant] * 100, [changed] * 100, [constant] * 59 + [7.0])
         )
 
@@ -392,35 +377,17 @@ class TestFeature:
 class TestOptions:
     """How it is called."""
 
-    def test_without_calibration(self) -> None:
-        """Without a calibration one is made at `alpha`."""
-        reference = Reference.build({"a": np.random.default_rng(2).normal(size=200)})
-        window = [[0.1 * value] for value in range(-20, 20)]
+    def test_alpha(self) -> None:
+        """The rarer a false alarm may be, the higher the thresholds."""
+        data = {"a": np.random.default_rng(2).normal(size=200)}
 
-        found = check(reference, window, alpha=0.001)
+        one, other = (Reference.build(data, alpha=alpha).calibration for alpha in (0.05, 0.001))
 
-        calibration = Calibration.of(reference, alpha=0.001)
-        assert found == check(reference, window, calibration=calibration)
-        assert found.features[0].threshold > check(reference, window).features[0].threshold
+        assert one.threshold("a", 100, 200) < other.threshold("a", 100, 200)
 
-    @pytest.mark.parametrize(
-        "options", [{"alpha": 0.0}, {"alpha": 1.0}, {"resamples": 29}], ids=str
-    )
-    def test_bad_options(self, reference: Reference, options: dict[str, Any]) -> None:
-        """An option out of its bounds is refused by its name."""
-        with pytest.raises(ValueError, match=next(iter(options))):
-            Calibration.of(reference, **options)
-
-    def test_foreign_calibration(self, reference: Reference) -> None:
-        """A calibration of another reference is refused."""
-        foreign = Calibration.of(Reference.build({"a": list(range(50))}))
-
-        with pytest.raises(ValueError, match="other features"):
-            check(reference, next(windows(60, 1)), calibration=foreign)
-
-    def test_plain_values(self, reference: Reference, calibration: Calibration) -> None:
+    def test_plain_values(self, reference: Reference) -> None:
         """A verdict holds nothing but plain Python values."""
-        verdict = check(reference, next(windows(200, 1)), calibration=calibration)
+        verdict = check(reference, next(windows(200, 1)))
 
         plain = {str, float, bool, tuple}
         fields = dataclasses.fields(FeatureVerdict)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlguard.drift import Calibration, check
+from mlguard.drift import check
 from mlguard.drift.report import render
 from mlguard.reference import Reference
 
@@ -113,7 +113,7 @@ def test_size() -> None:
     reference = Reference.build(data)
     rows = zip(*(values.tolist() for values in data.values()), strict=True)
     window = [[*row[:25], *(f"{text}{row[0]}" for text in row[25:])] for row in rows]
-    verdict = check(reference, window, calibration=Calibration.of(reference, resamples=30))
+    verdict = check(reference, window)
 
     text = render(verdict, reference, window, model="m", version="1", when=WHEN)
 

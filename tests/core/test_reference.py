@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mlguard.drift.reference import Reference, to_category, to_number
+from mlguard.drift.reference import Reference
+from mlguard.drift.values import to_category, to_number
 from mlguard.errors import InvalidReference
 
 
@@ -112,6 +113,19 @@ class TestBuild:
             pytest.param({"a": [1]}, {"categorical": ["b"]}, "'b', which is not", id="unknown"),
             pytest.param({"a": [1]}, {"categorical": "a"}, "list of column", id="a string"),
             pytest.param({"a": [1]}, {"max_rows": 0}, "max_rows=0", id="max_rows"),
+            pytest.param({"a": [1]}, {"alpha": 1.0}, "alpha=1.0", id="alpha"),
+            pytest.param({"a": [1]}, {"features": ["b"]}, "features names .* 'b'", id="features"),
+            pytest.param({"a": [1]}, {"scores": ["b"]}, "scores names .* 'b'", id="scores"),
+            pytest.param({"a": [1]}, {"time": "b"}, "time names .* 'b'", id="time"),
+            pytest.param({"a": [1], "t": ["x"]}, {"time": "t"}, "no times that", id="no times"),
+            pytest.param({"a": [1]}, {"timezone": "Mars"}, "timezone='Mars'", id="zone"),
+            pytest.param(
+                {"a": [*range(101)], "s": [*range(101)]},
+                {"segment": "s"},
+                "101 distinct",
+                id="segments",
+            ),
+            pytest.param({"t": ["2024-01-01"]}, {"time": "t"}, "no columns", id="only a time"),
         ],
     )
     def test_refuses(self, data: Any, options: dict[str, Any], words: str) -> None:
@@ -225,7 +239,8 @@ class TestFile:
     @pytest.mark.parametrize(
         ("change", "words"),
         [
-            pytest.param({"format": 2}, "format 2", id="future"),
+            pytest.param({"format": 3}, "format 3.*upgrade", id="future"),
+            pytest.param({"format": 1}, "format 1.*what chance does: make it anew", id="past"),
             pytest.param({"format": None}, "format None", id="no version"),
             pytest.param({"profile": [{"name": "age"}], "features": None}, "made by", id="profile"),
             pytest.param({"rows": "many", "features": 1}, "made by", id="rows"),

@@ -100,7 +100,7 @@ def rows_seen(metrics):
     ],
 )
 def test_drift_in_several_workers_is_one_alert_at_the_webhook(serve, app, reference, tmp_path):
-    """Drifted rows fire the shipped rule; Alertmanager delivers it with model and severity."""
+    """Drifted rows fire the shipped rule; Alertmanager tells the model, feature and severity."""
     find("prometheus")
     drift = f"[drift]\nwindow = {WINDOW}\n"
     settings = iris.write_settings(tmp_path, drift, TRACING, model=f'reference = "{reference}"')
@@ -172,6 +172,7 @@ def check(service, webhook, metrics):
         lambda: webhook.alerts("MlguardDriftDetected"), "the webhook hears of the drift"
     )[0]
     assert alert["status"] == "firing"
+    assert alert["labels"].pop("feature") in alert["annotations"]["summary"]
     assert alert["labels"] == {
         "alertname": "MlguardDriftDetected",
         "job": "mlguard",

@@ -5,37 +5,57 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlguard.analyst.config import AnalystConfig, DriftModel
 from mlguard.analyst.drift_metrics import DriftMetrics
+from mlguard.analyst.windows import Window, Windows
+from mlguard.drift.episodes import Episodes
 from mlguard.logs import LOGGER, RateLimitedLog
+from mlguard.metrics import Family
 
 if TYPE_CHECKING:
-    from mlguard.drift import Calibration, Verdict
+    from mlguard.drift import Verdict
     from mlguard.drift.reference import Reference
+
+_WINDOW = 1000  # rows, of a model whose reference cannot be read
 
 
 class Checker:
-    """Fills windows of rows for each model, and checks each that is full.
+    """Fills windows of rows for each model, and checks each that is closed.
+
+    Args:
+        config: What is to be checked, and how.
+        metrics: Where verdicts are written down.
+        clock: Seconds since 1970: when a row comes, and how old a window is.
 
     Attributes:
         is_ready: Whether every model's inputs can be checked.
     """
 
-    def __init__(self, config: AnalystConfig, metrics: DriftMetrics) -> None:
+    def __init__(
+        self,
+        config: AnalystConfig,
+        metrics: DriftMetrics,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.is_ready = False
         self._config = config
         self._metrics = metrics
+        self._clock = clock
         self._models: dict[tuple[str, str], DriftModel] = {}
         for model in config.models:
             self._models[model.name, model.version] = model
             # Rows of a version that is not configured are compared with the first that is.
             self._models.setdefault((model.name, ""), model)
-        self._windows: dict[DriftModel, list[object]] = {model: [] for model in config.models}
-        self._known: dict[DriftModel, tuple[Reference, Calibration]] = {}
+        size = config.window or _WINDOW
+        self._windows = {model: Windows(size, config.max_age) for model in config.models}
+        k, n = config.drifted_windows, config.last_windows
+        self._episodes = {model: Episodes(k, n) for model in config.models}
+        self._known: dict[DriftModel, Reference] = {}
         self._drifting: set[DriftModel] = set()
         self._log = RateLimitedLog()
 
@@ -47,53 +67,73 @@ class Checker:
         text = "ready" if self.is_ready else "not ready for every model"
         LOGGER.info("drift checks are %s", text)
 
+    def resume(self, earlier: Iterable[Family]) -> None:
+        """Go on from the numbers of an earlier analyst."""
+        self._metrics.restore(earlier)
+        for model, episodes in self._episodes.items():
+            episodes.resume(self._metrics.lasting(model))
+
     def add(self, name: str, version: str, values: object) -> bool:
         """Add a row, and check its window where that is full now; say whether it was."""
         model = self._models.get((name, version)) or self._models.get((name, ""))
         if model is None:
             return False
-        self._windows[model].append(values)
-        if len(self._windows[model]) < self._config.window:
-            return False
-        rows, self._windows[model] = self._windows[model], []
-        self._check(model, rows)
-        return True
+        window = self._windows[model].add(values, self._clock())
+        if window is not None:
+            self._check(model, window)
+        return window is not None
+
+    def close_aged(self) -> bool:
+        """Check the windows that are too old to wait for more rows; say whether there were any."""
+        now = self._clock()
+        aged = {model: windows.aged(now) for model, windows in self._windows.items()}
+        closed = [(model, window) for model, window in aged.items() if window is not None]
+        for model, window in closed:
+            if len(window.rows) < self._config.min_rows:
+                self._metrics.skipped(model)
+            else:
+                self._check(model, window)
+        return bool(closed)
 
     def _prepare(self, model: DriftModel) -> None:
         self._metrics.begin(model)
         try:
-            from mlguard.drift import Calibration
+            from mlguard.drift.evidently_scores import tests
             from mlguard.drift.reference import Reference
 
             reference = Reference.load(model.reference_path)
-            self._known[model] = (reference, Calibration.of(reference))
-            self._metrics.use(model, reference)
+            tests()
+            size = self._config.window or reference.calibration.window
+            self._windows[model] = Windows(size, self._config.max_age)
+            self._known[model] = reference
+            self._metrics.use(model, reference, size)
         except Exception as error:  # noqa: BLE001 - one model or window must not stop the others
             LOGGER.error("model %s has no drift checks: %s", model.name, error)
 
-    def _check(self, model: DriftModel, rows: list[object]) -> None:
+    def _check(self, model: DriftModel, window: Window) -> None:
         started = time.monotonic()
         try:
             from mlguard.drift import check
 
-            reference, calibration = self._known[model]
-            window = [_by_name(row, model.features, reference.features) for row in rows]
-            verdict = check(reference, window, calibration=calibration)
+            reference = self._known[model]
+            rows = [_by_name(row, model.features, reference.features) for row in window.rows]
+            verdict = check(reference, rows, times=window.times)
         except Exception as error:  # noqa: BLE001 - one model or window must not stop the others
             self._metrics.failed(model)
             text = "a drift check of model %s failed: %r"
             self._log.warning(model.name, text, model.name, error)
             return
-        self._metrics.checked(model, verdict, time.monotonic() - started, time.time())
-        self._tell(model, verdict)
+        lasting = self._episodes[model].add(verdict.drifted)
+        self._metrics.checked(model, verdict, lasting, time.monotonic() - started, time.time())
+        self._tell(model, lasting)
         if self._config.report is not None:
-            self._report(model, verdict, reference, window, self._config.report)
+            self._report(model, verdict, reference, rows, self._config.report)
 
-    def _tell(self, model: DriftModel, verdict: Verdict) -> None:
-        if verdict.detected and model not in self._drifting:
+    def _tell(self, model: DriftModel, lasting: frozenset[str]) -> None:
+        if lasting and model not in self._drifting:
             self._drifting.add(model)
-            LOGGER.warning("model %s drifts: %s", model.name, ", ".join(verdict.drifted))
-        elif not verdict.detected and model in self._drifting:
+            LOGGER.warning("model %s drifts: %s", model.name, ", ".join(sorted(lasting)))
+        elif not lasting and model in self._drifting:
             self._drifting.discard(model)
             LOGGER.warning("model %s no longer drifts", model.name)
 

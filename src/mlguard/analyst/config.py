@@ -31,7 +31,11 @@ class AnalystConfig:
         service: The service's name.
         digest: Of the settings: workers with other settings have another analyst.
         models: The models to check for drift.
-        window: Rows that are judged together.
+        window: Rows that are judged together; 0 is as many as a model's reference proposes.
+        max_age: Seconds after which the rows of a window are judged without waiting for more.
+        min_rows: Rows below which such a window is skipped.
+        drifted_windows: Windows in which a feature must drift for its drift to last.
+        last_windows: The last windows of which.
         report: Where to write each check's HTML report; None writes none.
         secrets: Variables with secrets, which the analyst does not inherit.
     """
@@ -39,7 +43,11 @@ class AnalystConfig:
     service: str
     digest: str
     models: tuple[DriftModel, ...]
-    window: int = 1000
+    window: int = 0
+    max_age: float = 86_400.0
+    min_rows: int = 200
+    drifted_windows: int = 2
+    last_windows: int = 2
     report: str | None = None
     secrets: tuple[str, ...] = ()
 

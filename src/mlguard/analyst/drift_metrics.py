@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 from mlguard.analyst.config import DriftModel
@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from mlguard.drift import Verdict
     from mlguard.drift.reference import Reference
 
-_RESULTS = ("ok", "drift", "error")
+_RESULTS = ("ok", "drift", "error", "skipped")
 _OF_A_FEATURE = (
     "score",
     "threshold",
+    "smallest_detectable",
     "missing_ratio",
     "unseen_category_ratio",
     "out_of_range_ratio",
@@ -27,6 +28,7 @@ _OF_A_WINDOW = (
     "check_duration_seconds",
     "last_check_timestamp_seconds",
 )
+_EPISODE = "episode"
 _CHECKS = "mlguard_drift_checks_total"
 
 
@@ -42,24 +44,46 @@ class DriftMetrics:
         for result in _RESULTS:
             self._numbers.number(_CHECKS, model.name, model.version, result)
 
-    def use(self, model: DriftModel, reference: Reference) -> None:
-        """Say what a model's inputs are compared with."""
-        self._features[model.name, model.version] = reference.features
+    def use(self, model: DriftModel, reference: Reference, rows: int) -> None:
+        """Say what a model's inputs are compared with, in windows of so many rows."""
+        names = tuple(feature.name for feature in reference.profile)
+        self._features[model.name, model.version] = names
+        for name in reference.features:
+            smallest = reference.calibration.detectable(name, rows)
+            self._set("smallest_detectable", model, name, to=smallest)
         about = (reference.created, str(reference.rows), str(len(reference.features)))
         self._set("reference_info", model, *about, to=1)
 
     def restore(self, earlier: Iterable[Family]) -> None:
         """Go on from the numbers of an earlier analyst, for the features that are in use."""
-        kept = {f"mlguard_drift_{name}" for name in (*_OF_A_FEATURE, *_OF_A_WINDOW)} | {_CHECKS}
+        names = (*_OF_A_FEATURE, *_OF_A_WINDOW, _EPISODE)
+        kept = {f"mlguard_drift_{name}" for name in names} | {_CHECKS}
         for sample in [sample for family in earlier for sample in family["samples"]]:
             labels = sample["labels"]
             used = self._features.get((labels.get("model"), labels.get("version")), ())
             if sample["name"] in kept and labels.get("feature") in (None, *used):
                 self._numbers.set(sample["name"], *labels.values(), to=sample["value"])
 
-    def checked(self, model: DriftModel, verdict: Verdict, seconds: float, when: float) -> None:
-        """Write down a verdict."""
+    def lasting(self, model: DriftModel) -> frozenset[str]:
+        """Return the features of a model whose drift lasts."""
+        names = self._features.get((model.name, model.version), ())
+        number = self._numbers.number
+        episode = f"mlguard_drift_{_EPISODE}"
+        return frozenset(
+            name for name in names if number(episode, model.name, model.version, name).value
+        )
+
+    def checked(
+        self,
+        model: DriftModel,
+        verdict: Verdict,
+        lasting: Collection[str],
+        seconds: float,
+        when: float,
+    ) -> None:
+        """Write down a verdict, and which features' drift lasts."""
         for feature in verdict.features:
+            self._set(_EPISODE, model, feature.name, to=feature.name in lasting)
             for name in _OF_A_FEATURE:
                 self._set(name, model, feature.name, to=getattr(feature, name))
         numbers = (verdict.detected, len(verdict.drifted), verdict.rows, seconds, when)
@@ -70,6 +94,10 @@ class DriftMetrics:
     def failed(self, model: DriftModel) -> None:
         """Count a check that came to no verdict."""
         self._numbers.add(_CHECKS, model.name, model.version, "error")
+
+    def skipped(self, model: DriftModel) -> None:
+        """Count a window that had too few rows."""
+        self._numbers.add(_CHECKS, model.name, model.version, "skipped")
 
     def families(self) -> list[Family]:
         """Write down all numbers."""

@@ -76,7 +76,7 @@ class Analysis:
     def _work(self, earlier: list[Family], stop: Event) -> None:
         self._checker.prepare()
         with self._going_on():
-            self._metrics.restore(earlier)
+            self._checker.resume(earlier)
         self._is_prepared = True
         self._say()
         while not stop.is_set():
@@ -86,6 +86,8 @@ class Analysis:
                 for row in rows:
                     if self._checker.add(*row):
                         self._say()
+                if self._checker.close_aged():
+                    self._say()
             if not rows:
                 stop.wait(_TICK)
 

@@ -2,51 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from threading import Condition
+import math
+from dataclasses import dataclass, field
 
-from mlguard.analyst.config import DriftModel
+
+@dataclass(slots=True)
+class Window:
+    """Rows that wait for others; each is in one window only.
+
+    Attributes:
+        rows: Their values.
+        times: When each came, in seconds since 1970.
+    """
+
+    rows: list[object] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+
+    def age(self, now: float) -> float:
+        """Return the seconds since its first row, below any other without rows."""
+        return now - self.times[0] if self.times else -math.inf
 
 
 class Windows:
-    """Disjoint windows of rows for each model; one full window may wait, later rows are lost."""
+    """The windows of one model, one after the other: closed when full, or when too old.
 
-    def __init__(self, models: Iterable[DriftModel], size: int) -> None:
+    Args:
+        size: Rows of one that is full.
+        max_age: Seconds after which one is closed with the rows that it has.
+    """
+
+    def __init__(self, size: int, max_age: float = math.inf) -> None:
         self._size = size
-        self._models: dict[tuple[str, str], DriftModel] = {}
-        self._filling: dict[DriftModel, list[object]] = {}
-        self._waiting: dict[DriftModel, list[object]] = {}
-        self._is_full = Condition()
-        for model in models:
-            self._models[model.name, model.version] = model
-            # Rows of a version that is not configured are compared with the first that is.
-            self._models.setdefault((model.name, ""), model)
-            self._filling[model] = []
+        self._max_age = max_age
+        self._open = Window()
 
-    def model(self, name: str, version: str) -> DriftModel | None:
-        """Return the model whose windows such rows go to, None where there is none."""
-        return self._models.get((name, version)) or self._models.get((name, ""))
+    def add(self, values: object, now: float) -> Window | None:
+        """Add a row; return its window where that is full now."""
+        self._open.rows.append(values)
+        self._open.times.append(now)
+        return self._close() if len(self._open.rows) >= self._size else None
 
-    def add(self, model: DriftModel, row: object) -> bool:
-        """Add a row; False where it is lost, as the checks do not keep up."""
-        with self._is_full:
-            if len(self._filling[model]) >= self._size:
-                return False
-            self._filling[model].append(row)
-            self._move(model)
-        return True
+    def aged(self, now: float) -> Window | None:
+        """Return the open window where it is too old to wait for more rows."""
+        return self._close() if self._open.age(now) >= self._max_age else None
 
-    def take(self, timeout: float | None = None) -> tuple[DriftModel, list[object]] | None:
-        """Wait for a full window; the one that has waited longest comes first."""
-        with self._is_full:
-            if not self._is_full.wait_for(lambda: self._waiting, timeout):
-                return None
-            model = next(iter(self._waiting))
-            rows = self._waiting.pop(model)
-            self._move(model)
-            return model, rows
-
-    def _move(self, model: DriftModel) -> None:
-        if len(self._filling[model]) >= self._size and model not in self._waiting:
-            self._waiting[model], self._filling[model] = self._filling[model], []
-            self._is_full.notify()
+    def _close(self) -> Window:
+        closed, self._open = self._open, Window()
+        return closed

@@ -21,7 +21,7 @@ from mlguard.host.statements import BOOT
 from mlguard.logs import LOGGER, RateLimitedLog
 from mlguard.metrics import Family, Metrics, merge
 from mlguard.revocations import Revocation, Revocations
-from mlguard.settings import PREFIX, Settings
+from mlguard.settings import PREFIX, Drift, Settings
 
 if TYPE_CHECKING:
     from mlguard.redis.revocations import RevocationStore
@@ -341,7 +341,7 @@ def _store(url: str, service: str) -> RevocationStore:
 
 
 def _analyst_config(settings: Settings) -> AnalystConfig:
-    drift, auth = settings.drift, settings.auth
+    drift, auth = settings.drift or Drift(), settings.auth
     stores = [f"{PREFIX}AUTH__REVOCATION_STORE", f"{PREFIX}QUOTAS__STORE"]
     secrets = [name for issuer in (auth.issuers if auth else ()) for name in issuer.secret_env]
     key = settings.service.pseudonym_key_env
@@ -353,7 +353,11 @@ def _analyst_config(settings: Settings) -> AnalystConfig:
             for m in settings.models
             if m.reference
         ),
-        window=drift.window if drift else 0,
-        report=str(drift.report) if drift and drift.report else None,
+        window=drift.window or 0,
+        max_age=drift.max_age,
+        min_rows=drift.min_rows,
+        drifted_windows=drift.drifted_windows,
+        last_windows=drift.last_windows,
+        report=str(drift.report) if drift.report else None,
         secrets=(*secrets, *stores, *([key] if key else [])),
     )

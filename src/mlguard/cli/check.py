@@ -20,7 +20,7 @@ from mlguard.app.service import Service
 from mlguard.errors import InvalidSettings, MLGuardError
 from mlguard.routes.coverage import Coverage, Covered
 from mlguard.routes.surroundings import Around, answering, guard_in, has_guard, layers_to
-from mlguard.settings import DEFAULT, Auth, Limits, Model, Quotas, Settings
+from mlguard.settings import DEFAULT, Auth, Drift, Limits, Model, Quotas, Settings
 from mlguard.tracing import Tracing
 from mlguard.urls import redacted_url
 
@@ -208,13 +208,19 @@ def _indented(title: str, lines: Sequence[str]) -> Iterator[str]:
 
 
 def _summary(settings: Settings, tracing: Tracing) -> Iterator[str]:
-    drift = settings.drift
     yield from _auth(settings.auth)
     yield from _quotas(settings.quotas)
-    yield f"drift    {f'windows of {drift.window} rows' if drift else 'off'}"
+    yield f"drift    {_drift(settings.drift)}"
     yield f"tracing  {_tracing(tracing)}"
     yield f"metrics  {settings.metrics.path}"
     yield from map(_model, settings.models)
+
+
+def _drift(drift: Drift | None) -> str:
+    if drift is None:
+        return "off"
+    rows = f"{drift.window} rows" if drift.window else "as many rows as each reference proposes"
+    return f"windows of {rows}"
 
 
 def _tracing(tracing: Tracing) -> str:

@@ -8,8 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlguard.drift.check import novel, ranks, read, split
-from mlguard.drift.reference import to_category
+from mlguard.drift.profile import novel, ranks
+from mlguard.drift.values import read, to_category
+from mlguard.drift.windows import split
 from mlguard.errors import MissingExtra
 
 if TYPE_CHECKING:
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
     from jinja2 import Template
     from numpy.typing import NDArray
 
-    from mlguard.drift.check import FeatureVerdict, Verdict, Window
-    from mlguard.drift.reference import Feature, Reference
+    from mlguard.drift.profile import Feature
+    from mlguard.drift.reference import Reference
+    from mlguard.drift.verdict import FeatureVerdict, Verdict
+    from mlguard.drift.windows import Window
 
 BINS = 28
 BARS = 7
@@ -88,10 +91,13 @@ def render(
     """
     import numpy as np
 
-    columns, _ = split(reference.features, window)
-    parts = zip(reference.profile, verdict.features, columns, strict=True)
+    values = split(reference, window).values
+    features = {feature.name: feature for feature in reference.profile}
     with np.errstate(all="ignore"):  # floats at the end of their range
-        cards = [_card(reference, feature, judged, column) for feature, judged, column in parts]
+        cards = [
+            _card(reference, features[judged.name], judged, values[judged.name])
+            for judged in verdict.features
+        ]
     cards.sort(key=lambda card: (not card.verdict.detected, -_excess(card.verdict)))
     return _template().render(
         title=f"Drift of {model} {version}".strip(),
@@ -126,7 +132,7 @@ def _card(
     newcomers = _newcomers(feature, column, theirs) if feature.kind == "categorical" else ()
     ours, theirs = _present(ours), _present(theirs)
     strange = feature.novel / max(feature.counted, 1)
-    if feature.kind == "numeric" and not feature.levels:
+    if feature.is_continuous:
         return Card(feature, verdict, strange, histogram=_histogram(feature, ours, theirs))
     bars = _bars(feature, ours, theirs)
     return Card(feature, verdict, strange, bars=bars, newcomers=newcomers)

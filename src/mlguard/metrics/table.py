@@ -138,6 +138,16 @@ METRICS = (
     _state("mlguard_drift_worker_up", "1 while drift checks are ready to run."),
     _gauge("mlguard_drift_score", "Distance of the last window from training.", *_FEATURE),
     _gauge("mlguard_drift_threshold", "The score from which it is drift.", *_FEATURE),
+    _gauge(
+        "mlguard_drift_smallest_detectable",
+        "Smallest shift that such a window shows: standard deviations, or share of the rows.",
+        *_FEATURE,
+    ),
+    _gauge(
+        "mlguard_drift_episode",
+        "1 where its drift lasts: in enough of the last windows.",
+        *_FEATURE,
+    ),
     _gauge("mlguard_drift_missing_ratio", "Share of missing values.", *_FEATURE),
     _gauge(
         "mlguard_drift_unseen_category_ratio",
@@ -155,7 +165,10 @@ METRICS = (
     _gauge("mlguard_drift_last_check_timestamp_seconds", "When the last check ended.", *_MODEL),
     _gauge("mlguard_drift_check_duration_seconds", "Time that the last check took.", *_MODEL),
     _counter(
-        "mlguard_drift_checks_total", "Drift checks by result: ok, drift, error.", *_MODEL, "result"
+        "mlguard_drift_checks_total",
+        "Drift checks by result: ok, drift, error, skipped.",
+        *_MODEL,
+        "result",
     ),
     _gauge(
         "mlguard_drift_reference_info",

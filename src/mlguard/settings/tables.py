@@ -118,13 +118,21 @@ class Drift(Table):
     """How live inputs are compared with the reference.
 
     Attributes:
-        window: Rows in one comparison.
+        window: Rows in one comparison; default: what a model's reference proposes.
+        max_age: Seconds after which fewer rows are compared, without waiting for more.
+        min_rows: Rows below which such a comparison is skipped.
+        drifted_windows: Comparisons in which a feature must drift for an alert.
+        last_windows: The last comparisons of which.
         sample: Share of requests that give a row, in (0, 1].
         rows_per_request: Rows taken of one request at most; rows of one batch are not independent.
         report: Where the last comparison is written as a page for people.
     """
 
-    window: Annotated[StrictInt, Field(ge=50, le=1_000_000)] = 1000
+    window: Annotated[StrictInt, Field(ge=50, le=1_000_000)] | None = None
+    max_age: Annotated[float, Field(ge=1, le=31_536_000, strict=True)] = 86_400.0
+    min_rows: Annotated[StrictInt, Field(ge=30, le=1_000_000)] = 200
+    drifted_windows: Annotated[StrictInt, Field(ge=1, le=100)] = 2
+    last_windows: Annotated[StrictInt, Field(ge=1, le=100)] = 2
     sample: Annotated[float, Field(gt=0, le=1, strict=True)] = 1.0
     rows_per_request: Annotated[StrictInt, Field(ge=1, le=1000)] = 1
     report: FilePath | None = None
@@ -185,6 +193,11 @@ class Settings(Table):
             raise contradiction(
                 "drift: no model has a `reference` to compare with; "
                 "`mlguard reference build` makes one",
+            )
+        if self.drift and self.drift.drifted_windows > self.drift.last_windows:
+            raise contradiction(
+                f"drift.drifted_windows = {self.drift.drifted_windows}: must be at most "
+                f"drift.last_windows, which is {self.drift.last_windows}",
             )
         for model in self.models:
             if model.scopes and not self.auth:
