@@ -23,9 +23,10 @@ from typing import TypeVar
 import pytest
 
 from mlguard.analyst import Analyst, AnalystConfig, DriftModel
-from mlguard.analyst.analyst import HUNG, MAX_QUEUED
+from mlguard.analyst.analyst import HUNG
 from mlguard.analyst.checker import Checker
 from mlguard.analyst.drift_metrics import DriftMetrics
+from mlguard.analyst.queue import MAX_QUEUED
 from mlguard.analyst.starting import python
 from mlguard.app.host import Host
 from mlguard.host.database import Database

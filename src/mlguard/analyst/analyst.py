@@ -7,25 +7,23 @@ import os
 import signal
 import subprocess
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 
 from mlguard import forks
 from mlguard.analyst.config import AnalystConfig
+from mlguard.analyst.queue import Drop, QueuedRow, RowQueue
 from mlguard.analyst.starting import start
 from mlguard.host.database import Database, DatabaseFailed
 from mlguard.host.processes import Process
-from mlguard.host.sampled_rows import SampledRows, write_row
+from mlguard.host.sampled_rows import SampledRows
 from mlguard.host.verdicts import LATE, Said, Verdicts
 from mlguard.logs import LOGGER, RateLimitedLog
 from mlguard.metrics import Family, Numbers
 
-MAX_QUEUED = 10_000  # rows
 HUNG = 60.0  # seconds without a sign of life, while rows wait
-_TOGETHER = 2**20  # bytes of rows, beyond which a statement writes no more
 
 
 class Analyst:
@@ -39,7 +37,7 @@ class Analyst:
         database: The workers' file.
         on_up: Told by each look whether rows are being judged.
         on_restart: Told that this worker starts an analyst in the place of another.
-        on_drop: Told the model, version, reason and count of rows lost after `offer`.
+        on_drop: Told of rows that are lost after `offer`.
         timer: The clock that all processes of a host share, in seconds.
     """
 
@@ -50,7 +48,7 @@ class Analyst:
         *,
         on_up: Callable[[bool], None] = lambda _: None,
         on_restart: Callable[[], None] = lambda: None,
-        on_drop: Callable[[str, str, str, int], None] = lambda *_: None,
+        on_drop: Drop = lambda *_: None,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
@@ -59,7 +57,7 @@ class Analyst:
         self._verdicts = Verdicts(database, config.digest, timer)
         self._on_up = on_up
         self._on_restart = on_restart
-        self._on_drop = on_drop
+        self._queue = RowQueue(on_drop)
         self._timer = timer
         self._log = RateLimitedLog()
         self._families: list[Family] = []
@@ -67,7 +65,6 @@ class Analyst:
         forks.watch(self)
 
     def _begin(self) -> None:
-        self._queue: deque[tuple[str, str, str]] = deque()
         self._child: subprocess.Popen[bytes] | None = None
         self._was_there = self._was_up = False
         self._looked = self._hangs_since = 0.0
@@ -80,18 +77,12 @@ class Analyst:
         if in_child:
             if self._child is not None:
                 self._child.returncode = 0  # the parent waits for it
+            self._queue.forget()
             self._begin()
 
     def offer(self, model: str, version: str, values: object) -> bool:
         """Queue a row; False where it is lost, as too many wait."""
-        if len(self._queue) >= MAX_QUEUED:
-            return False
-        written, trouble = write_row(model, version, values)
-        if trouble:
-            self._on_drop(model, version, trouble, 1)
-        else:
-            self._queue.append((model, version, written))
-        return True
+        return self._queue.offer(model, version, values)
 
     def look_after(self) -> None:
         """Hand over what was offered, and see to it that an analyst runs.
@@ -104,7 +95,7 @@ class Analyst:
             is_up = said.is_up
             self._keep_running(said)  # first: the analyst may be who holds the file
             self._verdicts.attend()
-            self._hand_over()
+            self._queue.hand_on(self._put)
         except DatabaseFailed as error:
             is_up = is_up and error.is_busy
             self._log.warning("file", "no rows reach the analyst: %s", error)
@@ -126,29 +117,15 @@ class Analyst:
     def close(self) -> None:
         """Hand over the last rows; the analyst ends some seconds after its last worker."""
         with suppress(DatabaseFailed):
-            self._hand_over()
+            self._queue.hand_on(self._put)
             self._verdicts.leave()
         self._reap()
         if self._child is not None:
             Thread(target=self._child.wait, name="mlguard-reaper", daemon=True).start()
             self._child = None
 
-    def _hand_over(self) -> None:
-        while rows := self._next():
-            try:
-                kept = self._rows.put([written for _, _, written in rows])
-            except DatabaseFailed:
-                self._queue.extendleft(reversed(rows))
-                raise
-            for model, version, _ in rows[kept:]:
-                self._on_drop(model, version, "busy", 1)
-
-    def _next(self) -> list[tuple[str, str, str]]:
-        rows, size = [], 0
-        while self._queue and size < _TOGETHER:
-            rows.append(self._queue.popleft())
-            size += len(rows[-1][2])
-        return rows
+    def _put(self, rows: Sequence[QueuedRow]) -> Sequence[QueuedRow]:
+        return rows[self._rows.put([row.written for row in rows]) :]
 
     def _keep_running(self, said: Said) -> None:
         self._reap()

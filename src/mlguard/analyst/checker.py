@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlguard.analyst.config import AnalystConfig, DriftModel
+from mlguard.analyst.config import AnalystConfig, DriftModel, model_of
 from mlguard.analyst.drift_metrics import DriftMetrics
 from mlguard.analyst.windows import Window, Windows
 from mlguard.drift.episodes import Episodes
@@ -46,11 +46,6 @@ class Checker:
         self._config = config
         self._metrics = metrics
         self._clock = clock
-        self._models: dict[tuple[str, str], DriftModel] = {}
-        for model in config.models:
-            self._models[model.name, model.version] = model
-            # Rows of a version that is not configured are compared with the first that is.
-            self._models.setdefault((model.name, ""), model)
         size = config.window or _WINDOW
         self._windows = {model: Windows(size, config.max_age) for model in config.models}
         k, n = config.drifted_windows, config.last_windows
@@ -75,7 +70,7 @@ class Checker:
 
     def add(self, name: str, version: str, values: object) -> bool:
         """Add a row, and check its window where that is full now; say whether it was."""
-        model = self._models.get((name, version)) or self._models.get((name, ""))
+        model = model_of(self._config.models, name, version)
         if model is None:
             return False
         window = self._windows[model].add(values, self._clock())

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlguard.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +26,12 @@ class DriftModel:
     version: str
     features: tuple[str, ...]
     reference_path: str
+
+
+def model_of(models: Sequence[DriftModel], name: str, version: str) -> DriftModel | None:
+    """Find whose window a row belongs to: of a version that is not configured, the first's."""
+    named = [model for model in models if model.name == name]
+    return next((m for m in named if m.version == version), named[0] if named else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +61,32 @@ class AnalystConfig:
     last_windows: int = 2
     report: str | None = None
     secrets: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, settings: Settings) -> AnalystConfig:
+        """Write down what a service's settings say."""
+        from mlguard.settings import PREFIX, SECRET_URLS, Drift
+
+        drift, auth = settings.drift or Drift(), settings.auth
+        stores = [f"{PREFIX}{table}__{key}".upper() for table, key in SECRET_URLS]
+        secrets = [name for issuer in (auth.issuers if auth else ()) for name in issuer.secret_env]
+        key = settings.service.pseudonym_key_env
+        return cls(
+            service=settings.service.name,
+            digest=settings.digest(),
+            models=tuple(
+                DriftModel(m.name, m.version, m.features, str(m.reference))
+                for m in settings.models
+                if m.reference
+            ),
+            window=drift.window or 0,
+            max_age=drift.max_age,
+            min_rows=drift.min_rows,
+            drifted_windows=drift.drifted_windows,
+            last_windows=drift.last_windows,
+            report=str(drift.report) if drift.report else None,
+            secrets=(*secrets, *stores, *([key] if key else [])),
+        )
 
     def to_json(self) -> str:
         """Write it down for the analyst's standard input."""

@@ -6,7 +6,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from mlguard.analyst import Analyst, AnalystConfig, DriftModel
+from mlguard.analyst import Analyst, AnalystConfig
 from mlguard.app.background import Background
 from mlguard.app.scrape import WorkersApart
 from mlguard.errors import InvalidSettings
@@ -21,7 +21,7 @@ from mlguard.host.statements import BOOT
 from mlguard.logs import LOGGER, RateLimitedLog
 from mlguard.metrics import Family, Metrics, merge
 from mlguard.revocations import Revocation, Revocations
-from mlguard.settings import PREFIX, Drift, Settings
+from mlguard.settings import Settings
 
 if TYPE_CHECKING:
     from mlguard.redis.revocations import RevocationStore
@@ -83,13 +83,13 @@ class Host:
         self._database.on_new(self._snapshots.renew)
         self._analyst = (
             Analyst(
-                _analyst_config(settings),
+                AnalystConfig.of(settings),
                 self._database,
                 on_up=metrics.set_drift_worker_up,
                 on_restart=metrics.analyst_restarted,
                 on_drop=metrics.rows_dropped,
             )
-            if settings.drift
+            if settings.drift and not settings.drift.store
             else None
         )
         self._store_url = auth.revocation_store if auth else None
@@ -338,26 +338,3 @@ def _store(url: str, service: str) -> RevocationStore:
     from mlguard.redis.revocations import RevocationStore  # what no Redis needs is not loaded
 
     return RevocationStore(url, service)
-
-
-def _analyst_config(settings: Settings) -> AnalystConfig:
-    drift, auth = settings.drift or Drift(), settings.auth
-    stores = [f"{PREFIX}AUTH__REVOCATION_STORE", f"{PREFIX}QUOTAS__STORE"]
-    secrets = [name for issuer in (auth.issuers if auth else ()) for name in issuer.secret_env]
-    key = settings.service.pseudonym_key_env
-    return AnalystConfig(
-        service=settings.service.name,
-        digest=settings.digest(),
-        models=tuple(
-            DriftModel(m.name, m.version, m.features, str(m.reference))
-            for m in settings.models
-            if m.reference
-        ),
-        window=drift.window or 0,
-        max_age=drift.max_age,
-        min_rows=drift.min_rows,
-        drifted_windows=drift.drifted_windows,
-        last_windows=drift.last_windows,
-        report=str(drift.report) if drift.report else None,
-        secrets=(*secrets, *stores, *([key] if key else [])),
-    )

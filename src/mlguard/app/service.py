@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
@@ -37,6 +37,7 @@ from mlguard.settings import Quotas, Settings, load
 from mlguard.tracing import Tracing
 
 if TYPE_CHECKING:
+    from mlguard.analyst.sender import RowSender
     from mlguard.app.host import Host
     from mlguard.quota_store.failover import Failover
 
@@ -88,6 +89,7 @@ class Service:
         self._rings = rings(settings)
         self._fetcher = self._make_fetcher()
         self._host = self._make_host()
+        self._sender = _row_sender(settings, self.metrics)
         # Routes may declare limits where the settings have none.
         quotas = settings.quotas or Quotas.model_construct()
         self._failover = self._make_failover(quotas)
@@ -108,7 +110,7 @@ class Service:
             ),
             metrics=self.metrics,
             tracing=self.tracing,
-            offer=self._host.offer if self._host else None,
+            offer=self._offer(),
             pseudonym=self._pseudonym,
             wake=lambda: self._background.wake("records"),
             departures=departures,
@@ -132,6 +134,8 @@ class Service:
             background.add("quotas", _CARRY, self._failover.look_after, may_wait=True)
         if self._first_reading:
             background.add("revoked", _READ_AGAIN, self._first_reading.look_after, may_wait=True)
+        if self._sender:
+            background.add("rows", _FOLD, self._sender.send, may_wait=True)
         if self.tracing.is_exported:
             background.add("spans", _FOLD, self.tracing.flush, may_wait=True)
 
@@ -149,6 +153,7 @@ class Service:
         if self.started:
             raise AssertionError("a service that has started cannot be tested")
         self._host = None
+        self._sender = None
         self._fetcher = None
         self._failover = None
         self._first_reading = None
@@ -176,7 +181,7 @@ class Service:
                 self._first_reading.start()
                 if not self._revoked.is_known:
                     self.metrics.set_degraded("revocations", True)
-            if self.settings.drift:
+            if self.settings.drift and not self.settings.drift.store:
                 self.metrics.set_drift_worker_up(False)
             if self._fetcher:
                 self._fetcher.start()
@@ -215,6 +220,8 @@ class Service:
             self._background.close()
             if self._failover:
                 self._failover.close()
+            if self._sender:
+                self._sender.close()
             if self._host:
                 self._host.close()
             self.tracing.close()
@@ -280,6 +287,12 @@ class Service:
             lambda seconds: self._background.wake("quotas", seconds),
         )
         return counts if isinstance(counts, Failover) else None
+
+    def _offer(self) -> Offer | None:
+        """Find what takes sampled rows, where drift is checked."""
+        if self._sender:
+            return self._sender.offer
+        return self._host.offer if self._host else None
 
     def _make_fetcher(self) -> KeyFetcher | None:
         auth = self.settings.auth
@@ -355,6 +368,22 @@ class Service:
         except OSError as error:
             LOGGER.warning("pseudonyms are of this worker only, for want of a key: %s", error)
         return os.urandom(32)
+
+
+def _row_sender(settings: Settings, metrics: Metrics) -> RowSender | None:
+    """Make this worker's way to who judges the rows of all hosts, where the settings want that."""
+    if not settings.drift or not settings.drift.store:
+        return None
+    from mlguard.analyst.config import AnalystConfig
+    from mlguard.analyst.sender import RowSender  # what no Redis needs is not loaded
+    from mlguard.redis.rows import RowStreams
+
+    return RowSender(
+        AnalystConfig.of(settings).models,
+        RowStreams(settings.drift.store, settings.service.name),
+        on_drop=metrics.rows_dropped,
+        on_away=partial(metrics.set_degraded, "drift"),
+    )
 
 
 def _configured() -> trace.TracerProvider | None:

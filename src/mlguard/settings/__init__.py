@@ -3,7 +3,7 @@
 from mlguard.settings.environment import PREFIX
 from mlguard.settings.issuers import Auth, Issuer
 from mlguard.settings.load import NAMED, load
-from mlguard.settings.mistakes import nearest
+from mlguard.settings.mistakes import SECRET_URLS, nearest
 from mlguard.settings.quotas import DEFAULT, Limits, Plan, Quotas
 from mlguard.settings.tables import (
     Drift,
@@ -34,6 +34,7 @@ __all__ = [
     "PREFIX",
     "PUBLIC_KEY",
     "RSA",
+    "SECRET_URLS",
     "Auth",
     "Drift",
     "Issuer",

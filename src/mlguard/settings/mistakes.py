@@ -16,7 +16,7 @@ from mlguard.settings.tables import Settings
 from mlguard.settings.values import Rate, Table
 from mlguard.urls import redacted_url
 
-SECRET_URLS = (("auth", "revocation_store"), ("quotas", "store"))
+SECRET_URLS = (("auth", "revocation_store"), ("quotas", "store"), ("drift", "store"))
 """Keys whose value may hold a password, when it comes from the environment."""
 
 _SECRET = {f"{table}.{key}" for table, key in SECRET_URLS}

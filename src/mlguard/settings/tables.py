@@ -8,7 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ByteSize, Field, PrivateAttr, StrictBool, StrictInt, model_validator
+from pydantic import (
+    ByteSize,
+    Field,
+    PrivateAttr,
+    StrictBool,
+    StrictInt,
+    field_serializer,
+    model_validator,
+)
 
 from mlguard.settings.issuers import Auth, Issuer
 from mlguard.settings.quotas import Quotas, misnamed
@@ -21,11 +29,13 @@ from mlguard.settings.values import (
     RouteText,
     Scopes,
     Size,
+    StoreUrl,
     Table,
     Text,
     Variable,
     contradiction,
 )
+from mlguard.urls import redacted_url
 
 
 def _twice(values: Sequence[str]) -> str | None:
@@ -126,6 +136,8 @@ class Drift(Table):
         sample: Share of requests that give a row, in (0, 1].
         rows_per_request: Rows taken of one request at most; rows of one batch are not independent.
         report: Where the last comparison is written as a page for people.
+        store: A Redis through which the rows of all hosts reach `mlguard drift serve`; None where
+            each host judges its own.
     """
 
     window: Annotated[StrictInt, Field(ge=50, le=1_000_000)] | None = None
@@ -136,6 +148,11 @@ class Drift(Table):
     sample: Annotated[float, Field(gt=0, le=1, strict=True)] = 1.0
     rows_per_request: Annotated[StrictInt, Field(ge=1, le=1000)] = 1
     report: FilePath | None = None
+    store: StoreUrl | None = Field(default=None, repr=False)
+
+    @field_serializer("store")
+    def _without_password(self, store: str | None) -> str | None:
+        return store and redacted_url(store)
 
 
 class TracingSettings(Table):
@@ -284,6 +301,7 @@ class Settings(Table):
         stores = [
             self.auth.revocation_store if self.auth else None,
             self.quotas.store if self.quotas else None,
+            self.drift.store if self.drift else None,
         ]
         text = json.dumps([self.model_dump(mode="json"), stores], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
