@@ -20,7 +20,7 @@ _TOGETHER = 500  # rows
 _TICK = 0.5  # seconds
 
 
-class ServedModel:
+class JudgedModel:
     """One model's rows, judged here as long as this process holds the lease.
 
     What is read and not judged yet is in Redis still: where anything goes wrong, it begins anew
@@ -151,7 +151,7 @@ class Serving:
         names = set(models)
         chosen = [model for model in config.models if not names or model.name in names]
         self._streams = streams
-        self._models = [ServedModel(_of(config, model), streams) for model in chosen]
+        self._models = [JudgedModel(_of(config, model), streams) for model in chosen]
         self._reading = Lock()
         self._families: list[Family] = []
         self._is_up = False
