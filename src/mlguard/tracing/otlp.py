@@ -32,20 +32,6 @@ _HAS_REMOTE, _IS_REMOTE = 0x100, 0x200
 _PLAIN_STATUS = (b"\x7a\x00", b"\x7a\x02\x18\x01", b"\x7a\x02\x18\x02")
 _LOCAL = b"\x85\x01" + _HAS_REMOTE.to_bytes(4, "little")
 _REMOTE = b"\x85\x01" + (_HAS_REMOTE | _IS_REMOTE).to_bytes(4, "little")
-# Attributes with few values, all of them the service's own: a client must not fill a cache.
-_FEW = frozenset(
-    (
-        "error.type",
-        "http.request.method",
-        "http.response.status_code",
-        "http.route",
-        "mlguard.decision",
-        "mlguard.deny.code",
-        "mlguard.model.name",
-        "mlguard.model.version",
-        "url.scheme",
-    )
-)
 
 
 def _varint(number: int) -> bytes:
@@ -123,26 +109,14 @@ def _attribute(tag: bytes, key: str, value: Any) -> bytes:
         return b""
 
 
-_known = lru_cache(4096, typed=True)(_attribute)
-
-
-@lru_cache(8192)
-def _before_text(key: str, size: int) -> bytes:
-    """Write what stands before the bytes of a span's attribute that is a text of this size."""
-    value = b"\x0a" + _varint(size)
-    member = _text(b"\x0a", key) + b"\x12" + _varint(len(value) + size) + value
-    return b"\x4a" + _varint(len(member) + size) + member
+@lru_cache(1024, typed=True)
+def _known(key: str, value: str | int) -> bytes:
+    """Write a plain attribute of a span. What each span says stays known, whatever clients say."""
+    return _attribute(b"\x4a", key, value)
 
 
 def _attributes(tag: bytes, attributes: Mapping[str, Any] | None) -> bytes:
     return b"".join(_attribute(tag, key, value) for key, value in (attributes or {}).items())
-
-
-@lru_cache(8192)
-def _before_number(key: str, size: int) -> bytes:
-    """Write what stands before the varint, of this size, of a span's attribute."""
-    member = _text(b"\x0a", key) + b"\x12" + _varint(1 + size) + b"\x18"
-    return b"\x4a" + _varint(len(member) + size) + member
 
 
 @lru_cache(1024)
@@ -165,20 +139,11 @@ def span(s: RecordedSpan) -> bytes:
     kind = s._kind
     add(_SERVER if kind is _IS_SERVER else _INTERNAL if kind is _IS_INTERNAL else _KINDS[kind])
     add(_TIMES(0x39, s._start_time, 0x41, s._end_time))
-    for key, value in s._attributes.items():
-        type_ = type(value)
-        if key in _FEW and (type_ is str or type_ is int):
-            add(_known(b"\x4a", key, value))
-        elif type_ is str:
-            text = value.encode("utf-8", "replace")
-            add(_before_text(key, len(text)))
-            add(text)
-        elif type_ is int and 0 <= value < 1 << 35:
-            digits = _varint(value)
-            add(_before_number(key, len(digits)))
-            add(digits)
-        else:
-            add(_attribute(b"\x4a", key, value))
+    attributes = s._attributes
+    if s._is_plain:
+        parts += map(_known, attributes, attributes.values())
+    else:
+        add(_attributes(b"\x4a", attributes))
     if s._dropped:
         add(_count(b"\x50", s._dropped))
     if s._events:

@@ -105,6 +105,7 @@ class RecordedSpan(trace.Span, ReadableSpan):
     _events: Any = ()
     _links: Any = ()
     _dropped = 0
+    _is_plain = True  # its attributes are texts, whole numbers and truths
     _on_error = (True, True)
 
     def __init__(
@@ -167,12 +168,13 @@ class RecordedSpan(trace.Span, ReadableSpan):
             if kind is str:
                 if longest is not None and len(value) > longest:  # type: ignore[arg-type]
                     value = value[:longest]  # type: ignore[index]
-            elif kind is not int and kind is not float and kind is not bool:
+            elif kind is not int and kind is not bool:
                 cleaned = _cleaned(key, value, longest)
                 if not cleaned:
                     self._dropped += 1
                     continue
                 value = cleaned[key]
+                self._is_plain = False
             if key in own or most is None or len(own) < most:
                 own[key] = value
             else:
