@@ -32,7 +32,8 @@ def to_call(scope: Scope, fields: frozenset[bytes]) -> Call:
     """
     headers = scope["headers"]
     said = dict(headers)  # of a doubled one, the last
-    host, agent = _text(said, b"host"), _text(said, b"user-agent")
+    host = said.get(b"host", b"").decode("latin-1")
+    agent = said.get(b"user-agent", b"").decode("latin-1")
     authorization = _each(headers, said, b"authorization")
     forwarded = _each(headers, said, b"x-forwarded-for")
     carrier = None if fields.isdisjoint(said) else _carrier(headers, said, fields)
@@ -62,10 +63,6 @@ def to_call(scope: Scope, fields: frozenset[bytes]) -> Call:
         carrier,
         is_websocket,
     )
-
-
-def _text(said: dict[bytes, bytes], name: bytes) -> str:
-    return said[name].decode("latin-1") if name in said else ""
 
 
 def _each(headers: Any, said: dict[bytes, bytes], name: bytes) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,18 @@ EC = {
 }
 OKP = {"Ed25519": "EdDSA"}
 ALL = frozenset((*HMAC, *RSA, *(c.algorithm for c in EC.values()), *OKP.values()))
+
+
+class SecretKey(HMACKey):  # type: ignore[misc]
+    """Verify an HMAC as python-jose does (RFC 7518 section 3.2), at half the cost."""
+
+    def __init__(self, key: Any, algorithm: str) -> None:
+        super().__init__(key, algorithm)
+        self._hash = f"sha{algorithm[2:]}"
+
+    def verify(self, msg: bytes, sig: bytes) -> bool:
+        """Say whether the signature is that of the message."""
+        return hmac.compare_digest(hmac.digest(self.prepared_key, msg, self._hash), sig)
 
 
 class PSSKey(Key):  # type: ignore[misc]
@@ -86,5 +99,5 @@ def build(algorithm: str, key: Any) -> Any:
 
     python-jose's registry is passed by: it belongs to the whole process.
     """
-    kinds = {"HS": HMACKey, "RS": RSAKey, "PS": PSSKey, "ES": ECKey, "Ed": Ed25519Key}
+    kinds = {"HS": SecretKey, "RS": RSAKey, "PS": PSSKey, "ES": ECKey, "Ed": Ed25519Key}
     return kinds[algorithm[:2]](key, algorithm)

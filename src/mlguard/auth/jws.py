@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 from mlguard.auth.keys import KeySet, VerifyingKey
@@ -41,7 +44,7 @@ class Unverified:
         signature: The decoded signature.
     """
 
-    header: dict[str, Any]
+    header: Mapping[str, Any]
     algorithm: str
     kid: str | None
     payload: bytes
@@ -84,13 +87,10 @@ def parse_jws(token: str) -> Unverified:
     segments = raw.split(b".", 3)
     if len(segments) != 3:
         raise _malformed("not three segments")
-    header_bytes, payload, signature = map(_decode, segments)
-    if len(header_bytes) > LONGEST_HEADER:
-        raise _malformed("a header longer than 2048 bytes")
+    header, algorithm, kid = _header(segments[0])
+    payload, signature = _decode(segments[1]), _decode(segments[2])
     if not signature:
         raise _malformed("no signature")
-    header = _object(header_bytes, "header", _DEEPEST_HEADER)
-    algorithm, kid = _checked(header)
     return Unverified(header, algorithm, kid, payload, raw[: raw.rindex(b".")], signature)
 
 
@@ -126,6 +126,16 @@ def _decode(segment: bytes) -> bytes:
         return base64url(segment)
     except ValueError as error:
         raise _malformed(f"a segment {error}") from None
+
+
+@lru_cache(64)
+def _header(segment: bytes) -> tuple[Mapping[str, Any], str, str | None]:
+    """Read the header, its `alg` and its `kid`: an issuer's tokens have the same one, mostly."""
+    raw = _decode(segment)
+    if len(raw) > LONGEST_HEADER:
+        raise _malformed("a header longer than 2048 bytes")
+    header = _object(raw, "header", _DEEPEST_HEADER)
+    return MappingProxyType(header), *_checked(header)
 
 
 def _checked(header: dict[str, Any]) -> tuple[str, str | None]:

@@ -154,7 +154,8 @@ class Numbers(Collector):
 
     def add(self, *named: str, amount: float = 1.0) -> None:
         """Add to a counter or gauge."""
-        self.number(*named).add(amount)
+        cell = self._cells.get(named) or self._made(named)
+        cell.add(amount)
 
     def forget(self) -> None:
         """Begin at zero, in a forked process: what was counted is the parent's."""

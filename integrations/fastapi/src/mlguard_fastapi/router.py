@@ -108,8 +108,11 @@ class _DefaultGate:
         elif await adrive(exchange.matched(exchange.unmatched)):
             await to_response(exchange, scope, send)
         else:
-            with exchange.handing_over():
+            exchange.depth += 1
+            try:
                 await self._default(scope, receive, send)
+            finally:
+                exchange.depth -= 1
 
 
 class _Matched(NamedTuple):
