@@ -166,6 +166,10 @@ class Host:
             if not self.is_alone:
                 raise WorkersApart(error) from None
             return self._metrics.snapshot()
+        return self._with_analysts(families)
+
+    def _with_analysts(self, families: list[Family]) -> list[Family]:
+        """Add what the analyst told last."""
         return merge([families, self._analyst.families()]) if self._analyst else families
 
     def _collected(self) -> list[Family]:
@@ -175,11 +179,13 @@ class Host:
 
     def collect_alone(self) -> list[Family] | None:
         """Return this worker's numbers where they are the instance's; None where others count."""
-        if not self._is_open or not self._snapshots.is_alone or self._analyst is not None:
+        if not self._is_open or not self._snapshots.is_alone:
             return None
-        with suppress(DatabaseFailed):  # `collect` says so
-            return self._snapshots.collect_alone()
-        return None
+        try:
+            families = self._snapshots.collect_alone()
+        except DatabaseFailed:  # `collect` says so
+            return None
+        return None if families is None else self._with_analysts(families)
 
     def learn(self, *revocations: Revocation) -> int:
         """Refuse what they name, the others after `share`; tell for how many there was no room."""
