@@ -28,13 +28,29 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what waits the longest: short tests fill the time until it ends."""
-    items.sort(key=_waits_least)
+    """Begin with what waits the longest: short tests fill the time until it ends.
+
+    What shares a server is done together.
+    """
+    files: dict[Path, int] = {}
+    groups: dict[str, int] = {}
+    items.sort(
+        key=lambda item: (
+            _waits_least(item),
+            files.setdefault(item.path, len(files)),
+            groups.setdefault(_group(item), len(groups)),
+        )
+    )
 
 
 def _waits_least(item: pytest.Item) -> int:
     folder = item.path.parent.name
     return LONGEST_FIRST.index(folder) if folder in LONGEST_FIRST else len(LONGEST_FIRST)
+
+
+def _group(item: pytest.Item) -> str:
+    mark = item.get_closest_marker("xdist_group")
+    return str(mark.args[0]) if mark else ""
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:

@@ -254,6 +254,8 @@ def uvicorn(
     port = free_port()
     command = [*launcher, sys.executable, "-m", "uvicorn", app, "--http", http]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", str(workers)]
+    # On a busy machine a worker that starts is no worker that hangs.
+    command += ["--timeout-worker-healthcheck", str(int(LONG))]
     return Server(command, port=port, ready=ready, cwd=cwd, env=_importing(env))
 
 
@@ -415,10 +417,16 @@ def jaeger(*, cwd: Path) -> Jaeger:
 
 
 class _Receiver:
-    """An HTTP server in a thread that keeps what is posted to it."""
+    """An HTTP server in a thread that keeps what is posted to it.
+
+    Attributes:
+        go: While it is not set, nobody is answered.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self.go = threading.Event()
+        self.go.set()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -440,12 +448,14 @@ class _Receiver:
 
         class Post(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
+                receiver.go.wait(LONG)
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 with receiver._lock:
                     receiver.receive(self.path, self.headers, body)
-                self.send_response(200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
+                with contextlib.suppress(OSError):  # who has waited for too long is gone
+                    self.send_response(200)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
 
             def log_message(self, *args: object) -> None:
                 pass

@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from typing import Any
 
 from fastapi import FastAPI
@@ -21,6 +22,12 @@ app = FastAPI()
 @app.get("/health")
 async def health() -> dict[str, str]:
     return {"status": "ok"}
+
+
+@app.get("/threads")
+async def running_threads() -> dict[str, Any]:
+    """Name the threads of the worker that answers."""
+    return {"worker": os.getpid(), "threads": [t.name for t in threading.enumerate()]}
 
 
 @app.post("/predict")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from typing import Any
 
 from flask import Flask, request
@@ -14,6 +15,12 @@ app = Flask(__name__)
 @app.get("/health")
 def health() -> dict[str, str]:
     return {"status": "ok"}
+
+
+@app.get("/threads")
+def running_threads() -> dict[str, Any]:
+    """Name the threads of the worker that answers."""
+    return {"worker": os.getpid(), "threads": [t.name for t in threading.enumerate()]}
 
 
 @app.post("/predict")

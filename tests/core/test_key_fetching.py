@@ -173,6 +173,18 @@ def test_the_start_waits_for_nothing(server: KeyServer) -> None:
     assert took < 2
 
 
+def test_who_waits_for_the_start(server: KeyServer) -> None:
+    """Who waits for the first fetch has the keys, or has waited for as long as one may take."""
+    with Service(server) as service:
+        service.fetcher.wait()
+        assert service.kids() == {"old"}
+
+    server.answer(stall)
+    with Service(server, short_timeout=0.2) as service:
+        service.fetcher.wait()
+        assert service.kids() == set()
+
+
 def test_fifty_who_ask_at_once_share_one_fetch(server: KeyServer) -> None:
     """Fifty threads that need a key at the same moment cost the issuer one request."""
     with Service(server) as service:

@@ -9,7 +9,7 @@ import math
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
@@ -27,6 +27,7 @@ from tests.contract.client import AUDIENCE, ISSUER, SECRET, OverSockets, metric,
 SERVICE = "counted"
 _PATIENCE = servers.LONG  # seconds in which a service answers, whatever is the matter
 _RECONNECT = 8  # requests after which another worker may accept a client
+Sign = Callable[..., str]
 _LEFT = re.compile(r'"([^"]+)";r=(\d+)')
 
 
@@ -41,6 +42,7 @@ class Reply(NamedTuple):
         status: The HTTP status.
         headers: By name in lower case.
         body: The bytes.
+        again: How often it was asked once more, as the connection had ended.
     """
 
     route: str
@@ -50,6 +52,7 @@ class Reply(NamedTuple):
     status: int
     headers: Mapping[str, str]
     body: bytes
+    again: int = 0
 
     @property
     def received(self) -> float:
@@ -81,9 +84,9 @@ class Reply(NamedTuple):
 class Connection:
     """A client's connection, which is kept from one request to the next."""
 
-    def __init__(self, url: str, subject: str = "", **claims: Any) -> None:
+    def __init__(self, url: str, subject: str = "", *, sign: Sign = token, **claims: Any) -> None:
         self._host, self._port = urlsplit(url).hostname, urlsplit(url).port
-        login = f"Authorization: Bearer {token(subject, **claims)}\r\n" if subject else ""
+        login = f"Authorization: Bearer {sign(subject, **claims)}\r\n" if subject else ""
         self._fixed = f"Host: {self._host}\r\n{login}"
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
@@ -95,9 +98,16 @@ class Connection:
         head = f"{method} {route} HTTP/1.1\r\n{self._fixed}Content-Type: application/json\r\n"
         request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
         sent = time.monotonic()
+        again = -1
+        answered = None
         async with asyncio.timeout(_PATIENCE):
-            status, headers, answer = await self._exchange(request)
-        return Reply(route, rows, sent, time.monotonic() - sent, status, headers, answer)
+            while answered is None:
+                again += 1
+                try:
+                    answered = await self._exchange(request)
+                except (ConnectionError, asyncio.IncompleteReadError):
+                    self.close()  # it ended while nobody asked, or with who was to answer
+        return Reply(route, rows, sent, time.monotonic() - sent, *answered, again)
 
     async def _exchange(self, request: bytes) -> tuple[int, dict[str, str], bytes]:
         if self._streams is None:
@@ -142,9 +152,9 @@ class Load:
         replies: Everything that was answered so far, in order of arrival.
     """
 
-    def __init__(self, url: str, askers: Sequence[Asker]) -> None:
+    def __init__(self, url: str, askers: Sequence[Asker], *, sign: Sign = token) -> None:
         self.replies: list[Reply] = []
-        self._url, self._askers = url, askers
+        self._url, self._askers, self._sign = url, askers, sign
         self._trouble: BaseException | None = None
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -193,7 +203,7 @@ class Load:
                 group.create_task(self._ask(asker, number / len(self._askers)))
 
     async def _ask(self, asker: Asker, phase: float) -> None:
-        connection = Connection(self._url, asker.subject)
+        connection = Connection(self._url, asker.subject, sign=self._sign)
         due, asked = time.monotonic() + phase * asker.pace, 0
         with contextlib.closing(connection):
             while not self._is_over.is_set():
@@ -228,9 +238,13 @@ class Counted:
     @property
     def is_degraded(self) -> bool:
         """Whether a worker says that it is without its store, or none can say anything."""
+        return self.is_degraded_in("quotas")
+
+    def is_degraded_in(self, part: str) -> bool:
+        """Whether a worker says that it is without a part, or none can say anything."""
         if OverSockets(self.url).ask("GET", "/metrics").status == 503:
             return True
-        return self.metric("mlguard_degraded", part="quotas") == 1
+        return self.metric("mlguard_degraded", part=part) == 1
 
     def said(self, text: str) -> int:
         """Tell how many lines of the log have a text in them."""
@@ -272,14 +286,20 @@ def settings(quotas: Mapping[str, Any], *, models: Sequence[str] = ("/predict",)
             "audience": AUDIENCE,
             "secret_env": "COUNTED_SECRET",
             "algorithms": ["HS256"],
-            "public": ["/health"],
+            "public": ["/health", "/threads"],
         },
         "quotas": dict(quotas),
     }
 
 
 def server(
-    framework: str, folder: Path, written: Mapping[str, Any], *, workers: int, status: int = 200
+    framework: str,
+    folder: Path,
+    written: Mapping[str, Any],
+    *,
+    workers: int,
+    status: int = 200,
+    env: Mapping[str, str] | None = None,
 ) -> servers.Server:
     """Describe a service's server: FastAPI's is uvicorn, Flask's gunicorn with threads."""
     start = {"fastapi": servers.uvicorn, "flask": servers.gunicorn}[framework]
@@ -288,6 +308,7 @@ def server(
         "COUNTED_SECRET": SECRET,
         "TMPDIR": str(folder),
         "XDG_RUNTIME_DIR": "",
+        **(env or {}),
     }
     described = start(f"tests.apps.counted_{framework}:app", cwd=folder, workers=workers, env=env)
     described._status = status  # what starts it here has no such argument
@@ -296,10 +317,15 @@ def server(
 
 @contextlib.contextmanager
 def counted(
-    framework: str, folder: Path, written: Mapping[str, Any], *, workers: int
+    framework: str,
+    folder: Path,
+    written: Mapping[str, Any],
+    *,
+    workers: int,
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[Counted]:
     """Run a service."""
-    with server(framework, folder, written, workers=workers) as started:
+    with server(framework, folder, written, workers=workers, env=env) as started:
         yield Counted(started, Quotas.model_validate(written["quotas"]), folder)
 
 

@@ -188,6 +188,8 @@ class Service:
             self.tracing.start(self._exported, self.metrics.spans_dropped)
             if not self.serves_once:
                 self._background.start()
+            if self._fetcher and not on_event_loop():  # threads wait: few of the first could
+                self._fetcher.wait()
             if not self._has_begun:  # nor inherited from a process that forked
                 atexit.register(self.close)
             self._has_begun = self.started = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 
 from mlguard import forks
@@ -61,6 +61,10 @@ class KeyFetcher:
         if not self._fetches:
             self._fetches = self._made()
             self.look_after()
+
+    def wait(self) -> None:
+        """Wait for the fetches that are under way, for as long as one may take."""
+        wait(filter(None, map(self._ask, self._fetches)), self._auth.jwks_timeout)
 
     def look_after(self) -> float | None:
         """Begin the fetches that are due; tell in how many seconds the next is."""
