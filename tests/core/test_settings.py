@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from mlguard.errors import InvalidSettings
+from mlguard.performance import Task
+from mlguard.performance.calibration import ScoreCalibration
 from mlguard.reference import Reference
 from mlguard.settings import Settings, load
 
@@ -368,6 +370,64 @@ MISTAKES = [
     pytest.param({"drift": {"sample": 0}}, "drift.sample = 0", id="no sample"),
     pytest.param({"drift": {"sample": "0.5"}}, "drift.sample = '0.5'", id="sample of text"),
     pytest.param({"drift": {"rows_per_request": 0}}, "drift.rows_per_request = 0", id="no rows"),
+    pytest.param(
+        {"models": [{"name": "iris", "classes": [0, 1]}]},
+        "has `classes`: say `task",
+        id="classes of no task",
+    ),
+    pytest.param(
+        {"models": [{"name": "iris", "task": "regression", "threshold": 0.4}]},
+        "has `threshold`: say `task",
+        id="threshold of a regression",
+    ),
+    pytest.param(
+        {"models": [{"name": "iris", "task": "classification", "scores": "p"}]},
+        "has `scores`: say where its predictions are",
+        id="scores without predictions",
+    ),
+    pytest.param(
+        {"models": [{"name": "iris", "task": "classification", "classes": [0, "0"]}]},
+        "must be two or more classes",
+        id="one class twice",
+    ),
+    pytest.param(
+        {"models": [{"name": "iris", "task": "classification", "classes": "ab"}]},
+        "must be a list like",
+        id="classes of text",
+    ),
+    pytest.param(
+        {"models": [{"name": "iris", "task": "classification", "classes": [0, {}]}]},
+        "must be two or more classes",
+        id="no class",
+    ),
+    pytest.param(
+        {"models": [{"name": "iris", "task": "classification", "threshold": 1}]},
+        "threshold = 1",
+        id="threshold of all",
+    ),
+    pytest.param(
+        {"models": [{"name": "iris", "task": "classification", "calibration": "/nowhere"}]},
+        "models[iris].calibration = '/nowhere': /nowhere does not exist: make it with",
+        id="calibration that is not there",
+    ),
+    pytest.param({"feedback": {}}, "feedback: no model has a `task`", id="feedback on nothing"),
+    pytest.param({"feedback": {"window": 9}}, "feedback.window = 9", id="few labels"),
+    pytest.param({"feedback": {"retention": "7d"}}, "feedback.retention = '7d'", id="days"),
+    pytest.param({"feedback": {"scope": "a b"}}, "feedback.scope", id="two scopes"),
+    pytest.param(
+        {"models": [{"name": "iris", "task": "regression"}], "feedback": {"route": "/feedback"}},
+        "feedback.route: needs the table [auth]",
+        id="labels of anybody",
+    ),
+    pytest.param(
+        {
+            "models": [{"name": "iris", "task": "regression"}],
+            "feedback": {},
+            "service": {"host_file": False},
+        },
+        "feedback: needs the file in which",
+        id="feedback without a file",
+    ),
     pytest.param({"tracing": {"sample": 1.1}}, "tracing.sample = 1.1", id="more than all"),
     pytest.param({"tracing": {"sample": -0.1}}, "tracing.sample = -0.1", id="less than none"),
     pytest.param({"tracing": {"endpoint": "127.0.0.1:4318"}}, "tracing.endpoint", id="no scheme"),
@@ -808,6 +868,21 @@ class TestSecrets:
         (problem,) = problems({"auth": auth})
 
         assert problem.startswith(f"auth.secret_file = '{path}': cannot be read: ")
+
+    def test_a_calibration_of_other_classes(self, tmp_path: Path) -> None:
+        """What scores are worth was learned for the classes that the model has."""
+        path = tmp_path / "calibration.json"
+        scores = [n / 100 for n in range(100)]
+        task = Task("classification", ("no", "yes"))
+        ScoreCalibration.fit(task, scores, ["yes" if s > 0.5 else "no" for s in scores]).save(path)
+        model = {"name": "iris", "task": "classification", "calibration": str(path)}
+
+        (problem,) = problems({"models": [model]})
+
+        assert problem.endswith("and is of ['no', 'yes']")
+        assert (
+            loaded({"models": [model | {"classes": ["no", "yes"]}]}).models[0].calibration == path
+        )
 
     def test_pseudonym_key(self) -> None:
         """The key of pseudonyms comes from the variable that the settings name."""

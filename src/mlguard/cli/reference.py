@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from mlguard.cli import calibrate
 from mlguard.errors import InvalidSettings, MissingExtra
 
 
@@ -21,6 +22,7 @@ def add(commands: Any) -> None:
     )
     build.add_argument("--categorical", nargs="+", default=(), metavar="COLUMN")
     build.set_defaults(run=_build)
+    calibrate.add(actions)
 
 
 def _build(options: argparse.Namespace) -> None:

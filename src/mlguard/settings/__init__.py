@@ -7,6 +7,7 @@ from mlguard.settings.mistakes import SECRET_URLS, nearest
 from mlguard.settings.quotas import DEFAULT, Limits, Plan, Quotas
 from mlguard.settings.tables import (
     Drift,
+    FeedbackSettings,
     MetricsSettings,
     Model,
     ServiceSettings,
@@ -37,6 +38,7 @@ __all__ = [
     "SECRET_URLS",
     "Auth",
     "Drift",
+    "FeedbackSettings",
     "Issuer",
     "Limits",
     "MetricsSettings",

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mlguard.errors import InvalidSettings, MLGuardError
+from mlguard.performance.task import TWO
 from mlguard.settings.environment import PREFIX, override
 from mlguard.settings.issuers import Auth, Issuer
 from mlguard.settings.mistakes import SECRET_URLS, place, sentences
@@ -78,6 +79,7 @@ def _resolved(
         problems += _key_files(issuers)
     for model in settings.models if "references" in named else ():
         problems += _reference(model)
+        problems += _calibration(model)
     if problems:
         raise InvalidSettings(*problems, source=name)
     settings.resolve(name, secrets, pseudonym_key)
@@ -200,3 +202,18 @@ def _reference(model: Model) -> Iterator[str]:
             f"models[{model.name}].features = {list(model.features)}: "
             f"must be the reference's, in its order: {list(features)}"
         )
+
+
+def _calibration(model: Model) -> Iterator[str]:
+    if model.calibration is None:
+        return
+    from mlguard.performance.calibration import ScoreCalibration
+
+    key = f"models[{model.name}].calibration = '{model.calibration}'"
+    try:
+        learned = ScoreCalibration.load(model.calibration).classes
+    except MLGuardError as error:
+        yield f"{key}: {error}"
+        return
+    if learned != (model.classes or TWO):
+        yield f"{key}: must be of the model's classes, in their order, and is of {list(learned)}"

@@ -21,12 +21,14 @@ from pydantic import (
 from mlguard.settings.issuers import Auth, Issuer
 from mlguard.settings.quotas import Quotas, misnamed
 from mlguard.settings.values import (
+    Classes,
     FilePath,
     HeadSize,
     Name,
     Network,
     PathText,
     RouteText,
+    Scope,
     Scopes,
     Size,
     StoreUrl,
@@ -87,6 +89,11 @@ class Model(Table):
         features: Names of a row's fields, in order; default: the reference's.
         reference: The file that says what training looked like.
         scopes: What a token must grant to ask this model, beyond `auth.scopes`.
+        task: What it answers, for its performance: a class, or a number.
+        classes: Its classes, in the order of their scores; of two, the last is the positive one.
+        scores: Where the classes' probabilities are in the JSON answer.
+        threshold: The probability from which a row is positive, where only scores are answered.
+        calibration: The file that says what its scores are worth.
     """
 
     name: Name
@@ -99,6 +106,11 @@ class Model(Table):
     features: tuple[Text, ...] = ()
     reference: FilePath | None = None
     scopes: Scopes = ()
+    task: Literal["classification", "regression"] | None = None
+    classes: Classes = ()
+    scores: Text | None = None
+    threshold: Annotated[float, Field(gt=0, lt=1, strict=True)] = 0.5
+    calibration: FilePath | None = None
 
     @model_validator(mode="after")
     def _agree(self) -> Model:
@@ -116,7 +128,17 @@ class Model(Table):
             )
         if len(set(self.features)) != len(self.features):
             raise contradiction("names a feature twice")
+        self._task_agrees()
         return self
+
+    def _task_agrees(self) -> None:
+        """Find what only a classification has."""
+        if self.task != "classification":
+            for name in ("classes", "scores", "threshold", "calibration"):
+                if name in self.model_fields_set:
+                    raise contradiction(f'has `{name}`: say `task = "classification"` too')
+        if self.scores and not (self.outputs or self.protocol):
+            raise contradiction("has `scores`: say where its predictions are, with `outputs`")
 
     @property
     def all_routes(self) -> tuple[str, ...]:
@@ -155,6 +177,24 @@ class Drift(Table):
         return store and redacted_url(store)
 
 
+class FeedbackSettings(Table):
+    """How truths that come late find the predictions that they are about.
+
+    Attributes:
+        retention: Seconds for which a call's predictions are kept, and labels are taken.
+        max_calls: Calls that are kept at most; the oldest give way.
+        window: The last labels of a model, from which its performance is measured.
+        route: Where labels may be sent to; None is nowhere.
+        scope: What a token must grant to send some.
+    """
+
+    retention: Annotated[StrictInt, Field(ge=60, le=31_536_000)] = 604_800
+    max_calls: Annotated[StrictInt, Field(ge=100, le=10_000_000)] = 100_000
+    window: Annotated[StrictInt, Field(ge=10, le=10_000)] = 1000
+    route: PathText | None = None
+    scope: Scope = "mlguard.feedback"
+
+
 class TracingSettings(Table):
     """Where spans go.
 
@@ -191,6 +231,7 @@ class Settings(Table):
     auth: Auth | None = None
     quotas: Quotas | None = None
     drift: Drift | None = None
+    feedback: FeedbackSettings | None = None
     tracing: TracingSettings | None = None
     metrics: MetricsSettings = MetricsSettings()
 
@@ -224,9 +265,30 @@ class Settings(Table):
                 "auth.revocation_store: needs the file in which the workers of a host meet, "
                 "which `service.host_file` switches off",
             )
+        if self.feedback:
+            self._feedback_agrees(self.feedback)
         if self.quotas:
             self._quotas_agree(self.quotas)
         return self
+
+    def _feedback_agrees(self, feedback: FeedbackSettings) -> None:
+        """Find what labels need and the rest of the settings lacks."""
+        if not any(m.task for m in self.models):
+            raise contradiction(
+                "feedback: no model has a `task`, which says what its predictions are",
+            )
+        if feedback.route and not self.auth:
+            raise contradiction("feedback.route: needs the table [auth], or anybody could send")
+        if not self.service.host_file and not self.shares_redis:
+            raise contradiction(
+                "feedback: needs the file in which the workers of a host meet, which "
+                "`service.host_file` switches off, or a Redis in `quotas.store`",
+            )
+
+    @property
+    def shares_redis(self) -> bool:
+        """Whether the service counts in a Redis, where its hosts meet."""
+        return self.quotas is not None and self.quotas.store.startswith("redis")
 
     def _quotas_agree(self, quotas: Quotas) -> None:
         """Find what the quotas name and the rest of the settings lacks."""

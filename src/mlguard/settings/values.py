@@ -21,6 +21,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
+from mlguard.drift.reference import to_category
 from mlguard.redis_url import problem
 from mlguard.urls import is_secure
 
@@ -151,6 +152,16 @@ def _listed(value: object) -> object:
     return (value,) if isinstance(value, str | os.PathLike) else value
 
 
+def _classes(value: object) -> object:
+    """Spell classes as they are compared: what JSON, NumPy and files turn into another is one."""
+    if not isinstance(value, list | tuple):
+        raise mistake('must be a list like ["no", "yes"] or [0, 1]')
+    classes = tuple(map(to_category, value))
+    if len(classes) < 2 or None in classes or len(set(classes)) != len(classes):
+        raise mistake("must be two or more classes, each another text or number")
+    return classes
+
+
 def _media_types(typ: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(map(media_type, typ))
 
@@ -212,6 +223,7 @@ StoreUrl = Annotated[
     _must(_matches(_STORE), 'a URL like "rediss://redis.example.com:6379/0"'),
 ]
 MediaTypes = Annotated[Texts, AfterValidator(_media_types)]
+Classes = Annotated[tuple[str, ...], BeforeValidator(_classes)]
 Algorithm = Literal[*HMAC, *PUBLIC_KEY]  # type: ignore[valid-type]
 Algorithms = Annotated[tuple[Algorithm, ...], Field(min_length=1)]
 Scope = Annotated[str, Field(pattern=r"^[\x21\x23-\x5B\x5D-\x7E]+$")]  # RFC 6749 section 3.3
