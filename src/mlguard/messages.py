@@ -130,6 +130,9 @@ class Inference:
         inputs: The rows, where they could be read: lists in the order of the features.
         predictions: What the model answered, one entry a row; a handler sets it.
         seconds: How long it ran, None until it ended.
+        scores: The classes' probabilities, one entry a row; a handler sets it where the model has
+            a `task`.
+        id: What later names the call to `guard.feedback`; "" where its predictions are not kept.
     """
 
     model: str
@@ -138,6 +141,8 @@ class Inference:
     inputs: Sequence[Any] = ()
     predictions: Any = None
     seconds: float | None = None
+    scores: Any = None
+    id: str = ""
 
 
 @dataclass(slots=True)
@@ -153,6 +158,10 @@ class Outcome:
         waited: Seconds between the decision and the handler, None where nothing was between.
         sampled: The rows that the drift check gets, as they came.
         is_observed: Whether its rows are among those that the drift check samples from.
+        answers: What the model said of the sampled rows, as it came: predictions and scores.
+        call_id: Names the call, where its predictions are kept; else "".
+        predictions: What is kept of it, as it came: None where there is nothing, or too much.
+        scores: The same, of the classes' probabilities.
     """
 
     model: str
@@ -163,6 +172,10 @@ class Outcome:
     waited: float | None = None
     sampled: tuple[Any, ...] = ()
     is_observed: bool = False
+    answers: tuple[tuple[Any, Any], ...] = ()
+    call_id: str = ""
+    predictions: Any = None
+    scores: Any = None
 
 
 @dataclass(frozen=True, slots=True)

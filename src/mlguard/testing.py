@@ -98,6 +98,6 @@ class GuardTester:
         found = [s["value"] for s in samples if s["name"] == name and s["labels"] == labels]
         return float(found[0]) if found else 0.0
 
-    def _offer(self, model: str, version: str, row: list[Any]) -> bool:
+    def _offer(self, model: str, version: str, row: list[Any], _: object) -> bool:
         self._rows.append((model, version, row))
         return True

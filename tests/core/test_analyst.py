@@ -18,14 +18,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
-from mlguard.analyst import Analyst, AnalystConfig, DriftModel
+from mlguard.analyst import Analyst, AnalystConfig, DriftModel, ScoredModel
 from mlguard.analyst.analyst import HUNG
 from mlguard.analyst.checker import Checker
 from mlguard.analyst.drift_metrics import DriftMetrics
+from mlguard.analyst.estimator import Estimator
 from mlguard.analyst.queue import MAX_QUEUED
 from mlguard.analyst.starting import python
 from mlguard.app.host import Host
@@ -193,7 +194,7 @@ def test_a_service_that_ends_hands_over_its_rows(tmp_path: Path) -> None:
     host.close()
 
     database = Database(Folder.of(settings.meeting, settings.folder).database, wait=2.0)
-    assert SampledRows(database, settings.digest()).take(9) == [["iris", "1", [1.0]]]
+    assert SampledRows(database, settings.digest()).take(9) == [["iris", "1", [1.0], None]]
     database.close()
 
 
@@ -207,7 +208,7 @@ class TestRows:
 
         assert rows.put([write_row("iris", "\ud800", row)[0] for row in odd]) == 4
         assert SampledRows(worker.database, "other").take(9) == []
-        assert rows.take(3) + rows.take(3) == [["iris", "\ud800", row] for row in odd]
+        assert rows.take(3) + rows.take(3) == [["iris", "\ud800", row, None] for row in odd]
 
     def test_too_many_are_lost_and_counted(self, worker: Worker) -> None:
         """While nobody takes them, no more rows wait than there is room for: the first ones."""
@@ -246,7 +247,7 @@ class TestRows:
         worker.analyst.look_after()
 
         assert worker.dropped(reason) == 1
-        assert SampledRows(worker.database, "digest").take(9) == [["iris", "3", [1.0]]]
+        assert SampledRows(worker.database, "digest").take(9) == [["iris", "3", [1.0], None]]
 
     def test_a_worker_has_room_for_so_many(self, worker: Worker) -> None:
         """Rows that no thread takes to the file are refused, not heaped up."""
@@ -633,6 +634,73 @@ def test_windows_are_closed_by_rows_or_by_age() -> None:
     assert not checker.close_aged()
 
 
+class TestEstimator:
+    """Performance by scores alone, without a process."""
+
+    SCORED = (ScoredModel("iris", ("0", "1")),)
+
+    def estimator(self, *scored: ScoredModel, window: int = 4) -> Estimator:
+        pytest.importorskip("numpy", reason="the drift extra is not installed")
+        config = AnalystConfig("s", "digest", (IRIS,), window=window, scored=scored or self.SCORED)
+        return Estimator(AnalystConfig.from_json(config.to_json()))
+
+    def test_a_full_window_is_estimated(self) -> None:
+        """Of each version's windows the last is told; rows without scores are in none."""
+        estimator = self.estimator()
+        estimator.prepare([])
+        rows: list[list[Any] | None] = [["1", 0.9], None, ["0", 0.1], ["1"], ["1", 0.7], ["0", 0.3]]
+
+        full = [estimator.add("iris", "3", said) for said in rows]
+
+        assert full == [False] * 5 + [True]
+        families = estimator.families()
+        name = "mlguard_model_performance_estimated"
+        accuracy = value(families, name, model="iris", version="3", metric="accuracy")
+        assert accuracy == pytest.approx(0.8)
+        assert value(families, f"{name}_rows") == 4
+        assert (value(families, f"{name}_error", metric="accuracy") or 0) > 0
+        assert not estimator.add("unknown", "3", ["1", 0.9])
+
+    def test_the_next_one_goes_on(self) -> None:
+        """What was estimated last stands until there is more, for the models that are scored."""
+        before, after, other = (
+            self.estimator(),
+            self.estimator(),
+            self.estimator(ScoredModel("other", ("0", "1"))),
+        )
+        before.prepare([])
+        for _ in range(4):
+            before.add("iris", "3", ["1", 0.9])
+        for each in (after, other):
+            each.prepare(before.families())
+
+        assert after.families() == before.families()
+        assert other.families() == []
+
+    def test_versions_are_bounded(self) -> None:
+        """Beyond twenty versions of a model, all are one."""
+        estimator = self.estimator(window=1)
+        estimator.prepare([])
+        for number in range(30):
+            estimator.add("iris", str(number), ["1", 0.9])
+
+        rows = "mlguard_model_performance_estimated_rows"
+        assert value(estimator.families(), rows) == 21
+        assert value(estimator.families(), rows, version="_OTHER") == 1
+
+    def test_without_its_calibration_there_is_no_estimate(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A model whose calibration is gone is said to have none, and the others go on."""
+        lost = ScoredModel("lost", ("0", "1"), "/nowhere/calibration.json")
+        estimator = self.estimator(lost, *self.SCORED, window=1)
+        estimator.prepare([])
+
+        assert not estimator.add("lost", "3", ["1", 0.9])
+        assert estimator.add("iris", "3", ["1", 0.9])
+        assert "performance of lost is not estimated" in caplog.text
+
+
 @pytest.fixture(scope="module")
 def judged() -> Iterator[Worker]:
     """A worker whose reference has two normal features."""
@@ -647,7 +715,10 @@ def judged() -> Iterator[Worker]:
         Reference.build({"a": rng.normal(size=500), "b": rng.normal(size=500)}).save(path)
         model = DriftModel("iris", "3", ("b", "a"), str(path))
         service = f"{SERVICE}-drift"
-        config = AnalystConfig(service, "digest", (model,), window=100, report=str(report))
+        scored = (ScoredModel("iris", ("0", "1")),)
+        config = AnalystConfig(
+            service, "digest", (model,), window=100, report=str(report), scored=scored
+        )
         worker = Worker(Path(name), config)
         yield worker
         worker.close()
@@ -667,7 +738,7 @@ class TestDrift:
         judged.analyst.look_after()
         assert ask("worker_up") == 0
         for row in np.random.default_rng(1).normal(loc=[5.0, 0.0], size=(100, 2)):
-            assert judged.analyst.offer("iris", "3", row)
+            assert judged.analyst.offer("iris", "3", row, ["1", 0.75])
             assert judged.analyst.offer("unknown", "3", row)
         judged.until(lambda: ask("checks_total", result="drift") == 1, 120)
         judged.until(lambda: judged.states[-1])
@@ -680,6 +751,10 @@ class TestDrift:
         assert 0.1 < (ask("smallest_detectable", feature="b") or 0) < 1
         assert ask("episode") == 0
         assert ask("window_rows") == 100
+        estimated = "mlguard_model_performance_estimated"
+        judged.until(lambda: value(judged.analyst.families(), f"{estimated}_rows") == 100)
+        told = value(judged.analyst.families(), estimated, version="3", metric="accuracy")
+        assert told == pytest.approx(0.75)
         assert ask("reference_info", rows="500") == 1
         assert judged.config.report is not None
         eventually(Path(judged.config.report).exists)

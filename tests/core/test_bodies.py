@@ -375,24 +375,24 @@ class TestAnswers:
         """Predictions are counted where the answer says how many they are, never too few."""
         raw = json.dumps({"predictions": predictions}).encode()
 
-        assert NAMED.answered(raw, asked(rows)) == (expected, predictions)
+        assert NAMED.answered(raw, asked(rows)) == (expected, predictions, None)
 
     @pytest.mark.parametrize("raw", [b"", b"{", b"[1]", b'{"other": [1]}'], ids=repr)
     def test_not_there(self, raw: bytes) -> None:
         """An answer without them says nothing."""
-        assert NAMED.answered(raw, asked(1)) == (None, None)
+        assert NAMED.answered(raw, asked(1)) == (None, None, None)
 
     def test_not_looked_for(self) -> None:
         """Without `outputs` no answer is read."""
         assert not Layout(("a",), "x").reads_answers
-        assert Layout(("a",), "x").answered(b'{"predictions": [1]}', asked(1)) == (None, None)
+        assert Layout(("a",), "x").answered(b'{"predictions": [1]}', asked(1)) == (None, None, None)
 
     def test_tensors(self) -> None:
         """Tensors of an answer are counted by their shapes."""
         outputs = [{"name": "y", "shape": [3, 2], "data": [0.5] * 6}]
         raw = json.dumps({"outputs": outputs}).encode()
 
-        assert V2.answered(raw, asked(3)) == (3, outputs)
+        assert V2.answered(raw, asked(3)) == (3, outputs, None)
 
 
 @pytest.mark.parametrize(

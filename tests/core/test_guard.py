@@ -1295,13 +1295,13 @@ class TestDrift:
 
     def test_one_row_a_request(self, source: dict[str, Any]) -> None:
         """Of an answered request one row is offered, in the order of the reference's features."""
-        offered: list[tuple[str, str, list[Any]]] = []
+        offered: list[tuple[Any, ...]] = []
         guard = guarded(source, offer=lambda *row: not offered.append(row))
 
         self.ask(guard, [[1, 2], [1, 2], [1, 2]])
         self.ask(guard, [{"b": 8, "a": 7}])
 
-        assert offered == [("iris", "3", [1, 2]), ("iris", "3", [7, 8])]
+        assert offered == [("iris", "3", [1, 2], None), ("iris", "3", [7, 8], None)]
         assert metric(guard, "mlguard_drift_rows_observed_total") == 4
         assert metric(guard, "mlguard_drift_rows_sampled_total") == 2
 

@@ -128,7 +128,7 @@ class TestFolding:
         records.fold()
 
         assert before == []
-        assert offered == [("iris", "3", [1, 2])]
+        assert offered == [("iris", "3", [1, 2], None)]
         assert value(metrics, "mlguard_drift_rows_observed_total") == 3
 
     def test_spans_are_handed_on_once(self, metrics: Metrics) -> None:
@@ -163,7 +163,7 @@ class TestFolding:
         offered: Counter[int] = Counter()
         tracing = Told()
 
-        def offer(_name: str, _version: str, row: list[int]) -> bool:
+        def offer(_name: str, _version: str, row: list[int], _said: object) -> bool:
             offered[row[0]] += 1
             return True
 

@@ -138,8 +138,8 @@ class TestSender:
             assert sender.offer(model, version, [1.5])
         sender.send()
 
-        assert texts(streams) == ['["iris","3",[1.5]]'] * 2
-        assert [x.written for x in streams.read("churn", "1", "0-0", 9)] == ['["churn","9",[1.5]]']
+        assert texts(streams) == ['["iris","3",[1.5],null]'] * 2
+        assert [x.written for x in streams.read("churn", "1", "0-0", 9)] == ['["churn","9",[1.5],null]']
 
     def test_what_has_no_room_is_counted(self, make: Make) -> None:
         """Rows beyond those that may wait are lost, as busy."""
@@ -167,5 +167,5 @@ class TestSender:
             sender.send()
 
             assert away == [True, True, False]
-            assert texts(streams) == ['["iris","3",[1]]', '["iris","3",[2]]']
+            assert texts(streams) == ['["iris","3",[1],null]', '["iris","3",[2],null]']
             sender.close()

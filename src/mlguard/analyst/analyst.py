@@ -80,9 +80,9 @@ class Analyst:
             self._queue.forget()
             self._begin()
 
-    def offer(self, model: str, version: str, values: object) -> bool:
-        """Queue a row; False where it is lost, as too many wait."""
-        return self._queue.offer(model, version, values)
+    def offer(self, model: str, version: str, values: object, said: object = None) -> bool:
+        """Queue a row, and what was said of it; False where it is lost, as too many wait."""
+        return self._queue.offer(model, version, values, said)
 
     def look_after(self) -> None:
         """Hand over what was offered, and see to it that an analyst runs.

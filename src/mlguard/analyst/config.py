@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mlguard.settings import Settings
+    from mlguard.settings import Model, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,21 @@ def model_of(models: Sequence[DriftModel], name: str, version: str) -> DriftMode
 
 
 @dataclass(frozen=True, slots=True)
+class ScoredModel:
+    """One model whose performance its scores tell.
+
+    Attributes:
+        name: The model's name, as in the settings.
+        classes: Its classes, in the order of their scores.
+        calibration_path: The file that says what its scores are worth; None takes them as they are.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    calibration_path: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class AnalystConfig:
     """What the workers of one service tell their analyst.
 
@@ -49,6 +64,7 @@ class AnalystConfig:
         last_windows: The last windows of which.
         report: Where to write each check's HTML report; None writes none.
         secrets: Variables with secrets, which the analyst does not inherit.
+        scored: The models whose performance is estimated.
     """
 
     service: str
@@ -61,6 +77,7 @@ class AnalystConfig:
     last_windows: int = 2
     report: str | None = None
     secrets: tuple[str, ...] = ()
+    scored: tuple[ScoredModel, ...] = ()
 
     @classmethod
     def of(cls, settings: Settings) -> AnalystConfig:
@@ -86,6 +103,7 @@ class AnalystConfig:
             last_windows=drift.last_windows,
             report=str(drift.report) if drift.report else None,
             secrets=(*secrets, *stores, *([key] if key else [])),
+            scored=tuple(_scored(m) for m in settings.models if _has_scores(m)),
         )
 
     def to_json(self) -> str:
@@ -100,4 +118,21 @@ class AnalystConfig:
             DriftModel(**{**model, "features": tuple(model["features"])})
             for model in fields.pop("models")
         )
-        return cls(**{**fields, "secrets": tuple(fields["secrets"])}, models=models)
+        scored = tuple(
+            ScoredModel(**{**model, "classes": tuple(model["classes"])})
+            for model in fields.pop("scored")
+        )
+        secrets = tuple(fields.pop("secrets"))
+        return cls(**fields, models=models, secrets=secrets, scored=scored)
+
+
+def _has_scores(model: Model) -> bool:
+    """Say whether a model's performance may be estimated."""
+    return model.reference is not None and model.task == "classification"
+
+
+def _scored(model: Model) -> ScoredModel:
+    from mlguard.performance.task import TWO
+
+    calibration = str(model.calibration) if model.calibration else None
+    return ScoredModel(model.name, model.classes or TWO, calibration)

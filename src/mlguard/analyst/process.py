@@ -13,6 +13,7 @@ from threading import Event, Lock, Thread
 from mlguard.analyst.checker import Checker
 from mlguard.analyst.config import AnalystConfig
 from mlguard.analyst.drift_metrics import DriftMetrics
+from mlguard.analyst.estimator import Estimator
 from mlguard.host.database import Database
 from mlguard.host.sampled_rows import Row, SampledRows
 from mlguard.host.verdicts import Verdicts
@@ -40,6 +41,7 @@ class Analysis:
         self._verdicts = Verdicts(database, config.digest)
         self._metrics = DriftMetrics()
         self._checker = Checker(config, self._metrics)
+        self._estimator = Estimator(config)
         self._is_prepared = False
         self._saying = Lock()
         self._said: str | None = None
@@ -77,6 +79,7 @@ class Analysis:
         self._checker.prepare()
         with self._going_on():
             self._checker.resume(earlier)
+            self._estimator.prepare(earlier)
         self._is_prepared = True
         self._say()
         while not stop.is_set():
@@ -84,7 +87,9 @@ class Analysis:
             with self._going_on():
                 rows = self._rows.take(_TOGETHER)
                 for row in rows:
-                    if self._checker.add(*row):
+                    model, version, values, said = row
+                    is_checked = self._checker.add(model, version, values)
+                    if self._estimator.add(model, version, said) or is_checked:
                         self._say()
                 if self._checker.close_aged():
                     self._say()
@@ -95,7 +100,7 @@ class Analysis:
         """Give a sign of life, and say what is new; False where another is the analyst."""
         with self._saying, self._going_on():
             # Until then what an earlier one said stands.
-            families = json.dumps(self._metrics.families()) if self._is_prepared else None
+            families = json.dumps(self._families()) if self._is_prepared else None
             is_ours = self._verdicts.say(
                 is_ready=self._is_prepared and self._checker.is_ready,
                 families=None if families == self._said else families,
@@ -103,6 +108,9 @@ class Analysis:
             self._said = families
             return is_ours
         return True
+
+    def _families(self) -> list[Family]:
+        return [*self._metrics.families(), *self._estimator.families()]
 
     @contextlib.contextmanager
     def _going_on(self) -> Iterator[None]:

@@ -47,11 +47,11 @@ class RowQueue:
         """Begin anew, in a forked process: what waits is the parent's."""
         self._rows = deque()
 
-    def offer(self, model: str, version: str, values: object) -> bool:
-        """Queue a row; False where it is lost, as too many wait."""
+    def offer(self, model: str, version: str, values: object, said: object = None) -> bool:
+        """Queue a row, and what was said of it; False where it is lost, as too many wait."""
         if len(self._rows) >= MAX_QUEUED:
             return False
-        written, trouble = write_row(model, version, values)
+        written, trouble = write_row(model, version, values, said)
         if trouble:
             self._on_drop(model, version, trouble, 1)
         else:

@@ -47,9 +47,9 @@ class RowSender:
         if in_child:
             self._queue.forget()
 
-    def offer(self, model: str, version: str, values: object) -> bool:
-        """Queue a row; False where it is lost, as too many wait."""
-        return self._queue.offer(model, version, values)
+    def offer(self, model: str, version: str, values: object, said: object = None) -> bool:
+        """Queue a row, and what was said of it; False where it is lost, as too many wait."""
+        return self._queue.offer(model, version, values, said)
 
     def send(self) -> None:
         """Send what was offered; waits for Redis."""

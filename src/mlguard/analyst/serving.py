@@ -11,6 +11,7 @@ from threading import Event, Lock
 from mlguard.analyst.checker import Checker
 from mlguard.analyst.config import AnalystConfig, DriftModel
 from mlguard.analyst.drift_metrics import DriftMetrics
+from mlguard.analyst.estimator import Estimator
 from mlguard.ledger import StoreUnavailable
 from mlguard.logs import LOGGER, RateLimitedLog
 from mlguard.metrics import Family, Numbers, merge
@@ -50,6 +51,7 @@ class JudgedModel:
         self._metrics = DriftMetrics()
         self._now, self._last = 0.0, ""
         self._checker = Checker(self._config, self._metrics, lambda: self._now)
+        self._estimator = Estimator(self._config)
 
     def step(self) -> bool:
         """Judge what has come; say whether there may be more.
@@ -76,7 +78,7 @@ class JudgedModel:
 
     def families(self) -> list[Family]:
         """Return what this process says of the model: nothing where another does."""
-        return self._metrics.families() if self._judged else []
+        return self._said() if self._judged else []
 
     def leave(self) -> None:
         """Let another judge."""
@@ -102,7 +104,9 @@ class JudgedModel:
 
     def _begin(self, judged: Judged) -> None:
         self._checker.prepare()
-        self._checker.resume(json.loads(judged.said) if judged.said else [])
+        earlier = json.loads(judged.said) if judged.said else []
+        self._checker.resume(earlier)
+        self._estimator.prepare(earlier)
         self._judged, self._last = judged, judged.last
         LOGGER.info("the rows of %s are judged here", self._model.name)
 
@@ -118,16 +122,20 @@ class JudgedModel:
 
     def _add(self, written: str) -> bool:
         try:
-            _, version, values = json.loads(written)
+            _, version, values, said = json.loads(written)
         except ValueError:  # somebody else's
             return False
+        self._estimator.add(self._model.name, str(version), said)
         return self._checker.add(self._model.name, str(version), values)
+
+    def _said(self) -> list[Family]:
+        return [*self._metrics.families(), *self._estimator.families()]
 
     def _closes(self) -> bool:
         """Say in Redis what was said of the rows so far; False where another has, or judges."""
         if self._judged is None:
             return False
-        said = json.dumps(self._metrics.families())
+        said = json.dumps(self._said())
         judged = self._streams.close_window(*self._key, self._judged, self._last, said)
         if judged is None:
             self._lose()
@@ -191,4 +199,5 @@ class Serving:
 
 
 def _of(config: AnalystConfig, model: DriftModel) -> AnalystConfig:
-    return dataclasses.replace(config, models=(model,))
+    scored = tuple(one for one in config.scored if one.name == model.name)
+    return dataclasses.replace(config, models=(model,), scored=scored)

@@ -21,6 +21,7 @@ from mlguard.app.asgi_messages import (
 )
 from mlguard.app.drivers import adrive
 from mlguard.app.service import Service
+from mlguard.call_ids import HEADER
 from mlguard.errors import MLGuardError
 from mlguard.guard import Exchange, Guard, reset
 from mlguard.tracing import attach, detach
@@ -34,7 +35,7 @@ PATIENCE = 1.0
 DRAINED = 64 * 1024
 """Bytes of a refused body that a server may read to keep the connection, as gunicorn does."""
 
-_NAMES = {"RateLimit-Policy": b"ratelimit-policy", "RateLimit": b"ratelimit"}
+_NAMES = {name: name.lower().encode() for name in ("RateLimit-Policy", "RateLimit", HEADER)}
 _KEPT_HEADERS = (
     b"access-control-",
     b"vary",

@@ -88,6 +88,17 @@ def at(value: Any, keys: Sequence[str]) -> Any:
     return value
 
 
+def column_at(value: Any, keys: Sequence[str]) -> Any:
+    """Find what stands below these keys, of each entry where they lead into a list."""
+    for place, key in enumerate(keys):
+        if place and isinstance(value, list):
+            return [at(entry, keys[place:]) for entry in value]
+        if not isinstance(value, dict):
+            return None
+        value = value.get(key)
+    return value
+
+
 def all_at(value: Any, keys: Sequence[str]) -> list[Any]:
     """Find all that stands below these keys, whichever value a reader takes."""
     found = [value]

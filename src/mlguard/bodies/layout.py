@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from pydantic_core import from_json
 
@@ -14,6 +14,7 @@ from mlguard.bodies.documents import (
     Spelling,
     all_at,
     at,
+    column_at,
     decoded,
     is_dense,
     most_values,
@@ -21,9 +22,9 @@ from mlguard.bodies.documents import (
     parse_all,
     unpacked,
 )
-from mlguard.bodies.rows import Rows, list_table, plain_row, table
+from mlguard.bodies.rows import Columns, Matrix, Rows, list_table, plain_row, table
 from mlguard.bodies.survey import Survey, survey
-from mlguard.bodies.tensors import are_plain, read_tensors, tensor_table
+from mlguard.bodies.tensors import are_plain, are_tensors, read_tensors, tensor_table
 
 _PROTOCOLS = {"v1": ("instances", "predictions"), "v2": ("inputs", "outputs")}
 _CLOSE_TO_ONE = 0.01
@@ -47,6 +48,9 @@ class BodyReading(NamedTuple):
     readable: bool
 
 
+Answer: TypeAlias = tuple[Any, Any]
+"""What was predicted of one row, and its scores, as they came."""
+
 NOTHING = BodyReading(1, 0, None, False, False)
 
 
@@ -56,10 +60,12 @@ class Answered(NamedTuple):
     Attributes:
         rows: How many rows were predicted; None where the answer does not say.
         outputs: What stands at `outputs`; None where nothing does.
+        scores: What stands at `scores`; None where nothing is to be read there.
     """
 
     rows: int | None
     outputs: Any
+    scores: Any = None
 
 
 class Layout:
@@ -70,6 +76,7 @@ class Layout:
         inputs: Keys joined by dots, None where no body is read.
         outputs: Keys joined by dots, None where no answer is read.
         protocol: "v1" or "v2" instead of both.
+        scores: Keys joined by dots, or with "v2" the name of a tensor; None where none are read.
     """
 
     def __init__(
@@ -78,12 +85,15 @@ class Layout:
         inputs: str | None = None,
         outputs: str | None = None,
         protocol: str | None = None,
+        scores: str | None = None,
     ) -> None:
         inputs, outputs = _PROTOCOLS[protocol] if protocol else (inputs, outputs)
         self.features = tuple(features)
         self._width = len(self.features)
         self._inputs = inputs.split(".") if inputs else None
         self._outputs = outputs.split(".") if outputs else None
+        self._scores = scores.split(".") if scores else None
+        self._tensor = scores
         self._spelling = Spelling(self._inputs or ())
         self._tensors = protocol == "v2"
 
@@ -173,15 +183,70 @@ class Layout:
         """Count the predictions in an answer to what was asked."""
         if self._outputs is None:
             return Answered(None, None)
-        outputs = at(parse(raw), self._outputs)
+        document = parse(raw)
+        outputs = at(document, self._outputs)
         if not self._tensors:
-            return Answered(_predicted(outputs, asked.rows), outputs)
+            scores = column_at(document, self._scores) if self._scores else None
+            return Answered(_predicted(outputs, asked.rows), outputs, scores)
         found = tensor_table(outputs)
         return Answered(None if found is None else len(found), outputs)
+
+    def each(self, predictions: Any, scores: Any, rows: int) -> list[Answer] | None:
+        """Pair what was predicted of each row with its scores; None where there is no such thing.
+
+        Args:
+            predictions: As a handler gave them, or as they stand at `outputs`.
+            scores: The same, None where there are none.
+            rows: How many rows were asked.
+        """
+        predictions, scores = self._apart(predictions, scores)
+        if predictions is None and scores is None:
+            return None
+        said = [None] * rows if predictions is None else _listed(predictions, rows)
+        sure = [None] * rows if scores is None else _listed(scores, rows)
+        return list(zip(said, sure, strict=True)) if len(said) == len(sure) == rows else None
+
+    def one(self, predictions: Any, scores: Any, rows: int, index: int) -> Answer | None:
+        """Do what `each` does for one row, without a look at the others where they are lists."""
+        said, sure = self._apart(predictions, scores)
+        if not (_is_plain(said, rows) and _is_plain(sure, rows)):
+            found = self.each(predictions, scores, rows)
+            return found[index] if found else None
+        if said is None and sure is None:
+            return None
+        return None if said is None else said[index], None if sure is None else sure[index]
+
+    def _apart(self, predictions: Any, scores: Any) -> tuple[Any, Any]:
+        """Tell predictions from scores where both stand at one place."""
+        if self._scores is not None and self._scores == self._outputs:
+            return None, predictions if scores is None else scores
+        if scores is not None or not self._tensors or not are_tensors(predictions):
+            return predictions, scores
+        told = [t for t in predictions if self._tensor and t.get("name") == self._tensor]
+        others = [t for t in predictions if t not in told]
+        return tensor_table(others[:1]), tensor_table(told)
 
     def row(self, rows: Any, index: int) -> list[Any] | None:
         """Read one row as plain values in the features' order; None where its shape is wrong."""
         return plain_row(rows, index, self.features)
+
+
+def _is_plain(values: Any, rows: int) -> bool:
+    return values is None or (type(values) is list and len(values) == rows > 1)
+
+
+def _listed(values: Any, rows: int) -> list[Any]:
+    """List what was said of each row; of one row, it may stand alone."""
+    if hasattr(values, "to_numpy"):  # of pandas
+        values = values.to_numpy()
+    if hasattr(values, "tolist"):
+        values = values.tolist()
+    if isinstance(values, Columns | Matrix):
+        return [values[n] for n in range(len(values))]
+    is_alone = not isinstance(values, list | tuple) or _is_distribution(values)
+    if rows == 1 and is_alone:
+        return [values]
+    return list(values) if isinstance(values, list | tuple) else []
 
 
 def _predicted(outputs: Any, asked: int) -> int | None:
@@ -205,7 +270,7 @@ def _predicted_list(outputs: list[Any], asked: int) -> int:
     return number
 
 
-def _is_distribution(values: list[Any]) -> bool:
+def _is_distribution(values: Sequence[Any]) -> bool:
     """Say whether these are the probabilities of one row's classes."""
     if not values or set(map(type, values)) != {float}:
         return False

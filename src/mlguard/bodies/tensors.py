@@ -62,6 +62,11 @@ def are_plain(value: Any, raw: bytes, above: int) -> bool:
     )
 
 
+def are_tensors(value: Any) -> bool:
+    """Say whether these look like tensors."""
+    return isinstance(value, list) and all(isinstance(t, dict) and "data" in t for t in value)
+
+
 def read_tensors(value: Any, width: int, seen: Survey | None) -> tuple[Count, Rows | None]:
     """Count the rows in tensors as any handler may, whatever their shapes say, and see them.
 

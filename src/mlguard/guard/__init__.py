@@ -7,7 +7,7 @@ from mlguard.guard.decision import Steps
 from mlguard.guard.exchange import Exchange, watched
 from mlguard.guard.guard import Guard, reset
 from mlguard.guard.inference import InferenceContext
-from mlguard.guard.models import Offer
+from mlguard.guard.models import Offer, tasks_of
 from mlguard.guard.parts import Parts
 
 __all__ = [
@@ -21,5 +21,6 @@ __all__ = [
     "Parts",
     "Steps",
     "reset",
+    "tasks_of",
     "watched",
 ]

@@ -21,6 +21,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
 from mlguard import refusals
+from mlguard.call_ids import HEADER
 from mlguard.errors import ProtocolError, Refused
 from mlguard.guard.answer import HeldAnswer
 from mlguard.guard.authentication import anonymous, lacking, lapsed
@@ -61,6 +62,7 @@ class Exchange:
 
     Attributes:
         call: The request.
+        call_id: Names the first call of a model whose predictions are kept; else "".
         parts: What it meets.
         charges: What it is charged, and holds.
         principal: Who calls, once decided.
@@ -93,6 +95,7 @@ class Exchange:
         "_status",
         "bound",
         "call",
+        "call_id",
         "charges",
         "decided",
         "deny",
@@ -110,6 +113,7 @@ class Exchange:
     def __init__(self, parts: Parts, call: Call) -> None:
         self.parts = parts
         self.call = call
+        self.call_id = ""
         self._began = parts.timer()
         self._phase = OPEN
         self._status = 0
@@ -300,6 +304,10 @@ class Exchange:
         charged = yield from self.charges.extend(self.payer, model, amounts)
         return self._stopping(model, charged)
 
+    def name_call(self, call_id: str) -> None:
+        """Take the name of a call of a model; the answer tells that of the first."""
+        self.call_id = self.call_id or call_id
+
     def limit(self, limits: Sequence[RouteLimit]) -> Steps:
         """Debit what a handler declares, where the decision did not know of it."""
         demand = Cost(is_request=False, limits=limits)
@@ -448,8 +456,11 @@ class Exchange:
 
     @property
     def headers(self) -> Headers:
-        """What an admitted answer says of the quota."""
-        return self.charges.headers if self.deny is None else ()
+        """What an admitted answer says of the quota, and by which name labels find it."""
+        if self.deny is not None:
+            return ()
+        told = self.charges.headers
+        return (*told, (HEADER, self.call_id)) if self.call_id else told
 
     def answer(self) -> tuple[int, Headers, bytes]:
         """Write the refusal: status, headers and body, the same on every framework."""

@@ -11,10 +11,12 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
 from mlguard.bodies import BodyReading
+from mlguard.call_ids import new_call_id
 from mlguard.errors import Refused
 from mlguard.guard.models import ServedModel
 from mlguard.guard.record import Record
 from mlguard.messages import Compute, Debit, Deny, Inference, Outcome
+from mlguard.performance import MOST_ROWS
 from mlguard.quotas import Reservation
 from mlguard.tracing import attach, detach, sampled_trace
 
@@ -128,6 +130,10 @@ class InferenceContext:
     def open(self) -> None:
         """Open its span."""
         inference = self.inference
+        if self.model.keep is not None and not inference.id:
+            inference.id = new_call_id(self._parts.clock())
+            if self._exchange is not None:
+                self._exchange.name_call(inference.id)
         self._span, self.context = self._parts.tracing.inference_span(
             self.model.span_name, {"mlguard.model.name": inference.model}
         )
@@ -163,10 +169,13 @@ class InferenceContext:
         """
         if self._reading is None:
             raise AssertionError("only an inference of the settings is read")
-        rows, outputs = self.model.layout.answered(raw, self._reading)
-        if self.inference.predictions is None:
-            self.inference.predictions = outputs
+        rows, outputs, scores = self.model.layout.answered(raw, self._reading)
+        inference = self.inference
+        if inference.predictions is None:
+            inference.predictions = outputs
             self._has_outputs = True
+        if inference.scores is None:
+            inference.scores = scores
         return rows, self.beyond(rows)
 
     def beyond(self, answered: int | None) -> dict[str, int]:
@@ -294,9 +303,10 @@ class InferenceContext:
         inference, model = self.inference, self.model
         observes = failed is None and model.offer is not None and inference.rows > 0
         sampled: tuple[Any, ...] = ()
+        answers: tuple[Any, ...] = ()
         if observes:
             try:
-                sampled = model.sample(inference)
+                sampled, answers = model.sample(inference)
             except Exception as error:  # noqa: BLE001 - rows may be whatever a handler gives
                 self._parts.recorder.failed(error)
         outcome = Outcome(
@@ -308,7 +318,12 @@ class InferenceContext:
             self._began - self._decided if self._reading else None,
             sampled,
             observes,
+            answers,
         )
+        if inference.id and failed is None:
+            outcome.call_id = inference.id
+            if inference.rows <= MOST_ROWS:
+                outcome.predictions, outcome.scores = inference.predictions, inference.scores
         if self._exchange is not None:
             self._exchange.observed(outcome, self._span)
         else:

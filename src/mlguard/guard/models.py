@@ -7,18 +7,36 @@ from random import Random
 from typing import Any
 
 from mlguard.bodies import Layout
-from mlguard.messages import Inference
+from mlguard.messages import Inference, Outcome
 from mlguard.metrics import Metrics
-from mlguard.settings import Drift, Model
+from mlguard.performance import MOST_ROWS, KeptCall, Said, Task
+from mlguard.performance.task import TWO
+from mlguard.settings import Drift, Model, Settings
 
-Offer = Callable[[str, str, list[Any]], bool]
-"""Takes a sampled row of a model and version; False where there was no room."""
+Offer = Callable[[str, str, list[Any], Said | None], bool]
+"""Takes a sampled row of a model and version, and what was said of it; False without room."""
+
+
+Keep = Callable[[KeptCall], str]
+"""Takes what is kept of a call; says what becomes of it, as `mlguard_feedback_calls_total` does."""
 
 
 class ServedModel:
-    """How one model's rows are found, and which of them the drift check gets."""
+    """How one model's rows are found, and which of them the drift check gets.
 
-    def __init__(self, model: Model, drift: Drift | None, offer: Offer | None, rng: Random) -> None:
+    Attributes:
+        task: What its predictions are, where its performance is to be known.
+        keep: Takes what is kept of its calls; None where labels are not expected.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        drift: Drift | None,
+        offer: Offer | None,
+        rng: Random,
+        keep: Keep | None = None,
+    ) -> None:
         features = model.features
         if model.reference and not features:
             from mlguard.drift.reference import Reference
@@ -28,33 +46,70 @@ class ServedModel:
         self.span_name = f"inference {model.name}"
         self.version = model.version
         self.scopes = frozenset(model.scopes)
-        self.layout = Layout(features, model.inputs, model.outputs, model.protocol)
+        self.layout = Layout(features, model.inputs, model.outputs, model.protocol, model.scores)
+        self.task = task_of(model)
+        self.keep = keep if self.task is not None else None
         self.checks_drift = drift is not None and model.reference is not None
         self.offer = offer if self.checks_drift else None
         self._drift = drift or Drift()
         self._rng = rng
 
-    def sample(self, inference: Inference) -> tuple[Any, ...]:
-        """Pick the rows that the drift check gets, as they came."""
+    def sample(self, inference: Inference) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Pick the rows that the drift check gets, and what was said of each, as they came."""
         inputs = inference.inputs
         present = len(inputs)
         if not present or self._rng.random() >= self._drift.sample:
-            return ()
+            return (), ()
         wanted = min(self._drift.rows_per_request, present)
         if wanted == 1:
-            return (_pick(inputs, self._rng.randrange(present) if present > 1 else 0),)
-        return tuple(_pick(inputs, index) for index in self._rng.sample(range(present), wanted))
+            indices = [self._rng.randrange(present) if present > 1 else 0]
+        else:
+            indices = self._rng.sample(range(present), wanted)
+        rows = tuple([_pick(inputs, index) for index in indices])
+        if self.task is None or inference.rows != present:
+            return rows, ()
+        one, said, sure = self.layout.one, inference.predictions, inference.scores
+        return rows, tuple([one(said, sure, present, index) for index in indices])
 
-    def hand_on(self, metrics: Metrics, version: str, sampled: tuple[Any, ...]) -> None:
+    def hand_on(self, metrics: Metrics, outcome: Outcome) -> None:
         """Offer sampled rows to the drift check, off the request's path."""
-        for row in sampled:
+        version = outcome.version
+        answers = outcome.answers or (None,) * len(outcome.sampled)
+        for row, answer in zip(outcome.sampled, answers, strict=True):
             values = self.layout.row((row,), 0)
             if values is None:
                 metrics.rows_dropped(self.name, version, "shape")
-            elif self.offer and self.offer(self.name, version, values):
+            elif self.offer and self.offer(self.name, version, values, self._said(answer)):
                 metrics.rows_sampled(self.name, version, 1)
             else:
                 metrics.rows_dropped(self.name, version, "queue_full")
+
+    def hand_over(self, metrics: Metrics, outcome: Outcome) -> None:
+        """Have a call's predictions kept until its labels come, off the request's path."""
+        if self.keep is None:
+            return
+        result, rows = "unreadable", outcome.rows
+        if rows > MOST_ROWS:
+            result = "too_large"
+        elif answers := self.layout.each(outcome.predictions, outcome.scores, rows):
+            said = [self._said(answer) for answer in answers]
+            if any(said):
+                result = self.keep(KeptCall(outcome.call_id, self.name, outcome.version, said))
+        metrics.call_kept(self.name, outcome.version, result)
+
+    def _said(self, answer: tuple[Any, Any] | None) -> Said | None:
+        return self.task.said(*answer) if self.task is not None and answer is not None else None
+
+
+def task_of(model: Model) -> Task | None:
+    """Tell what a model's predictions are, where the settings say it."""
+    return Task(model.task, model.classes or TWO, model.threshold) if model.task else None
+
+
+def tasks_of(settings: Settings) -> dict[str, Task]:
+    """Tell what the predictions of each model are, where the settings say it."""
+    found = {model.name: task_of(model) for model in settings.models}
+    return {name: task for name, task in found.items() if task is not None}
 
 
 def _pick(rows: Any, index: int) -> Any:

@@ -16,7 +16,7 @@ from mlguard.clients import Proxies
 from mlguard.guard.bound import BoundRoute
 from mlguard.guard.deadlines import Deadlines
 from mlguard.guard.in_flight import InFlight
-from mlguard.guard.models import Offer, ServedModel
+from mlguard.guard.models import Keep, Offer, ServedModel
 from mlguard.guard.record import Recorder
 from mlguard.logs import RateLimitedLog
 from mlguard.messages import Inference, ReadBody
@@ -37,6 +37,7 @@ class Parts:
         metrics: Observes.
         tracing: Observes.
         offer: Takes sampled rows; None where drift checks are off.
+        keep: Takes what is kept of calls; None where labels are not expected.
         pseudonym: Makes the keyed hash of a principal's key.
         wake: Has ended requests observed soon, as many wait.
         clock: Seconds since 1970.
@@ -60,6 +61,7 @@ class Parts:
         timer: Callable[[], float] = time.perf_counter,
         rng: Random = CHANCE,
         departures: tuple[type[BaseException], ...] = (),
+        keep: Keep | None = None,
     ) -> None:
         self.settings = settings
         self.metrics = metrics
@@ -81,7 +83,9 @@ class Parts:
         self.body_wanted = ReadBody(settings.service.max_body, settings.service.body_timeout)
         self.clock = clock
         self.timer = timer
-        self.models = {m.name: ServedModel(m, settings.drift, offer, rng) for m in settings.models}
+        self.models = {
+            m.name: ServedModel(m, settings.drift, offer, rng, keep) for m in settings.models
+        }
         self.deadlines = Deadlines()
         self.recorder = Recorder(metrics, tracing, self.models, wake=wake)
         self._needed = frozenset(auth.scopes if auth else ())

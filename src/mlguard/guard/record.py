@@ -146,5 +146,6 @@ class Recorder:
             metrics.inference_ended(outcome, record.trace_id)
             if outcome.is_observed:
                 metrics.rows_observed(outcome.model, outcome.version, outcome.rows)
-                model = self._models[outcome.model]
-                model.hand_on(metrics, outcome.version, outcome.sampled)
+                self._models[outcome.model].hand_on(metrics, outcome)
+            if outcome.call_id:
+                self._models[outcome.model].hand_over(metrics, outcome)

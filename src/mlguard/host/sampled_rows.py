@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from mlguard.host.database import Database
 
-Row: TypeAlias = tuple[str, str, object]
-"""Model, version, and the values of one row."""
+Row: TypeAlias = tuple[str, str, object, Any]
+"""Model, version, the values of one row, and what the model said of it, None where unknown."""
 
 MAX_ROW = 64 * 2**10  # bytes
 MAX_ROWS = 20_000  # that wait in the file, of all workers with the same settings
@@ -61,10 +61,10 @@ class SampledRows:
         return [json.loads(text) for _, text in found]
 
 
-def write_row(model: str, version: str, values: object) -> tuple[str, str]:
+def write_row(model: str, version: str, values: object, said: object = None) -> tuple[str, str]:
     """Return the row as JSON, and why it cannot be judged if it cannot."""
     try:
-        row = json.dumps([model, version, values], separators=(",", ":"), default=_plain)
+        row = json.dumps([model, version, values, said], separators=(",", ":"), default=_plain)
     except (TypeError, ValueError, RecursionError):
         return "", "unreadable"
     return row, "too_large" if len(row) > MAX_ROW else ""

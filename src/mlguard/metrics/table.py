@@ -38,6 +38,7 @@ class Metric(NamedTuple):
 _ROUTE = ("http_request_method", "http_route")
 _MODEL = ("model", "version")
 _FEATURE = (*_MODEL, "feature")
+_METRIC = (*_MODEL, "metric")
 
 
 def _counter(name: str, text: str, *labels: str) -> Metric:
@@ -178,4 +179,24 @@ METRICS = (
         "rows",
         "features",
     ),
+    _gauge(
+        "mlguard_model_performance_estimated",
+        "Performance of the last window as the model's own scores tell it, without labels.",
+        *_METRIC,
+    ),
+    _gauge(
+        "mlguard_model_performance_estimated_error",
+        "Standard error of the estimated performance.",
+        *_METRIC,
+    ),
+    _gauge("mlguard_model_performance_estimated_rows", "Rows that it is estimated of.", *_MODEL),
+    _state("mlguard_model_performance", "Performance by the last labels that have come.", *_METRIC),
+    _state("mlguard_model_performance_labels", "Labels that it is measured by.", *_MODEL),
+    _counter(
+        "mlguard_feedback_calls_total",
+        "Calls whose predictions were to be kept until their labels come.",
+        *_MODEL,
+        "result",
+    ),
+    _counter("mlguard_feedback_labels_total", "Labels that came.", *_MODEL, "result"),
 )

@@ -180,6 +180,16 @@ class Metrics:
         known = self._known(model, version)
         self._numbers.add("mlguard_drift_rows_dropped_total", *known, reason, amount=rows)
 
+    def call_kept(self, model: str, version: str, result: str) -> None:
+        """Count a call whose predictions were to be kept."""
+        known = self._known(model, version)
+        self._numbers.add("mlguard_feedback_calls_total", *known, result)
+
+    def labelled(self, model: str, version: str, result: str, labels: int) -> None:
+        """Count labels by what became of them; `model` is "" where nobody knows the call."""
+        known = self._known(model, version) if model else ("", "")
+        self._numbers.add("mlguard_feedback_labels_total", *known, result, amount=labels)
+
     def rows_unread(self, model: str, side: str) -> None:
         """Count answered calls whose body or answer showed no rows where the settings look."""
         self._numbers.add("mlguard_rows_unread_total", model, side)

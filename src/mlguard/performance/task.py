@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from mlguard.drift.reference import to_category, to_number
+from mlguard.drift.values import to_category, to_number
 
 Kind: TypeAlias = Literal["classification", "regression"]
 

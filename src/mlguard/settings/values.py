@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
-from mlguard.drift.reference import to_category
+from mlguard.drift.values import to_category
 from mlguard.redis_url import problem
 from mlguard.urls import is_secure
 
