@@ -19,6 +19,8 @@ from starlette.testclient import TestClient
 from mlguard.app.service import Service
 from mlguard.auth.minting import make_key, mint, secret_signer, signer
 from mlguard.cli import main
+from mlguard.performance import Task
+from mlguard.performance.calibration import ScoreCalibration
 from mlguard.reference import Reference
 from mlguard.settings import Issuer
 from mlguard.testing import GuardTester
@@ -27,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 GUIDE = (ROOT / "docs" / "guide.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+PERFORMANCE = (ROOT / "docs" / "performance.md").read_text()
 AUTHENTICATION = (ROOT / "docs" / "authentication.md").read_text()
 SECRET = "0" * 64
 
@@ -130,7 +133,7 @@ def test_the_guide_names_every_setting() -> None:
     assert {key.removeprefix("auth.") for key in entry} == {*Issuer.model_fields} - {"name"}
 
 
-@pytest.mark.parametrize("part", ["host", "keys", "revocations", "tracing"])
+@pytest.mark.parametrize("part", ["host", "keys", "revocations", "feedback", "tracing"])
 def test_the_guide_says_what_happens_without_a_part(part: str) -> None:
     """Who sees a part degraded finds in the guide what that means."""
     assert f'`mlguard_degraded{{part="{part}"}}`' in GUIDE.split("## When something is gone")[1]
@@ -156,6 +159,7 @@ def test_the_guide_names_every_refusal() -> None:
         "docs/authentication.md",
         "docs/quotas.md",
         "docs/rows.md",
+        "docs/performance.md",
         "docs/cost.md",
         "CONTRIBUTING.md",
         "examples/README.md",
@@ -177,6 +181,7 @@ def test_links_lead_somewhere(page: str) -> None:
             ("README", README),
             ("guide", GUIDE),
             ("authentication", AUTHENTICATION),
+            ("performance", PERFORMANCE),
         )
         for number, block in enumerate(blocks(page, "toml"))
     ],
@@ -187,6 +192,12 @@ def test_settings_on_the_pages_are_valid(
     """Every TOML block of the pages is a settings file with which a service can be made."""
     for variable in ("OLD_SECRET", "NEW_SECRET"):
         monkeypatch.setenv(variable, SECRET)
+    if "reference.parquet" in block:
+        Reference.build({"a": [1.0, 2.0]}).save(folder / "reference.parquet")
+        task = Task("classification")
+        scores = [n / 100 for n in range(100)]
+        learned = ScoreCalibration.fit(task, scores, [s > 0.5 for s in scores])
+        learned.save(folder / "calibration.json")
 
     assert Service(tomllib.loads(block)).settings.service.name
 

@@ -57,6 +57,13 @@ def token(code: str, title: str) -> Deny:
     return Deny(401, code, title, (("WWW-Authenticate", challenge),))
 
 
+@cache
+def labels_unreadable() -> Deny:
+    """A body that holds no labels."""
+    title = 'The body must be {"call_id": "...", "truths": [...]}, or a list of such.'
+    return Deny(422, "labels_unreadable", title)
+
+
 def token_malformed() -> Deny:
     """Not a JSON Web Token in a single Authorization header."""
     return token("token_malformed", "The bearer token is malformed.")

@@ -15,6 +15,9 @@ from mlguard.app.front import GuardedApp
 from mlguard.auth import KeySet
 from mlguard.auth.minting import mint, secret_signer, usual, usual_type
 from mlguard.errors import InvalidSettings
+from mlguard.metrics import merge
+from mlguard.performance import KeptCall
+from mlguard.performance.labels import Found, Labelled
 
 
 class GuardTester:
@@ -40,6 +43,7 @@ class GuardTester:
             keys=KeySet.from_secrets([self._secret]),
             spans=SimpleSpanProcessor(self._exporter),
             offer=self._offer,
+            calls=_Calls(),
         )
 
     def token(
@@ -94,10 +98,45 @@ class GuardTester:
 
     def metric(self, name: str, **labels: str) -> float:
         """Read a sample by its full name; 0 where it was never observed."""
-        samples = [s for f in self._service.metrics.snapshot() for s in f["samples"]]
+        families = self._service.metrics.snapshot()
+        if self._service.feedback:
+            self._service.feedback.flush()
+            families = merge([self._service.metrics.snapshot(), self._service.feedback.families()])
+        samples = [s for f in families for s in f["samples"]]
         found = [s["value"] for s in samples if s["name"] == name and s["labels"] == labels]
         return float(found[0]) if found else 0.0
 
     def _offer(self, model: str, version: str, row: list[Any], _: object) -> bool:
         self._rows.append((model, version, row))
         return True
+
+
+class _Calls:
+    """The calls of one process, until they are labelled and after."""
+
+    def __init__(self) -> None:
+        self._calls: dict[str, KeptCall] = {}
+        self._truths: dict[str, list[Any]] = {}
+
+    def keep(self, calls: Sequence[KeptCall]) -> None:
+        self._calls |= {call.id: call for call in calls}
+
+    def find(self, ids: Sequence[str]) -> dict[str, Found]:
+        known = [self._calls[i] for i in ids if i in self._calls]
+        return {call.id: Found(call, call.id in self._truths) for call in known}
+
+    def label(self, call: KeptCall, truths: Sequence[object], _: float) -> bool:
+        is_new = call.id not in self._truths
+        self._truths.setdefault(call.id, list(truths))
+        return is_new
+
+    def recent(self, model: str, most: int) -> list[Labelled]:
+        labelled = [(self._calls[i], t) for i, t in reversed(self._truths.items())]
+        found = [Labelled(c.version, c.said, t) for c, t in labelled if c.model == model]
+        return found[:most]
+
+    def forget(self, _: float) -> None:
+        """Keep all: a test is short."""
+
+    def close(self) -> None:
+        """Hold nothing."""

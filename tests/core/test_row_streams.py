@@ -139,7 +139,9 @@ class TestSender:
         sender.send()
 
         assert texts(streams) == ['["iris","3",[1.5],null]'] * 2
-        assert [x.written for x in streams.read("churn", "1", "0-0", 9)] == ['["churn","9",[1.5],null]']
+        assert [x.written for x in streams.read("churn", "1", "0-0", 9)] == [
+            '["churn","9",[1.5],null]'
+        ]
 
     def test_what_has_no_room_is_counted(self, make: Make) -> None:
         """Rows beyond those that may wait are lost, as busy."""

@@ -235,6 +235,28 @@ class GuardedApp(Generic[App]):
             )
         )
 
+    def feedback(self, call_id: str, truths: Any) -> bool:
+        """Tell the truths of a call, one of each row that it asked, to measure the model by.
+
+        Returns at once, on an event loop too: what becomes of them is counted in
+        `mlguard_feedback_labels_total`.
+
+        Args:
+            call_id: What the answer's MLGuard-Call-ID said, or `id` of the handler's inference.
+            truths: Classes or numbers; None for a row whose truth is not known. Of a call of one
+                row, the truth itself.
+
+        Returns:
+            False where too many wait already.
+
+        Raises:
+            InvalidSettings: The settings have no [feedback].
+            TypeError: The call's name is no text.
+        """
+        if self.service.feedback is None:
+            raise InvalidSettings("feedback needs [feedback]", source=self.service.settings.source)
+        return self.service.feedback.label(call_id, truths)
+
     @property
     def started(self) -> bool:
         """Whether this process has started what runs beside the requests."""

@@ -13,6 +13,7 @@ from mlguard.errors import InvalidSettings
 from mlguard.guard import Offer
 from mlguard.host.database import Database, DatabaseFailed
 from mlguard.host.folder import Folder
+from mlguard.host.kept_calls import HostCalls
 from mlguard.host.ledger import HostLedger
 from mlguard.host.processes import Process, boot, supervisor
 from mlguard.host.revocations import NEWEST, RevocationTable
@@ -21,7 +22,7 @@ from mlguard.host.statements import BOOT
 from mlguard.logs import LOGGER, RateLimitedLog
 from mlguard.metrics import Family, Metrics, merge
 from mlguard.revocations import Revocation, Revocations
-from mlguard.settings import Settings
+from mlguard.settings import FeedbackSettings, Settings
 
 if TYPE_CHECKING:
     from mlguard.redis.revocations import RevocationStore
@@ -114,6 +115,12 @@ class Host:
     def offer(self) -> Offer | None:
         """Takes sampled rows, where drift is checked."""
         return self._analyst.offer if self._analyst else None
+
+    def calls(self, feedback: FeedbackSettings) -> HostCalls:
+        """Return where calls wait for their labels."""
+        return HostCalls(
+            self._database, most=feedback.max_calls, retention=float(feedback.retention)
+        )
 
     def add_to(self, background: Background) -> None:
         """Name what is to be done in the background."""

@@ -25,12 +25,12 @@ from mlguard.app.revoked import FirstReading
 from mlguard.app.scrape import Page, SingleFlight, WorkersApart
 from mlguard.auth import Authenticator, KeySet
 from mlguard.errors import MissingExtra
-from mlguard.guard import Guard, Offer, Parts
+from mlguard.guard import Guard, Offer, Parts, tasks_of
 from mlguard.host.processes import Process
 from mlguard.keys import KeyFetcher, rings
 from mlguard.ledger import Limit, MemoryLedger
 from mlguard.logs import LOGGER, RateLimitedLog
-from mlguard.metrics import Metrics
+from mlguard.metrics import Metrics, merge
 from mlguard.quotas import Quota
 from mlguard.revocations import Revocation, Revocations, RevocationsFull
 from mlguard.settings import Quotas, Settings, load
@@ -38,7 +38,9 @@ from mlguard.tracing import Tracing
 
 if TYPE_CHECKING:
     from mlguard.analyst.sender import RowSender
+    from mlguard.app.feedback import Feedback
     from mlguard.app.host import Host
+    from mlguard.performance import CallStore
     from mlguard.quota_store.failover import Failover
 
 PSEUDONYMS = 10_000  # remembered
@@ -62,6 +64,7 @@ class Service:
         MissingExtra: A part that is on needs packages that are not installed.
 
     Attributes:
+        feedback: Keeps calls and takes labels; None where they are not expected.
         started: Whether this process has started.
         serves_once: Whether this process was forked for one request, and closes after it.
     """
@@ -99,6 +102,7 @@ class Service:
             if settings.auth
             else None
         )
+        self.feedback = self._make_feedback()
         parts = Parts(
             settings,
             authenticator=authenticator,
@@ -111,6 +115,7 @@ class Service:
             metrics=self.metrics,
             tracing=self.tracing,
             offer=self._offer(),
+            keep=self.feedback.keep if self.feedback else None,
             pseudonym=self._pseudonym,
             wake=lambda: self._background.wake("records"),
             departures=departures,
@@ -136,19 +141,25 @@ class Service:
             background.add("revoked", _READ_AGAIN, self._first_reading.look_after, may_wait=True)
         if self._sender:
             background.add("rows", _FOLD, self._sender.send, may_wait=True)
+        if self.feedback:  # after the records, which hold the calls
+            may_wait = self.settings.shares_redis
+            background.add("feedback", _FOLD, self.feedback.flush, may_wait=may_wait)
         if self.tracing.is_exported:
             background.add("spans", _FOLD, self.tracing.flush, may_wait=True)
 
     def _have_done(self, job: Callable[[], None]) -> None:
         self._background.hand_over(job)
 
-    def replace_for_tests(self, *, keys: KeySet, spans: SpanProcessor, offer: Offer) -> None:
+    def replace_for_tests(
+        self, *, keys: KeySet, spans: SpanProcessor, offer: Offer, calls: CallStore
+    ) -> None:
         """Cut everything outside off, for tests: only before the start.
 
         Args:
             keys: Verify tokens instead of the configured ones.
             spans: Takes the spans instead of an exporter.
             offer: Takes the sampled rows instead of the analyst.
+            calls: Keeps what labels are for, instead of a file.
         """
         if self.started:
             raise AssertionError("a service that has started cannot be tested")
@@ -161,6 +172,8 @@ class Service:
         self.guard.parts.quota.count_in(MemoryLedger())
         self.tracing.replace_for_tests(spans)
         self.guard.replace_for_tests(keys, offer)
+        if self.feedback:
+            self.feedback.replace_for_tests(calls)
         self._name_chores()
 
     @property
@@ -224,6 +237,8 @@ class Service:
                 self._failover.close()
             if self._sender:
                 self._sender.close()
+            if self.feedback:
+                self.feedback.close()
             if self._host:
                 self._host.close()
             self.tracing.close()
@@ -231,6 +246,8 @@ class Service:
     def flush(self) -> None:
         """Bring the metrics up to date, and send the spans of all requests that have ended."""
         self.guard.parts.recorder.fold()
+        if self.feedback:
+            self.feedback.flush()
         self.tracing.flush()
 
     def scrape(self, accept: str) -> Future[Page]:
@@ -254,11 +271,17 @@ class Service:
         except WorkersApart as error:
             text = f"the workers of this host cannot meet: {error}\n"
             return 503, "text/plain; charset=utf-8", text.encode()
+        if self.feedback:
+            families = merge([families, self.feedback.families()])
         return 200, *exposition.expose(families, accept)
 
     def expose_at_once(self, accept: str) -> tuple[int, str, bytes] | None:
         """Write the metrics as `expose` does; None where that may wait, or take a while."""
-        if not self.metrics.are_few or not self.guard.parts.recorder.is_nearly_empty:
+        if (
+            self.feedback
+            or not self.metrics.are_few
+            or not self.guard.parts.recorder.is_nearly_empty
+        ):
             return None
         families = self._host.collect_alone() if self._host else self.metrics.snapshot()
         return None if families is None else (200, *exposition.expose(families, accept))
@@ -295,6 +318,22 @@ class Service:
         if self._sender:
             return self._sender.offer
         return self._host.offer if self._host else None
+
+    def _make_feedback(self) -> Feedback | None:
+        """Make what keeps calls and takes labels: in a Redis where the service counts in one."""
+        feedback, quotas = self.settings.feedback, self.settings.quotas
+        if feedback is None:
+            return None
+        from mlguard.app.feedback import Feedback, kept_in_redis
+
+        store: CallStore
+        if quotas is not None and self.settings.shares_redis:
+            store = kept_in_redis(self.settings.service.name, feedback, quotas)
+        elif self._host is not None:
+            store = self._host.calls(feedback)
+        else:
+            raise AssertionError("the settings say where calls are kept")
+        return Feedback(feedback, tasks_of(self.settings), store, self.metrics)
 
     def _make_fetcher(self) -> KeyFetcher | None:
         auth = self.settings.auth

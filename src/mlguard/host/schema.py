@@ -1,6 +1,6 @@
 """What stands in the file? Tables of counters, revocations and workers."""
 
-NUMBER = 1
+NUMBER = 2
 """Of this schema; a file with another number has another name."""
 
 SCHEMA = f"""\
@@ -69,6 +69,19 @@ CREATE TABLE IF NOT EXISTS revocation (
     issued REAL NOT NULL,
     until REAL
 );
+
+-- What is kept of calls until their labels come: which version said what of each row, and the
+-- truths, as JSON. An id begins with the call's time; `labelled` is when the truths came.
+CREATE TABLE IF NOT EXISTS call (
+    id TEXT PRIMARY KEY,
+    model TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    told TEXT NOT NULL,
+    truths TEXT,
+    labelled REAL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS call_size ON call (id, size);
+CREATE INDEX IF NOT EXISTS call_labelled ON call (model, labelled) WHERE labelled IS NOT NULL;
 
 -- The workers of one supervisor: who asked them last, by the clock, and what those that are gone
 -- have counted. Who adds some of them up says which, in the same statement, and of which version.

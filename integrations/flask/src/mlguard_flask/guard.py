@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from itertools import takewhile
 from typing import Any
 
-from flask import Flask, Request, request
+from flask import Flask, Request, Response, request
 from werkzeug.exceptions import ClientDisconnected
 
+from mlguard.app.feedback_route import TAKEN, take_labels
 from mlguard.app.front import GuardedApp
 from mlguard.app.service import Service
 from mlguard.app.wsgi import WSGIMiddleware
@@ -57,7 +58,21 @@ class MLGuard(GuardedApp[Flask]):
 
         self._outer = WSGIMiddleware(app.wsgi_app, service, start, extensions=app.extensions)
         app.wsgi_app = self._outer  # type: ignore[method-assign]
+        self._add_feedback(app, service)
         return service
+
+    def _add_feedback(self, app: Flask, service: Service) -> None:
+        """Have the app take labels, where the settings want a route for them."""
+        settings, most = service.settings.feedback, service.settings.service.max_body
+        if settings is None or settings.route is None:
+            return
+
+        def feedback() -> Response:
+            body = request.stream.read(most + 1)
+            return Response(take_labels(service, body), TAKEN, mimetype="application/json")
+
+        demanding = self.requires(settings.scope)(feedback)
+        app.add_url_rule(settings.route, "mlguard_feedback", demanding, methods=["POST"])
 
     def _around(self) -> Iterable[Any]:
         return takewhile(lambda layer: layer is not self._outer, layers(self._app.wsgi_app))
