@@ -1,4 +1,4 @@
-"""What can an operator do from a shell? `mlguard check · token · quota · reference · drift`."""
+"""What can an operator do from a shell? `mlguard check`, `token`, `quota`, `reference`, `drift`, …."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from mlguard import __version__
-from mlguard.cli import check, drift, quota, reference, token
+from mlguard.cli import check, drift, feedback, quota, reference, token
 from mlguard.errors import MLGuardError
 
 
@@ -26,6 +26,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mlguard", description="Guard an ML inference service.")
     parser.add_argument("--version", action="version", version=f"mlguard {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (check, token, quota, reference, drift):
+    for command in (check, token, quota, reference, drift, feedback):
         command.add(commands)
     return parser
