@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlguard.app import feedback as module
 from mlguard.app.feedback import MAX_QUEUED, MAX_TRUTHS, Feedback
 from mlguard.bodies import Layout
 from mlguard.call_ids import first_id, new_call_id, time_of
@@ -231,14 +230,15 @@ class TestLabels:
         assert worker.number("model_performance_labels") == 1
 
     def test_versions_are_measured_apart(self, worker: Worker) -> None:
-        """A canary has numbers of its own; of very many versions, twenty have."""
+        """A canary has numbers of its own; of very many versions, those that came last are one."""
         for number in range(25):
             worker.clock.now += 1
             worker.label(worker.keep(YES, version=str(number)), [number % 2])
 
-        assert worker.number("model_performance", version="24", metric="accuracy") == 0
-        assert worker.number("model_performance", version="23", metric="accuracy") == 1
-        assert worker.number("model_performance_labels") == 20
+        assert worker.number("model_performance", version="8", metric="accuracy") == 0
+        assert worker.number("model_performance", version="7", metric="accuracy") == 1
+        labels = "model_performance_labels"
+        assert (worker.number(labels), worker.number(labels, version="_OTHER")) == (25, 5)
 
     def test_the_window_moves_on(self, make: Make) -> None:
         """The last labels count, as many as the settings say."""
@@ -337,6 +337,29 @@ class TestBounds:
             os._exit(len(worker.store.find([call_id])))
 
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+    def test_what_is_left_at_the_end_is_counted(self, worker: Worker, tmp_path: Path) -> None:
+        """A label whose call may still be on its way to the file is not lost silently."""
+        (tmp_path / "folder").mkdir(0o700)
+        worker.label(new_call_id(NOW), [1, 0])
+        worker.feedback.close()
+
+        assert worker.labels("dropped") == 2
+
+    def test_much_is_forgotten_in_steps(
+        self, worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Forgetting never holds up what else is done for long, and goes on the next time."""
+        monkeypatch.setattr(kept_calls, "_TOGETHER", 100)
+        (tmp_path / "folder").mkdir(0o700)
+        for _ in range(900):
+            worker.clock.now += 0.001
+            worker.keep(YES)
+        worker.feedback.flush()
+        monkeypatch.setattr(kept_calls, "_STEPS", 2)
+        done = [worker.store.forget(NOW + 2 * DAY) for _ in range(6)]
+
+        assert done == [False] * 4 + [True] * 2
 
     def test_names_must_be_text(self, worker: Worker) -> None:
         """Who hands over something else has made a mistake, and is told."""
@@ -543,4 +566,3 @@ def test_measuring_is_quick(make: Make) -> None:
 
     assert worker.number("model_performance_labels") == 10_000
     assert time.thread_time() - began < 2
-    assert module.MAX_VERSIONS == 20

@@ -30,9 +30,12 @@ from tests.servers import ROOT, free_port, wait_until
 pytest.importorskip("redis", reason="the package redis is not installed")
 
 
+from mlguard.call_ids import new_call_id
 from mlguard.host.database import Database
 from mlguard.host.revocations import RevocationTable
+from mlguard.performance import KeptCall
 from mlguard.redis import RedisStore
+from mlguard.redis.kept_calls import RedisCalls
 from mlguard.redis.revocations import RevocationStore
 from mlguard.redis_url import problem
 from mlguard.revocations import Revocation, Revocations
@@ -746,6 +749,8 @@ LEAST = (
 )
 LEAST_OF_REVOCATIONS = "~mlguard:* +eval +evalsha +time +get +set +hmget +hgetall +hset +hdel +info"
 
+LEAST_OF_FEEDBACK = "+hset +hsetnx +hmget +hdel +zadd +zrem +zcard +zrange +zrevrange +expire"
+
 
 class TestRights:
     """Which rights does a user need?"""
@@ -784,6 +789,33 @@ class TestRights:
         store.close()
         documented = (ROOT / "docs" / "quotas.md").read_text()
         assert all(right in documented for right in rights.split())
+
+    @pytest.mark.parametrize("is_cluster", [False, True], ids=["single", "cluster"])
+    def test_feedback(self, request: pytest.FixtureRequest, is_cluster: bool) -> None:
+        """The rights that the docs name beyond those of quotas are enough for calls and labels."""
+        rights = f"{LEAST} {LEAST_OF_FEEDBACK}"
+        if is_cluster:
+            cluster = request.getfixturevalue("cluster")
+            name = self.user(*cluster.nodes, rights=f"{rights} +cluster|slots +asking")
+            url = cluster.url.replace("://", f"://{name}:sesame@")
+        else:
+            server = request.getfixturevalue("server")
+            name = self.user(server, rights=rights)
+            url = f"redis://{name}:sesame@127.0.0.1:{server.port}"
+        store = RedisCalls(url, "mlguard", uuid4().hex, most=1, retention=60, timeout=PATIENT)
+        calls = [KeptCall(new_call_id(n), "iris", "3", [["1", 0.9]]) for n in range(3)]
+
+        store.keep(calls)
+        assert store.find([call.id for call in calls]).keys() == {call.id for call in calls}
+        assert [store.label(calls[2], [1], 3.0) for _ in range(2)] == [True, False]
+        assert [each.truths for each in store.recent("iris", 9)] == [[1]]
+        assert store.forget(3.0)
+        assert store.find([call.id for call in calls]).keys() == {calls[2].id}
+        assert store.forget(99.0)
+        assert store.recent("iris", 9) == []
+        store.close()
+        documented = (ROOT / "docs" / "performance.md").read_text()
+        assert LEAST_OF_FEEDBACK in documented
 
     def test_revocations(self, server: Redis) -> None:
         """The rights that the docs name are enough for all that is revoked."""

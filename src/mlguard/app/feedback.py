@@ -27,7 +27,6 @@ from mlguard.settings import FeedbackSettings, Quotas
 
 MAX_QUEUED = 10_000  # calls, and labels, that wait in a worker
 MAX_TRUTHS = 100_000  # in those labels
-MAX_VERSIONS = 20  # of a model whose performance is told
 _TOGETHER = 1000
 _FORGET = 10.0  # seconds
 _Trouble = (DatabaseFailed, StoreUnavailable, ConnectionError, OSError)
@@ -105,8 +104,7 @@ class Feedback:
             self._keep()
             self._join()
             now = self._clock()
-            if abs(now - self._forgot) > _FORGET:
-                self._store.forget(now)
+            if abs(now - self._forgot) > _FORGET and self._store.forget(now):
                 self._forgot = now
         except _Trouble as error:
             self._metrics.set_degraded("feedback", True)
@@ -127,7 +125,9 @@ class Feedback:
             except _Trouble as error:
                 self._log.warning("read", "performance cannot be measured: %s", error)
                 return []
-            for version, labels, metrics in performances(task, labelled, window)[:MAX_VERSIONS]:
+            # As in other metrics, of very many versions those that came last are one.
+            named = [c._replace(version=self._metrics.known(model, c.version)) for c in labelled]
+            for version, labels, metrics in performances(task, named, window):
                 numbers.set("mlguard_model_performance_labels", model, version, to=labels)
                 for name, value in metrics.items():
                     numbers.set("mlguard_model_performance", model, version, name, to=value)
@@ -136,6 +136,9 @@ class Feedback:
     def close(self) -> None:
         """Hand on what waits once more."""
         self.flush()
+        while self._labels:  # whose calls another worker may have had
+            label = self._labels.popleft()
+            self._metrics.labelled("", "", DROPPED, max(1, len(label.truths)))
         self._store.close()
 
     def _keep(self) -> None:

@@ -255,6 +255,7 @@ class GuardedApp(Generic[App]):
         """
         if self.service.feedback is None:
             raise InvalidSettings("feedback needs [feedback]", source=self.service.settings.source)
+        self.service.start()  # outside of a worker, nothing would hand it on
         return self.service.feedback.label(call_id, truths)
 
     @property

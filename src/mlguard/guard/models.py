@@ -9,7 +9,7 @@ from typing import Any
 from mlguard.bodies import Layout
 from mlguard.messages import Inference, Outcome
 from mlguard.metrics import Metrics
-from mlguard.performance import MOST_ROWS, KeptCall, Said, Task
+from mlguard.performance import MOST_ROWS, MOST_VALUES, KeptCall, Said, Task
 from mlguard.performance.task import TWO
 from mlguard.settings import Drift, Model, Settings
 
@@ -93,7 +93,9 @@ class ServedModel:
             result = "too_large"
         elif answers := self.layout.each(outcome.predictions, outcome.scores, rows):
             said = [self._said(answer) for answer in answers]
-            if any(said):
+            if sum(map(len, filter(None, said))) > MOST_VALUES:
+                result = "too_large"
+            elif any(said):
                 result = self.keep(KeptCall(outcome.call_id, self.name, outcome.version, said))
         metrics.call_kept(self.name, outcome.version, result)
 

@@ -12,6 +12,7 @@ from mlguard.performance.labels import Found, Labelled
 
 MAX_BYTES = 256 * 2**20  # of what was said, in the file
 _TOGETHER = 500
+_STEPS = 20  # of which each forgets some, at a time
 
 _KEEP = """
 INSERT OR IGNORE INTO call (id, model, size, told)
@@ -73,16 +74,25 @@ class HostCalls:
         read = [(json.loads(told), json.loads(truths)) for told, truths in rows]
         return [Labelled(version, said, truths) for (version, said), truths in read]
 
-    def forget(self, now: float) -> None:
-        """Forget calls that are too old, then the oldest where there are too many, step by step."""
-        while self._database.write(_FORGET, (first_id(now - self._retention), _TOGETHER)):
-            pass
-        while True:
-            ((count, size),) = self._database.read(_SIZE)
-            surplus = count - self._most if size <= MAX_BYTES else max(count // 10, 1)
-            if surplus <= 0:
-                return
-            self._database.write(_FORGET, (_LAST, min(surplus, _TOGETHER)))
+    def forget(self, now: float) -> bool:
+        """Forget calls that are too old, then the oldest where there are too many, step by step.
+
+        Returns:
+            False where that would take long, and is to be gone on with.
+        """
+        oldest = first_id(now - self._retention)
+        for _ in range(_STEPS):
+            forgotten = self._database.write(_FORGET, (oldest, _TOGETHER))
+            forgotten += self._database.write(_FORGET, (_LAST, self._surplus()))
+            if not forgotten:
+                return True
+        return False
+
+    def _surplus(self) -> int:
+        """Tell how many of the oldest calls must go, at most so many at a time."""
+        ((count, size),) = self._database.read(_SIZE)
+        surplus = count // 10 + 1 if size > MAX_BYTES else count - self._most
+        return int(max(0, min(surplus, _TOGETHER)))
 
     def close(self) -> None:
         """Do nothing: the file is its owner's."""

@@ -219,6 +219,10 @@ class Metrics:
 
     # ---- the bounds of labels
 
+    def known(self, model: str, version: str) -> str:
+        """Name a version of a model as all metrics do."""
+        return self._known(model, version)[1]
+
     def _inference(self, model: str, version: str) -> tuple[Histogram, Histogram, Number]:
         """Find what each inference counts: its time, what it waited, and its rows."""
         found = self._inferences.get((model, version))

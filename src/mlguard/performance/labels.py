@@ -13,6 +13,9 @@ from mlguard.performance.task import Said, Task
 MOST_ROWS = 1000
 """Rows of a call whose predictions are kept: a batch of more is seldom labelled row by row."""
 
+MOST_VALUES = 5000
+"""Classes, scores and numbers that are kept of a call."""
+
 GRACE = 30.0
 """Seconds in which a call's predictions may still be on their way to where they are kept."""
 
@@ -106,8 +109,8 @@ class CallStore(Protocol):
     def recent(self, model: str, most: int, /) -> list[Labelled]:
         """Return the calls of a model that were labelled last, the newest first."""
 
-    def forget(self, now: float, /) -> None:
-        """Forget what is too old, and the oldest of too many."""
+    def forget(self, now: float, /) -> bool:
+        """Forget what is too old, and the oldest of too many; False where more is to be done."""
 
     def close(self) -> None:
         """Let go of what it holds."""

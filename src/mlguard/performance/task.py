@@ -18,6 +18,7 @@ The scores of two classes are one, that of the last class; none stands where non
 """
 
 TWO = ("0", "1")
+_DIGITS = 6  # of a score: more are only longer
 NUMBERS = ("mae", "rmse")
 SHARES = ("accuracy", "precision", "recall", "auc")
 
@@ -62,7 +63,7 @@ class Task:
         named = to_category(_single(prediction))
         if named not in self.classes:
             named = self._likeliest(shares)
-        return None if named is None else [named, *shares]
+        return None if named is None else [named, *[round(share, _DIGITS) for share in shares]]
 
     def truth(self, value: Any) -> str | float | None:
         """Read the truth of one row; None where it cannot be one."""

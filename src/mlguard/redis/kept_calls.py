@@ -102,18 +102,27 @@ class RedisCalls:
         read = [(json.loads(told), json.loads(truth)) for told, truth in pairs]
         return [Labelled(version, said, truth) for (_, version, said), truth in read]
 
-    def forget(self, now: float) -> None:
-        """Forget calls that are too old, then the oldest where there are too many, step by step."""
+    def forget(self, now: float) -> bool:
+        """Forget calls that are too old, then the oldest where there are too many, step by step.
+
+        Returns:
+            False where that would take long, and is to be gone on with.
+        """
         for _ in range(_STEPS):
-            oldest = ("ZRANGE", self._times, "-inf", f"({now - self._retention:.3f}", "BYSCORE")
-            (ids,) = self._run((*oldest, "LIMIT", 0, _TOGETHER))
+            ids = self._forgettable(now)
             if not ids:
-                (count,) = self._run(("ZCARD", self._times))
-                surplus = min(count - self._most, _TOGETHER)
-                (ids,) = self._run(("ZRANGE", self._times, 0, surplus - 1)) if surplus > 0 else [[]]
-            if not ids:
-                return
+                return True
             self._drop(ids)
+        return False
+
+    def _forgettable(self, now: float) -> list[bytes]:
+        """Name some calls that are too old, else the oldest of too many."""
+        oldest = ("ZRANGE", self._times, "-inf", f"({now - self._retention:.3f}", "BYSCORE")
+        found, count = self._run((*oldest, "LIMIT", 0, _TOGETHER), ("ZCARD", self._times))
+        surplus = min(count - self._most, _TOGETHER)
+        if not found and surplus > 0:
+            (found,) = self._run(("ZRANGE", self._times, 0, surplus - 1))
+        return list(found)
 
     def close(self) -> None:
         """Let the connections go."""
