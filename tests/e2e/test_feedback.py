@@ -175,6 +175,33 @@ class TestFourWorkers:
         assert service.ask("GET", "/health").header(HEADER) is None
 
 
+def test_scores_are_estimated(start: Start, tmp_path: Path) -> None:
+    """Without any label, the scores of sampled rows tell how well the model does."""
+    pytest.importorskip("evidently", reason="the drift extra is not installed")
+    from mlguard.reference import Reference
+
+    Reference.build({"a": [n / 100 for n in range(100)]}).save(tmp_path / "reference.parquet")
+    scored = {**SETTINGS["models"][0], "reference": str(tmp_path / "reference.parquet")}
+    with start(tmp_path, {**SETTINGS, "models": [scored], "drift": {"window": 50}}) as server:
+        service = Labelled(server.url)
+        for _ in range(25):
+            service.predict(0.9)
+            service.predict(0.3)
+        servers.wait_until(
+            lambda: metric(service, "mlguard_model_performance_estimated_rows", **RISK) == 50,
+            "there is an estimate",
+            within=180,
+        )
+
+        name = "mlguard_model_performance_estimated"
+        told = {
+            of: round(metric(service, name, **RISK, metric=of), 6)
+            for of in ("accuracy", "precision", "recall")
+        }
+        assert told == {"accuracy": 0.8, "precision": 0.9, "recall": 0.75}
+        assert 0 < metric(service, f"{name}_error", **RISK, metric="accuracy") < 0.2
+
+
 def test_restarts_lose_no_call(start: Start, tmp_path: Path) -> None:
     """A label that comes after a restart, or from a file, finds a call from before it."""
     with start(tmp_path) as server:

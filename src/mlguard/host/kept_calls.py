@@ -11,8 +11,8 @@ from mlguard.performance import KeptCall
 from mlguard.performance.labels import Found, Labelled
 
 MAX_BYTES = 256 * 2**20  # of what was said, in the file
-_TOGETHER = 500
-_STEPS = 20  # of which each forgets some, at a time
+_TOGETHER = 100  # calls in one statement, which holds the file
+_STEPS = 100  # of which each forgets some, at a time
 
 _KEEP = """
 INSERT OR IGNORE INTO call (id, model, size, told)

@@ -77,13 +77,14 @@ def check_routes(
 
     Raises:
         InvalidSettings: A route that they name is not there, or on several hosts; two models have
-            one route; the metrics' path is taken; nothing counts a unit.
+            one route; the metrics' path, or that of labels, is taken; nothing counts a unit.
     """
     routes = list(routes)
     quotas = settings.quotas
     problems = [
         *_misplaced(settings, {r.name: r for r in routes if r.is_guarded}),
         *_taken(settings.metrics.path, routes, around),
+        *_doubled(settings.feedback.route if settings.feedback else None, routes),
         *(
             f"quotas.units.{unit}: no function counts it; name one with `@guard.counts({unit!r})`"
             for unit in sorted(quotas.all_units if quotas else ())
@@ -152,3 +153,10 @@ def _taken(path: str, routes: Iterable[Route], around: Iterable[Around]) -> Iter
     for layer in around:
         if layer.answers(path):
             yield f"{where}: {layer.name} answers there too; choose another"
+
+
+def _doubled(path: str | None, routes: Iterable[Route]) -> Iterator[str]:
+    """Find a route of the app where the guard has put the one that takes labels."""
+    there = [r for r in routes if r.template == path and (not r.methods or "POST" in r.methods)]
+    if len(there) > 1:
+        yield f"feedback.route = {path!r}: is already a route of the app; choose another"
