@@ -1,4 +1,4 @@
-"""What can an operator do from a shell? `mlguard check`, `token`, `quota`, `reference`, `drift`, …."""
+"""What can an operator do from a shell? `mlguard check`, `token`, `quota`, `drift` and others."""
 
 from __future__ import annotations
 
