@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mlguard.drift import check
+from mlguard.drift.history import Past
 from mlguard.drift.report import render
 from mlguard.reference import Reference
 
@@ -94,6 +95,23 @@ def test_escapes(attack: str) -> None:
     assert f"{attack}!" in found.texts
     assert found.texts.count(attack) >= 2
     assert found.open == []
+
+
+def test_how_scores_went() -> None:
+    """Of a feature that earlier windows had, the page draws their scores, and where it drifted."""
+    data = {"a": [float(v) for v in range(100)], "new": [float(v) for v in range(100)]}
+    reference = Reference.build(data)
+    window = [[float(v), float(v)] for v in range(100)]
+    verdict = check(reference, window)
+    past = [Past(1e9 + n, 100, {"a": (n, n == 2), "gone": (9.0, True)}) for n in range(4)]
+
+    text = render(verdict, reference, window, model="m", version="1", when=WHEN, history=past)
+
+    assert Outline(text).open == []
+    assert text.count('class="course"') == 1
+    assert "M0 100L10 50L20 0L30 0" in text  # what is beyond twice the limit is cut
+    assert text.count('class="hit"') == 1
+    assert "2001-09-09 01:46" in text
 
 
 def test_loads_nothing() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ from mlguard.metrics import Family
 
 if TYPE_CHECKING:
     from mlguard.drift import Verdict
+    from mlguard.drift.history import History
     from mlguard.drift.reference import Reference
 
 _WINDOW = 1000  # rows, of a model whose reference cannot be read
@@ -52,6 +52,7 @@ class Checker:
         self._episodes = {model: Episodes(k, n) for model in config.models}
         self._known: dict[DriftModel, Reference] = {}
         self._drifting: set[DriftModel] = set()
+        self._histories: dict[DriftModel, History] = {}
         self._log = RateLimitedLog()
 
     def prepare(self) -> None:
@@ -121,8 +122,8 @@ class Checker:
         lasting = self._episodes[model].add(verdict.drifted)
         self._metrics.checked(model, verdict, lasting, time.monotonic() - started, time.time())
         self._tell(model, lasting)
-        if self._config.report is not None:
-            self._report(model, verdict, reference, rows, self._config.report)
+        if (path := self._config.report_of(model)) is not None:
+            self._report(model, verdict, reference, rows, path)
 
     def _tell(self, model: DriftModel, lasting: frozenset[str]) -> None:
         if lasting and model not in self._drifting:
@@ -138,18 +139,25 @@ class Checker:
         verdict: Verdict,
         reference: Reference,
         window: list[object],
-        report: str,
+        path: Path,
     ) -> None:
-        path = Path(report)
-        if len(self._config.models) > 1:
-            name = re.sub(r"[^\w.-]", "_", model.name)
-            path = path.with_name(f"{path.stem}-{name}{path.suffix}")
         try:
+            from mlguard.drift.history import History
             from mlguard.drift.report import render
 
             when = datetime.now(UTC)
+            if model not in self._histories:
+                self._histories[model] = History(path.with_suffix(".history"))
+            history = self._histories[model]
+            history.add(verdict, when.timestamp())
             html = render(
-                verdict, reference, window, model=model.name, version=model.version, when=when
+                verdict,
+                reference,
+                window,
+                model=model.name,
+                version=model.version,
+                when=when,
+                history=history.windows,
             )
             part = path.with_name(f".{path.name}.{os.getpid()}.part")
             part.write_text(html, encoding="utf-8")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -105,6 +107,14 @@ class AnalystConfig:
             secrets=(*secrets, *stores, *([key] if key else [])),
             scored=tuple(_scored(m) for m in settings.models if _has_scores(m)),
         )
+
+    def report_of(self, model: DriftModel) -> Path | None:
+        """Tell where the report of a model is written; None where none is."""
+        path = Path(self.report) if self.report else None
+        if path is None or len(self.models) == 1:
+            return path
+        name = re.sub(r"[^\w.-]", "_", model.name)
+        return path.with_name(f"{path.stem}-{name}{path.suffix}")
 
     def to_json(self) -> str:
         """Write it down for the analyst's standard input."""

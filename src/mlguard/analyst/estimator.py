@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 MAX_VERSIONS = 20
 _WINDOW = 1000  # rows, where the settings leave it to each reference
 _NAME = "mlguard_model_performance_estimated"
+_EXPECTED = "mlguard_model_performance_expected"
 
 
 class Estimator:
@@ -42,7 +43,7 @@ class Estimator:
             except Exception as error:  # noqa: BLE001 - one model must not stop the others
                 LOGGER.error("performance of %s is not estimated: %s", model.name, error)
         for sample in [sample for family in earlier for sample in family["samples"]]:
-            is_ours = sample["name"].startswith(_NAME)
+            is_ours = sample["name"].startswith((_NAME, _EXPECTED))
             if is_ours and sample["labels"].get("model") in self._windows:
                 self._numbers.set(sample["name"], *sample["labels"].values(), to=sample["value"])
 
@@ -72,11 +73,14 @@ class Estimator:
         try:
             from mlguard.performance.estimate import estimate
 
-            found = estimate(self._tasks[name], rows, self._calibrations.get(name))
+            calibration = self._calibrations.get(name)
+            found = estimate(self._tasks[name], rows, calibration)
         except Exception as error:  # noqa: BLE001 - one model or window must not stop the others
             self._log.warning(name, "the performance of %s cannot be estimated: %r", name, error)
             return
         self._numbers.set(f"{_NAME}_rows", name, version, to=len(rows))
+        for metric, value in (calibration.performance if calibration else {}).items():
+            self._numbers.set(_EXPECTED, name, version, metric, to=value)
         for metric, expected in found.items():
             self._numbers.set(_NAME, name, version, metric, to=expected.value)
             self._numbers.set(f"{_NAME}_error", name, version, metric, to=expected.error)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,12 +16,12 @@ from mlguard.errors import MissingExtra
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
 
     import numpy as np
     from jinja2 import Template
     from numpy.typing import NDArray
 
+    from mlguard.drift.history import Past
     from mlguard.drift.profile import Feature
     from mlguard.drift.reference import Reference
     from mlguard.drift.verdict import FeatureVerdict, Verdict
@@ -30,6 +31,7 @@ BINS = 28
 BARS = 7
 NEWCOMERS = 3
 NAME_LENGTH = 60
+COURSE = 3  # windows at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,23 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True)
+class Course:
+    """How a score went over the last windows, against its threshold.
+
+    Attributes:
+        width: Of the drawing.
+        path: The score; its threshold is at 50.
+        drifted: Where it drifted: by distribution or by its shares.
+        windows: How many there were.
+    """
+
+    width: int
+    path: str
+    drifted: tuple[int, ...]
+    windows: int
+
+
+@dataclass(frozen=True, slots=True)
 class Card:
     """What the page shows of one feature: a histogram or bars, or neither where none can be drawn.
 
@@ -65,6 +84,7 @@ class Card:
         histogram: The plot of a continuous feature.
         bars: The plot of categories.
         newcomers: The most frequent unseen categories, with their shares of the values.
+        course: How its score went; None where there were too few windows.
     """
 
     feature: Feature
@@ -73,6 +93,7 @@ class Card:
     histogram: HistogramPlot | None = None
     bars: tuple[Bar, ...] = ()
     newcomers: tuple[tuple[str, float], ...] = ()
+    course: Course | None = None
 
 
 def render(
@@ -83,11 +104,13 @@ def render(
     model: str,
     version: str,
     when: datetime,
+    history: Sequence[Past] = (),
 ) -> str:
     """Return one self-contained HTML page, about 3 kB a feature, drifted features first.
 
     `window` holds the rows that `check` judged, in any form that `check` takes. The page has no
-    scripts and loads nothing; every name and value is escaped, as clients choose categories.
+    scripts and loads nothing; every name and value is escaped, as clients choose categories. Of
+    the windows before, which `history` holds, it shows how each feature's score went.
     """
     import numpy as np
 
@@ -95,7 +118,10 @@ def render(
     features = {feature.name: feature for feature in reference.profile}
     with np.errstate(all="ignore"):  # floats at the end of their range
         cards = [
-            _card(reference, features[judged.name], judged, values[judged.name])
+            replace(
+                _card(reference, features[judged.name], judged, values[judged.name]),
+                course=_course(history, judged.name),
+            )
             for judged in verdict.features
         ]
     cards.sort(key=lambda card: (not card.verdict.detected, -_excess(card.verdict)))
@@ -105,6 +131,7 @@ def render(
         verdict=verdict,
         reference=reference,
         cards=cards,
+        since=datetime.fromtimestamp(history[0].when, UTC) if history else when,
     )
 
 
@@ -136,6 +163,17 @@ def _card(
         return Card(feature, verdict, strange, histogram=_histogram(feature, ours, theirs))
     bars = _bars(feature, ours, theirs)
     return Card(feature, verdict, strange, bars=bars, newcomers=newcomers)
+
+
+def _course(history: Sequence[Past], name: str) -> Course | None:
+    """Draw the scores of a feature, 10 a window; what is beyond twice the threshold is cut."""
+    found = [past.features[name] for past in history if name in past.features]
+    if len(found) < COURSE:
+        return None
+    heights = [100 - 50 * min(max(score, 0.0), 2.0) for score, _ in found]
+    points = "L".join(f"{10 * n} {height:.0f}" for n, height in enumerate(heights))
+    drifted = tuple(10 * n for n, (_, detected) in enumerate(found) if detected)
+    return Course(10 * (len(found) - 1), f"M{points}", drifted, len(found))
 
 
 def _newcomers(

@@ -189,6 +189,11 @@ METRICS = (
         "Standard error of the estimated performance.",
         *_METRIC,
     ),
+    _gauge(
+        "mlguard_model_performance_expected",
+        "Performance on the rows that the scores were calibrated with.",
+        *_METRIC,
+    ),
     _gauge("mlguard_model_performance_estimated_rows", "Rows that it is estimated of.", *_MODEL),
     _state("mlguard_model_performance", "Performance by the last labels that have come.", *_METRIC),
     _state("mlguard_model_performance_labels", "Labels that it is measured by.", *_MODEL),

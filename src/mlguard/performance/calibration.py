@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlguard.errors import InvalidReference
+from mlguard.performance.measure import measure
 from mlguard.performance.task import Task
 
 if TYPE_CHECKING:
@@ -71,11 +72,13 @@ class ScoreCalibration:
         classes: The model's, in the order of their scores.
         curves: One of each class; of two, one of the last.
         rows: Rows that it was learned from.
+        performance: Of the model on those, by metric: what is to be expected of it.
     """
 
     classes: tuple[str, ...]
     curves: tuple[ReliabilityCurve, ...]
     rows: int
+    performance: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def fit(cls, task: Task, scores: Sequence[Any], truths: Sequence[Any]) -> ScoreCalibration:
@@ -88,20 +91,18 @@ class ScoreCalibration:
 
         said = [task.said(None, score) for score in scores]
         true = [task.truth(value) for value in truths]
-        known = [
-            (s[1:], t) for s, t in zip(said, true, strict=True) if s and s[1:] and t is not None
-        ]
+        known = [(s, t) for s, t in zip(said, true, strict=True) if s and s[1:] and t is not None]
         if len(known) < LEAST:
             classes = ", ".join(task.classes)
             raise InvalidReference(
                 f"{len(known)} of {len(said)} rows have scores in [0, 1] and a truth of {classes}: "
                 f"a calibration needs {LEAST} at least"
             )
-        table = np.array([shares for shares, _ in known])
+        table = np.array([s[1:] for s, _ in known])
         counted = task.classes[-1:] if task.is_binary else task.classes
         truth = np.array([t for _, t in known])
         curves = [_curve(table[:, n], truth == name) for n, name in enumerate(counted)]
-        return cls(task.classes, tuple(curves), len(known))
+        return cls(task.classes, tuple(curves), len(known), measure(task, known))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as JSON; an OSError where that fails."""
@@ -110,6 +111,7 @@ class ScoreCalibration:
             "classes": self.classes,
             "rows": self.rows,
             "curves": [[c.scores, c.shares, c.rows] for c in self.curves],
+            "performance": self.performance,
         }
         Path(path).write_text(json.dumps(about) + "\n", encoding="utf-8")
 
@@ -137,7 +139,8 @@ def _read(about: Any) -> ScoreCalibration:
     curves = tuple(ReliabilityCurve(tuple(s), tuple(p), tuple(n)) for s, p, n in about["curves"])
     if not curves or not all(map(_is_curve, curves)):
         raise ValueError("its curves are none")
-    return ScoreCalibration(tuple(map(str, about["classes"])), curves, int(about["rows"]))
+    found = {str(name): float(value) for name, value in about.get("performance", {}).items()}
+    return ScoreCalibration(tuple(map(str, about["classes"])), curves, int(about["rows"]), found)
 
 
 def _is_curve(curve: ReliabilityCurve) -> bool:

@@ -13,7 +13,14 @@ from typing import NamedTuple
 from mlguard.errors import InvalidSettings
 from mlguard.routes.route import Route
 from mlguard.routes.surroundings import Around, exporter
-from mlguard.settings import ANY_HOST, Settings, nearest, split_route
+from mlguard.settings import (
+    ANY_HOST,
+    Drift,
+    FeedbackSettings,
+    Settings,
+    nearest,
+    split_route,
+)
 
 _REMEMBERED = 4096
 
@@ -84,7 +91,8 @@ def check_routes(
     problems = [
         *_misplaced(settings, {r.name: r for r in routes if r.is_guarded}),
         *_taken(settings.metrics.path, routes, around),
-        *_doubled(settings.feedback.route if settings.feedback else None, routes),
+        *_doubled("feedback", settings.feedback, "POST", routes),
+        *_doubled("drift", settings.drift, "GET", routes),
         *(
             f"quotas.units.{unit}: no function counts it; name one with `@guard.counts({unit!r})`"
             for unit in sorted(quotas.all_units if quotas else ())
@@ -155,8 +163,11 @@ def _taken(path: str, routes: Iterable[Route], around: Iterable[Around]) -> Iter
             yield f"{where}: {layer.name} answers there too; choose another"
 
 
-def _doubled(path: str | None, routes: Iterable[Route]) -> Iterator[str]:
-    """Find a route of the app where the guard has put the one that takes labels."""
-    there = [r for r in routes if r.template == path and (not r.methods or "POST" in r.methods)]
+def _doubled(
+    key: str, table: Drift | FeedbackSettings | None, method: str, routes: Iterable[Route]
+) -> Iterator[str]:
+    """Find a route of the app where the guard has put one of its own."""
+    path = table.route if table else None
+    there = [r for r in routes if r.template == path and (not r.methods or method in r.methods)]
     if len(there) > 1:
-        yield f"feedback.route = {path!r}: is already a route of the app; choose another"
+        yield f"{key}.route = {path!r}: is already a route of the app; choose another"

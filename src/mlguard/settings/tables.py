@@ -158,6 +158,8 @@ class Drift(Table):
         sample: Share of requests that give a row, in (0, 1].
         rows_per_request: Rows taken of one request at most; rows of one batch are not independent.
         report: Where the last comparison is written as a page for people.
+        route: Where the app shows that page; None is nowhere.
+        scope: What a token must grant to see it.
         store: A Redis through which the rows of all hosts reach `mlguard drift serve`; None where
             each host judges its own.
     """
@@ -170,6 +172,8 @@ class Drift(Table):
     sample: Annotated[float, Field(gt=0, le=1, strict=True)] = 1.0
     rows_per_request: Annotated[StrictInt, Field(ge=1, le=1000)] = 1
     report: FilePath | None = None
+    route: PathText | None = None
+    scope: Scope = "mlguard.drift"
     store: StoreUrl | None = Field(default=None, repr=False)
 
     @field_serializer("store")
@@ -251,6 +255,11 @@ class Settings(Table):
             raise contradiction(
                 "drift: no model has a `reference` to compare with; "
                 "`mlguard reference build` makes one",
+            )
+        if self.drift and self.drift.route and not (self.drift.report and self.auth):
+            raise contradiction(
+                "drift.route: needs `drift.report`, which says where the page is written, and "
+                "the table [auth], or anybody could see it",
             )
         if self.drift and self.drift.drifted_windows > self.drift.last_windows:
             raise contradiction(

@@ -15,8 +15,8 @@ from starlette.types import ASGIApp, Scope
 from starlette.websockets import WebSocketDisconnect
 
 from mlguard.app.asgi import ASGIMiddleware
-from mlguard.app.feedback_route import TAKEN, take_labels
 from mlguard.app.front import F, GuardedApp
+from mlguard.app.own_routes import OwnRoute, answered, own_routes
 from mlguard.app.service import Service
 from mlguard.guard.limits import Declared, limiting, mark_limits
 from mlguard.messages import Principal
@@ -102,29 +102,17 @@ class MLGuard(GuardedApp[FastAPI]):
         app.build_middleware_stack = surrounded  # type: ignore[method-assign]
         if app.middleware_stack is not None:
             app.middleware_stack = ASGIMiddleware(app.middleware_stack, service, self.start)
-        self._add_feedback(app, service)
+        for route in own_routes(service):
+            self._add(app, route)
         return service
 
-    def _add_feedback(self, app: FastAPI, service: Service) -> None:
-        """Have the app take labels, where the settings want a route for them."""
-        settings, most = service.settings.feedback, service.settings.service.max_body
-        if settings is None or settings.route is None:
-            return
+    def _add(self, app: FastAPI, route: OwnRoute) -> None:
+        async def answer(request: Request) -> Response:
+            made = await answered(route, request.stream(), request.url.query)
+            return Response(made.body, made.status, dict(made.headers), made.media_type)
 
-        async def feedback(request: Request) -> Response:
-            body = b""
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > most:
-                    break
-            return Response(take_labels(service, body), TAKEN, media_type="application/json")
-
-        app.add_api_route(
-            settings.route,
-            self.requires(settings.scope)(feedback),
-            methods=["POST"],
-            include_in_schema=False,
-        )
+        demanding = self.requires(route.scope)(answer)
+        app.add_route(route.path, demanding, [route.method], route.name, include_in_schema=False)
 
     def routes(self) -> Iterable[Route]:
         """List every route of the app, mounted apps included."""

@@ -9,8 +9,8 @@ from typing import Any
 from flask import Flask, Request, Response, request
 from werkzeug.exceptions import ClientDisconnected
 
-from mlguard.app.feedback_route import TAKEN, take_labels
 from mlguard.app.front import GuardedApp
+from mlguard.app.own_routes import OwnRoute, own_routes
 from mlguard.app.service import Service
 from mlguard.app.wsgi import WSGIMiddleware
 from mlguard.guard.limits import Declared
@@ -58,21 +58,18 @@ class MLGuard(GuardedApp[Flask]):
 
         self._outer = WSGIMiddleware(app.wsgi_app, service, start, extensions=app.extensions)
         app.wsgi_app = self._outer  # type: ignore[method-assign]
-        self._add_feedback(app, service)
+        for route in own_routes(service):
+            self._add(app, route)
         return service
 
-    def _add_feedback(self, app: Flask, service: Service) -> None:
-        """Have the app take labels, where the settings want a route for them."""
-        settings, most = service.settings.feedback, service.settings.service.max_body
-        if settings is None or settings.route is None:
-            return
+    def _add(self, app: Flask, route: OwnRoute) -> None:
+        def answer() -> Response:
+            body = request.stream.read(route.most + 1) if route.most else b""
+            made = route.answer(body, request.query_string.decode("latin-1"))
+            return Response(made.body, made.status, made.headers, mimetype=made.media_type)
 
-        def feedback() -> Response:
-            body = request.stream.read(most + 1)
-            return Response(take_labels(service, body), TAKEN, mimetype="application/json")
-
-        demanding = self.requires(settings.scope)(feedback)
-        app.add_url_rule(settings.route, "mlguard_feedback", demanding, methods=["POST"])
+        demanding = self.requires(route.scope)(answer)
+        app.add_url_rule(route.path, route.name, demanding, methods=[route.method])
 
     def _around(self) -> Iterable[Any]:
         return takewhile(lambda layer: layer is not self._outer, layers(self._app.wsgi_app))
