@@ -677,6 +677,19 @@ class TestEstimator:
         assert after.families() == before.families()
         assert other.families() == []
 
+    def test_what_is_not_defined_any_more(self) -> None:
+        """A window in which no row was called positive has no precision."""
+        estimator = self.estimator(window=1)
+        estimator.prepare([])
+        name = "mlguard_model_performance_estimated"
+
+        precision = []
+        for said in (["1", 0.9], ["0", 0.2]):
+            estimator.add("iris", "3", said)
+            precision.append(value(estimator.families(), name, metric="precision"))
+
+        assert precision == [0.9, None]
+
     def test_versions_are_bounded(self) -> None:
         """Beyond twenty versions of a model, all are one."""
         estimator = self.estimator(window=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 import uuid
@@ -12,6 +13,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlguard.app.feedback import MAX_QUEUED, MAX_TRUTHS, Feedback
 from mlguard.bodies import Layout
@@ -24,6 +27,7 @@ from mlguard.performance import MOST_ROWS, CallStore, KeptCall, Task
 from mlguard.settings import FeedbackSettings
 from tests.core.guards import MODEL, answered, call, guarded, in_a_thread, metric, predictions
 from tests.redis_servers import Redis
+from tests.servers import wait_until
 
 pytest.importorskip("hiredis", reason="the redis extra is not installed")
 from mlguard.redis.kept_calls import RedisCalls
@@ -365,6 +369,51 @@ class TestBounds:
         """Who hands over something else has made a mistake, and is told."""
         with pytest.raises(TypeError, match="call_id must be the text"):
             worker.feedback.label(7, [1])
+
+
+def test_a_redis_that_is_away(tmp_path: Path) -> None:
+    """While the Redis is away, calls and labels wait; a scrape goes on, without performance."""
+    with Redis(tmp_path) as server:
+        store = RedisCalls(server.url, "mlguard", "x", most=9, retention=DAY, timeout=0.5)
+        worker = Worker(store, Clock())
+        server.kill()
+        worker.label(worker.keep(YES), [1])
+        assert worker.number("degraded", part="feedback") == 1
+        assert worker.number("model_performance_labels") == 0
+        server.start()
+        wait_until(lambda: worker.feedback.flush() or worker.labels("ok") == 1, "it is joined")
+
+        assert worker.number("degraded", part="feedback") == 0
+        assert worker.number("model_performance_labels") == 1
+        store.close()
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner),
+    max_leaves=12,
+)
+
+
+@given(predictions=VALUES, scores=VALUES, rows=st.integers(1, 3), which=st.data())
+def test_no_answer_is_an_error(predictions: Any, scores: Any, rows: int, which: Any) -> None:
+    """Whatever a model answers, what is kept of it is ready for JSON, or nothing is."""
+    layout = which.draw(st.sampled_from([*TestAnswers.LAYOUTS.values()]))
+    task = which.draw(st.sampled_from([*TASKS.values(), Task("classification", ("a", "b", "1"))]))
+    pairs = layout.each(predictions, scores, rows)
+    said = [task.said(*pair) for pair in pairs or ()]
+
+    assert len(said) in (0, rows)
+    assert json.loads(json.dumps(said, allow_nan=False)) == said
+    assert [layout.one(predictions, scores, rows, n) for n in range(len(said))] == (pairs or [])
+
+
+@given(truth=VALUES, task=st.sampled_from([*TASKS.values()]))
+def test_no_truth_is_an_error(truth: Any, task: Task) -> None:
+    """Whatever is sent as a truth, it is one or it is not."""
+    read = task.truth(truth)
+
+    assert read is None or task.truth(read) == read
 
 
 class TestNames:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import nan
 from typing import TYPE_CHECKING
 
 from mlguard.analyst.config import AnalystConfig
@@ -43,9 +44,10 @@ class Estimator:
             except Exception as error:  # noqa: BLE001 - one model must not stop the others
                 LOGGER.error("performance of %s is not estimated: %s", model.name, error)
         for sample in [sample for family in earlier for sample in family["samples"]]:
-            is_ours = sample["name"].startswith((_NAME, _EXPECTED))
-            if is_ours and sample["labels"].get("model") in self._windows:
-                self._numbers.set(sample["name"], *sample["labels"].values(), to=sample["value"])
+            labels = sample["labels"]
+            if sample["name"].startswith((_NAME, _EXPECTED)) and labels["model"] in self._windows:
+                self._windows[labels["model"]].setdefault(labels["version"], [])
+                self._numbers.set(sample["name"], *labels.values(), to=sample["value"])
 
     def _prepare(self, name: str, path: str | None) -> None:
         if path is not None:
@@ -79,11 +81,13 @@ class Estimator:
             self._log.warning(name, "the performance of %s cannot be estimated: %r", name, error)
             return
         self._numbers.set(f"{_NAME}_rows", name, version, to=len(rows))
-        for metric, value in (calibration.performance if calibration else {}).items():
-            self._numbers.set(_EXPECTED, name, version, metric, to=value)
-        for metric, expected in found.items():
-            self._numbers.set(_NAME, name, version, metric, to=expected.value)
-            self._numbers.set(f"{_NAME}_error", name, version, metric, to=expected.error)
+        expected = calibration.performance if calibration else {}
+        for metric in self._tasks[name].metrics:
+            # What is not defined for these rows is told no longer.
+            value, deviation = found.get(metric, (nan, nan))
+            self._numbers.set(_NAME, name, version, metric, to=value)
+            self._numbers.set(f"{_NAME}_error", name, version, metric, to=deviation)
+            self._numbers.set(_EXPECTED, name, version, metric, to=expected.get(metric, nan))
 
     def families(self) -> list[Family]:
         """Write down all numbers."""

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mlguard.performance.calibration import ScoreCalibration
 from mlguard.performance.measure import mean
@@ -25,8 +24,7 @@ _LEAST_DRAWS = 20
 _DRAWN = 2_000_000  # truths, over all draws
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
+class Estimate(NamedTuple):
     """What is expected of one metric.
 
     Attributes:
