@@ -29,7 +29,7 @@ MAX_QUEUED = 10_000  # calls, and labels, that wait in a worker
 MAX_TRUTHS = 100_000  # in those labels
 _TOGETHER = 1000
 _FORGET = 10.0  # seconds
-_Trouble = (DatabaseFailed, StoreUnavailable, ConnectionError, OSError)
+_Trouble = (DatabaseFailed, StoreUnavailable)
 
 
 class Feedback:

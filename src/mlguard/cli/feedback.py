@@ -20,6 +20,7 @@ from mlguard.guard import tasks_of
 from mlguard.host.database import Database, DatabaseFailed
 from mlguard.host.folder import Folder
 from mlguard.host.kept_calls import HostCalls
+from mlguard.ledger import StoreUnavailable
 from mlguard.performance import CallStore
 from mlguard.performance.labels import LABELLED, UNKNOWN, Label, join, label_of
 from mlguard.settings import FeedbackSettings, Settings, load
@@ -61,7 +62,7 @@ def _import(options: argparse.Namespace) -> None:
         try:
             for result, number in _joined(settings, feedback, labels, stack):
                 counts[result] += number
-        except (DatabaseFailed, ConnectionError, MissingExtra) as error:
+        except (DatabaseFailed, StoreUnavailable, MissingExtra) as error:
             raise MLGuardError(f"calls cannot be read or labelled: {error}") from error
     print(f"{counts[LABELLED]} of {counts.total()} labels joined with their calls")
     for result, number in sorted(counts.items()):

@@ -7,13 +7,11 @@ of their labels. Whatever is sent twice has the effect of once.
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from mlguard.call_ids import time_of
-from mlguard.ledger import StoreUnavailable
 from mlguard.performance import KeptCall
 from mlguard.performance.labels import Found, Labelled
 from mlguard.redis.calls import RedisCall, marked, slot_of, taken
@@ -146,14 +144,6 @@ class RedisCalls:
         return self._begin + name
 
     def _run(self, *commands: Command) -> list[Any]:
-        with self._in_plain_words():
+        with self._servers.in_plain_words():
             calls = [RedisCall(self._slot, command) for command in commands]
             return [reply.rest for reply in taken(self._servers.run(calls))]
-
-    @contextlib.contextmanager
-    def _in_plain_words(self) -> Iterator[None]:
-        try:
-            with self._servers.in_plain_words():
-                yield
-        except StoreUnavailable as error:
-            raise ConnectionError(str(error)) from None
