@@ -237,4 +237,6 @@ class TestOfAService:
             service.guard.parts.recorder.put(Record("GET"))
 
         assert service.expose_at_once(CLASSIC) is None
+        with service.guard.parts.recorder._folding:  # somebody is at it, for as long as it takes
+            assert service.expose_at_once(CLASSIC) is None
         assert b" %d.0\n" % (BATCH + 1) in page(service.scrape(CLASSIC))

@@ -277,11 +277,8 @@ class Service:
 
     def expose_at_once(self, accept: str) -> tuple[int, str, bytes] | None:
         """Write the metrics as `expose` does; None where that may wait, or take a while."""
-        if (
-            self.feedback
-            or not self.metrics.are_few
-            or not self.guard.parts.recorder.is_nearly_empty
-        ):
+        is_soon = self.metrics.are_few and self.guard.parts.recorder.folds_at_once
+        if self.feedback or not is_soon:
             return None
         families = self._host.collect_alone() if self._host else self.metrics.snapshot()
         return None if families is None else (200, *exposition.expose(families, accept))

@@ -89,9 +89,9 @@ class Recorder:
             self._wake()
 
     @property
-    def is_nearly_empty(self) -> bool:
-        """Whether nobody need be woken for what waits."""
-        return len(self._waiting) <= BATCH
+    def folds_at_once(self) -> bool:
+        """Whether `fold` takes a few milliseconds at most: little waits, and nobody is at it."""
+        return len(self._waiting) <= BATCH and not self._folding.locked()
 
     def forked(self) -> None:
         """Be in a forked process: what waits is the parent's, and so is who was folding it."""
