@@ -45,7 +45,7 @@ class attached:  # noqa: N801 - a `with` reads it as a word
 
 def server_span_around() -> Span | None:
     """Find the server span that somebody around has opened, where the current one is such."""
-    around = runtime.get_current()
+    around = runtime._RUNTIME_CONTEXT.get_current()
     if not around:
         return None
     span = trace.get_current_span(around)

@@ -147,7 +147,7 @@ class Tracing:
             The span, which does not record where the trace is not kept, and the caller's context
             (its baggage too) in which it is the current one.
         """
-        around = runtime.get_current()
+        around = runtime._RUNTIME_CONTEXT.get_current()
         context = _extracted(call.carrier, around) if call.carrier else around
         tracer = self._own
         if tracer is None:
@@ -186,7 +186,7 @@ class Tracing:
         Returns:
             The span, and the current context with it as the current one.
         """
-        tracer, around = self._own, runtime.get_current()
+        tracer, around = self._own, runtime._RUNTIME_CONTEXT.get_current()
         if tracer is None:
             span = self._tracer.start_span(name, attributes=attributes)
             return span, trace.set_span_in_context(span, around)
