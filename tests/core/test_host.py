@@ -274,6 +274,17 @@ class TestMetrics:
         assert alone.tell(page_at_once) == ""
         assert number(alone.page()) == 11
 
+    def test_the_only_one_of_a_supervisor_asks_nobody(self, workers: Any, file: Path) -> None:
+        """A worker whose siblings are still to come writes its numbers down, and asks nobody."""
+        (one,) = workers()
+        one.tell(ten)
+
+        assert number(one.page()) == 10
+        assert rows(file, "SELECT asked FROM instance") == [(0,)]
+        one.kill()
+        (late,) = workers()
+        assert number(late.page()) == 10
+
     def test_who_is_gone_is_counted(self, workers: Any, file: Path) -> None:
         """What workers counted that left or were killed stays, with exemplars; gauges do not."""
         stays, leaves, dies = workers(3)

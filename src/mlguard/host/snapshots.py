@@ -125,6 +125,8 @@ class Snapshots:
         Raises:
             DatabaseFailed: The file cannot be read or written.
         """
+        if not self._has_others():
+            return self._write(0)  # for those that come when this one is gone
         number = time.monotonic_ns()
         self._database.write(_ASK, self._values(number=number))
         found = [self._write(number)]
@@ -142,9 +144,7 @@ class Snapshots:
         Raises:
             DatabaseFailed: The file cannot be read.
         """
-        if self._database.read(_OTHERS, (self.instance, self.name)):
-            return None
-        return self._snapshot()
+        return None if self._has_others() else self._snapshot()
 
     def look_after(self) -> None:
         """Add up the workers that are gone, and forget instances that are."""
@@ -196,6 +196,10 @@ class Snapshots:
     def _read_instance(self, columns: str) -> list[Row]:
         sql = f"SELECT {columns} FROM instance WHERE name = ?"
         return self._database.read(sql, (self.instance,))
+
+    def _has_others(self) -> bool:
+        """Say whether there are numbers of others: of workers, or of those that are gone."""
+        return bool(self._database.read(_OTHERS, (self.instance, self.name)))
 
     def _are_silent(self, number: int) -> bool:
         """Say whether a worker that runs has not answered."""
