@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate
 from math import isnan
 from threading import Lock
 from typing import Any
@@ -100,11 +102,12 @@ class Histogram:
         """Tell the numbers: each bucket counts what the ones before it do."""
         with self._lock:
             counts, exemplars, total = self._counts.copy(), self._exemplars.copy(), self._sum
-        seen, bucket = 0, f"{self._name}_bucket"
-        found: list[dict[str, Any]] = []
-        for labels, count, kept in zip(self._buckets, counts, exemplars, strict=True):
-            seen += count
-            told: dict[str, Any] = {"name": bucket, "labels": labels, "value": seen}
+        name, sums = f"{self._name}_bucket", [*accumulate(counts)]
+        found: list[dict[str, Any]] = [
+            {"name": name, "labels": labels, "value": seen}
+            for labels, seen in zip(self._buckets, sums, strict=True)
+        ]
+        for told, kept in zip(found, exemplars, strict=True):
             if kept is not None:
                 trace_id, value, moment = kept
                 told["exemplar"] = {
@@ -112,8 +115,7 @@ class Histogram:
                     "value": value,
                     "timestamp": moment,
                 }
-            found.append(told)
-        found.append({"name": f"{self._name}_count", "labels": self._labels, "value": seen})
+        found.append({"name": f"{self._name}_count", "labels": self._labels, "value": sums[-1]})
         found.append({"name": f"{self._name}_sum", "labels": self._labels, "value": total})
         return found
 
@@ -171,13 +173,13 @@ class Numbers(Collector):
         """Tell all that was counted, in the order of the table."""
         with self._lock:
             cells = list(self._cells.items())
-        samples: dict[str, list[dict[str, Any]]] = {name: [] for name in _TABLE}
-        for (name, *_), cell in cells:
-            samples[name] += cell.samples()
+        samples: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+        for named, cell in cells:
+            samples[named[0]] += cell.samples()
         return [
             {"name": m.family, "type": m.kind, "help": m.help, "samples": samples[m.name]}
             for m in METRICS
-            if samples[m.name]
+            if samples.get(m.name)
         ]
 
     def describe(self) -> list[CollectedMetric]:

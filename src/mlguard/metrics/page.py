@@ -71,12 +71,11 @@ def _write(lines: list[str], family: dict[str, Any], *, has_exemplars: bool) -> 
     lines.append(_head(name, kind, family["help"], has_exemplars))
     for sample in family["samples"]:
         labels, value = sample["labels"], sample["value"]
-        is_written = type(labels) is Labels
-        said = labels.written if is_written else _remembered(tuple(labels.items()))
-        number = f"{value}.0" if type(value) is int and 0 <= value < _PLAIN else _number(value)
-        exemplar = sample.get("exemplar") if has_exemplars else None
-        after = _after(exemplar) if exemplar else ""
-        lines.append(f"{sample['name']}{said} {number}{after}\n")
+        said = labels.written if type(labels) is Labels else _remembered(tuple(labels.items()))
+        number = _count(value) if type(value) is int else _number(value)
+        if has_exemplars and sample.get("exemplar"):
+            number += _after(sample["exemplar"])
+        lines.append(f"{sample['name']}{said} {number}\n")
 
 
 @lru_cache(1024)
@@ -103,6 +102,9 @@ def _number(value: float) -> str:
     if value and -_PLAIN < value < _PLAIN and value == int(value):
         return f"{int(value)}.0"
     return str(floatToGoString(value))  # type: ignore[no-untyped-call]
+
+
+_count = lru_cache(4096)(_number)  # many buckets hold the same
 
 
 def _after(exemplar: dict[str, Any]) -> str:
