@@ -557,7 +557,7 @@ class TestPending:
             wait_until(lambda: far.used() == {"rows:iris:lifetime": 10_002}, "all is charged")
 
     def test_held(self) -> None:
-        """What is still held is said again, and what is doubted once, all in all."""
+        """What is held or has been is said again, and what is doubted once, all in all."""
         held = Held()
         place: Any = ("t", "p", FLIGHTS)
         held.change(place, 2)
@@ -568,6 +568,7 @@ class TestPending:
         held.change(place, -1)
         held.doubt(place)
 
+        assert [(c.extra, c.is_grant) for c in held.renewals()] == [(0, True)]
         assert held.renewals() == []
         assert [(c.extra, c.is_grant) for c in held.doubted()] == [(0, True)]
         assert held.doubted() == []

@@ -201,35 +201,29 @@ def test_the_screen_says_it_all(played):
     assert "no process is left" in screen
 
 
-def _complete(demos):
-    return next((n for n, (_, mark) in demos.items() if is_complete(left_over(mark))), None)
-
-
 @of_one_play
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc to look around")
-def test_interrupted_it_leaves_no_process(tmp_path):
-    """Whoever ends the demo early, by Ctrl-C or kill, gets the computer back as it was."""
-    demos = {}
-    for number in (signal.SIGINT, signal.SIGTERM):  # at once, as each takes a while to begin
-        folder = tmp_path / number.name
-        folder.mkdir()
-        demos[number] = start(folder)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+def test_interrupted_it_leaves_no_process(tmp_path, number):
+    """Whoever ends the demo early, by Ctrl-C or kill, gets the computer back as it was.
+
+    Both are one interruption; the one that is waited for until all processes run is the kill.
+    """
+    demo, mark = start(tmp_path)
     try:
-        waiting = dict(demos)
-        while waiting:  # each as soon as it runs, as it ends by itself
-            number = wait_until(
-                lambda: _complete(waiting), "all processes run", within=LONGEST * 10
+        if number == signal.SIGTERM:
+            wait_until(
+                lambda: is_complete(left_over(mark)), "all processes run", within=LONGEST * 10
             )
-            demo, _ = waiting.pop(number)
-            demo.send_signal(number)
-        for demo, mark in demos.values():
-            screen, _ = demo.communicate(timeout=10 * LONGEST)
-            assert demo.returncode == 130
-            assert "everything is stopped" in screen
-            assert left_over(mark) == []
+        else:
+            assert demo.stdout.readline().startswith("mlguard")
+        demo.send_signal(number)
+        screen, _ = demo.communicate(timeout=10 * LONGEST)
+        assert demo.returncode == 130
+        assert "everything is stopped" in screen
+        assert left_over(mark) == []
     finally:
-        for demo, _ in demos.values():
-            end(demo)
+        end(demo)
 
 
 def test_a_service_that_does_not_start_shows_its_log(tmp_path):

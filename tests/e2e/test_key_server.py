@@ -23,8 +23,8 @@ from tests.keyserver import Exchange, KeyPair, KeyServer, key_pair, key_set
 
 RATE = 200  # requests a second
 THREADS = 8
-PHASE = 1.0  # seconds
-MAX_AGE = 2
+PHASE = 0.4  # seconds
+MAX_AGE = 1
 MARGIN = 3.0  # seconds that a fetch may take beyond MAX_AGE on a busy machine
 AUDIENCE = "twin-api"
 

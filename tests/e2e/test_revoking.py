@@ -41,10 +41,16 @@ other_host = pytest.fixture(_own_temporary_folder, name="other_host")
 
 
 class Twin:
-    """A service of four workers."""
+    """A service of several workers."""
 
     def __init__(
-        self, serve: Callable[..., servers.Server], app: str, folder: Path, tmp: Path, **auth: Any
+        self,
+        serve: Callable[..., servers.Server],
+        app: str,
+        folder: Path,
+        tmp: Path,
+        workers: int = 4,
+        **auth: Any,
     ) -> None:
         name = f"twin-{folder.name}"[:60]
         settings = {
@@ -58,7 +64,7 @@ class Twin:
             "TMPDIR": str(tmp), "XDG_RUNTIME_DIR": "",
         }  # fmt: skip
         (tmp / "logs").mkdir(exist_ok=True)
-        self.server = serve(app, cwd=tmp / "logs", workers=4, env=self._env)
+        self.server = serve(app, cwd=tmp / "logs", workers=workers, env=self._env)
 
     def command(self, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run `mlguard token revoke` on this host."""
@@ -138,7 +144,7 @@ def test_all_workers_know_within_a_second(
     assert "on this host: 1 of its instances runs" in said.stdout
     assert others == [200] * ASKED
     assert job.returncode == 0, job.stderr
-    again = Twin(serve, app, tmp_path, host)
+    again = Twin(serve, app, tmp_path, host, workers=1)
     with again.server:
         assert [set(again.asked(text)) for text in tokens] == [{401}, {401}, {200}]
 
@@ -154,8 +160,10 @@ def test_all_hosts_know_through_the_store(tmp_path: Path, host: Path, other_host
     )
     try:
         store = {"revocation_store": f"redis://127.0.0.1:{port}/0"}
-        here = Twin(servers.uvicorn, "tests.apps.served_fastapi:app", tmp_path, host, **store)
-        there = Twin(servers.gunicorn, "tests.apps.served_flask:app", tmp_path, other_host, **store)
+        here = Twin(servers.uvicorn, "tests.apps.served_fastapi:app", tmp_path, host, 2, **store)
+        there = Twin(
+            servers.gunicorn, "tests.apps.served_flask:app", tmp_path, other_host, 2, **store
+        )
         text, later = own("alice", secrets.token_hex(8)), own("bob", secrets.token_hex(8))
         with here.server, there.server:
             assert here.asked(text) == there.asked(text) == [200] * ASKED

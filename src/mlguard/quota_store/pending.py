@@ -122,6 +122,7 @@ class Held:
     def __init__(self) -> None:
         self._lock = Lock()
         self._units: dict[Place, int] = {}
+        self._said_last: set[Place] = set()
         self._doubted: set[Place] = set()
 
     def change(self, place: Place, units: int) -> None:
@@ -143,9 +144,14 @@ class Held:
             return [self._said(place) for place in doubted]
 
     def renewals(self) -> list[Change]:
-        """Return what says again all that is held."""
+        """Return what says again all that is held, or was when it was last said.
+
+        What was said may come to the store behind what has ended since.
+        """
         with self._lock:
-            return [self._said(place) for place in self._units]
+            places = {*self._units, *self._said_last}
+            self._said_last = set(self._units)
+            return [self._said(place) for place in places]
 
     def _said(self, place: Place) -> Change:
         return Change(*place, self._units.get(place, 0), NOW, is_grant=True)
