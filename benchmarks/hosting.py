@@ -17,9 +17,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from benchmarks.callers import resident
 from benchmarks.served import VARIABLE
 from benchmarks.service import BODY
-from benchmarks.soak import resident
 from benchmarks.turns import Unfit, say
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,15 +45,16 @@ def cores() -> tuple[int | None, int | None]:
 
 
 class Served:
-    """Runs one worker of a real server while it is entered.
+    """Runs a real server while it is entered.
 
     Args:
         server: One of `COMMANDS`.
         told: What `served` reads.
+        workers: How many it has.
     """
 
-    def __init__(self, server: str, told: Mapping[str, Any]) -> None:
-        self._server, self._told = server, told
+    def __init__(self, server: str, told: Mapping[str, Any], workers: int = 1) -> None:
+        self._server, self._told, self._number = server, told, workers
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             self.port = int(listener.getsockname()[1])
@@ -61,6 +62,7 @@ class Served:
     def __enter__(self) -> Self:
         address = str(self.port) if self._server == "uvicorn" else f"127.0.0.1:{self.port}"
         command = [sys.executable, "-m", *COMMANDS[self._server], address]
+        command += ["--workers", str(self._number)]
         self._log = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
             command,
@@ -130,6 +132,13 @@ class Served:
     def resident(self) -> int:
         """Return the resident bytes of the worker."""
         return resident(self._worker())
+
+    def workers(self) -> list[int]:
+        """Find the processes that answer, where there are several."""
+        commands = {
+            p: Path(f"/proc/{p}/cmdline").read_bytes() for p in _children(self._process.pid)
+        }
+        return [pid for pid, command in commands.items() if b"resource_tracker" not in command]
 
     def loads(self, package: str) -> bool:
         """Say whether the worker has libraries of a package in its memory."""

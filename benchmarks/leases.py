@@ -18,7 +18,7 @@ import time
 from random import Random
 from typing import Any, NamedTuple
 
-from benchmarks import soak
+from benchmarks import callers
 from benchmarks.quotas import redis_server
 from mlguard.ledger import Limit, Line, Order, Reading, Receipt
 from mlguard.redis import RedisStore
@@ -78,7 +78,7 @@ def spend(url: str, lease: int, told: Any) -> None:
     told.put(done)
 
 
-def measure(server: soak.Server, lease: int) -> Measured:
+def measure(server: callers.Server, lease: int) -> Measured:
     """Have four workers spend at once."""
     told: Any = multiprocessing.Queue()
     workers = [

@@ -38,7 +38,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import soak
+from benchmarks import callers
 from benchmarks.service import UNREACHED
 from benchmarks.turns import Turn, Unfit, say, take_turns
 from mlguard.app.drivers import adrive, drive
@@ -452,7 +452,7 @@ COMPARED: tuple[tuple[type[Contestant], type[Contestant]], ...] = (
 
 
 @contextlib.contextmanager
-def redis_server() -> Iterator[soak.Server | None]:
+def redis_server() -> Iterator[callers.Server | None]:
     """Run a Redis of our own that keeps nothing on disk; None where the program is missing."""
     program = shutil.which("redis-server")
     if program is None:
@@ -465,7 +465,7 @@ def redis_server() -> Iterator[soak.Server | None]:
         command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", folder]
         command += ["--save", "", "--appendonly", "no", "--logfile", str(Path(folder) / "log")]
         process = subprocess.Popen(command)
-        server = soak.Server(f"redis://127.0.0.1:{port}/0", process.pid)
+        server = callers.Server(f"redis://127.0.0.1:{port}/0", process.pid)
         try:
             _wait(server, process)
             yield server
@@ -474,7 +474,7 @@ def redis_server() -> Iterator[soak.Server | None]:
             process.wait()
 
 
-def _wait(server: soak.Server, process: subprocess.Popen[bytes]) -> None:
+def _wait(server: callers.Server, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + READY_WITHIN
     while True:
         with contextlib.suppress(Exception), server.client() as client:
@@ -498,7 +498,7 @@ def prove(make: type[Contestant], url: str) -> None:
         raise Unfit(f"{contestant.name}, {contestant.place.kind}, answers {answers}")
 
 
-def trips(server: soak.Server, contestant: Contestant) -> tuple[float, float]:
+def trips(server: callers.Server, contestant: Contestant) -> tuple[float, float]:
     """Watch what the Redis reads; return round trips and commands of one admission."""
     contestant.admit()  # by now it is connected, and its scripts are known
     with server.client() as client, client.monitor() as monitor:
@@ -526,7 +526,7 @@ def turn_of(contestant: Contestant) -> Turn:
     return lambda: contestant.seconds(count) / count
 
 
-def compete(title: str, rates: Rates, server: soak.Server | None) -> None:
+def compete(title: str, rates: Rates, server: callers.Server | None) -> None:
     """Measure all contestants everywhere in turns, and print a table."""
     urls = [MEMORY, HOST, *([server.url] if server else [])]
     # One service: one ledger for the host.
@@ -603,7 +603,7 @@ def work(entries: Sequence[tuple[type[Contestant], Place]], gate: Any, results: 
         contestant.close()
 
 
-def together(server: soak.Server | None) -> None:
+def together(server: callers.Server | None) -> None:
     """Measure how many requests several processes admit in a second, and print a table."""
     entries: list[tuple[type[Contestant], Place]] = [(Kit, Place.fresh(u)) for u in (MEMORY, HOST)]
     if server:
@@ -653,4 +653,4 @@ def main() -> None:
         compete("one window", ONE, server)
         compete("three windows", THREE, server)
         together(server)
-        soak.main(server)
+        callers.main(server)

@@ -1,215 +1,222 @@
-"""How much memory do a million callers take, and does it come back?
+"""Does anything grow, while two of five requests are hostile?
 
-Each has one window of requests and two of rows. The ledger in memory is filled in a process of its
-own, by a clock that is told the time; meanwhile a host's file and a Redis are told of fewer.
+Four workers, sixteen clients in a closed loop. SOAK_REQUESTS says how many requests each framework
+is asked, 20 000 where it is not set; 200 000 take about ten minutes of two cores.
 """
 
 from __future__ import annotations
 
-import multiprocessing
+import asyncio
+import json
 import os
+import random
+import re
+import tempfile
 import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
+from benchmarks.callers import MIB, resident
+from benchmarks.contestants import OURS
+from benchmarks.hosting import Served
+from benchmarks.report import Found, Verdict, table
+from benchmarks.service import BODY, bearer, settings
 from benchmarks.turns import Unfit, say
-from mlguard.host.database import Database
-from mlguard.host.ledger import HostLedger
-from mlguard.ledger import Change, Limit, Line, MemoryLedger, Order
-from mlguard.quota_store.store import Store
-from mlguard.redis import RedisStore
 
-PRINCIPALS = 1_000_000
-FEWER = 100_000  # elsewhere
-BEYOND = 20_000  # more than may be kept
-STEP = 200_000  # between two lines of progress
-MOST = 512 * 2**20  # bytes by which the process may grow
-MIB = 2**20
-WITHIN = 120  # seconds
-TIMEOUT = 5  # seconds
-TOGETHER = 150  # principals in one call
-LONGEST = 86400
-WINDOWS = (
-    Limit("requests/60", 600, 60),
-    Limit("rows/iris/3600", 10_000, 3600, unit="rows", model="iris"),
-    Limit("rows/iris/86400", 50_000, LONGEST, unit="rows", model="iris"),
-)
-CHARGED = tuple(Line("p", window, 3 if window.model else 1) for window in WINDOWS)
+REQUESTS = int(os.environ.get("SOAK_REQUESTS", "20000"))
+STEPS = 10  # between which it is looked
+WORKERS, CLIENTS, CALLERS = 4, 16, 50
+HOSTILE = 0.4
+LARGE = 0.0005  # of all bodies
+RECONNECT = 200  # requests
+FRAMEWORKS: Mapping[str, str] = {"uvicorn": "fastapi", "gunicorn gthread": "flask"}
+UNREACHED = "http://127.0.0.1:9"  # nobody takes the spans: they are held, within a bound
+MOST_GROWN = 1.1  # times, from the middle to the end
 
 
-@dataclass(frozen=True)
-class Server:
-    """A Redis of the benchmark's own.
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a service has, all workers together.
 
     Attributes:
-        url: Where it is.
-        pid: Its process.
+        requests: How many it has been asked.
+        seconds: Since the first.
+        memory: Resident bytes.
+        descriptors: Open ones.
+        threads: Their number.
+        series: In a page of metrics.
+        file: Bytes of the file in which the workers meet, and of what belongs to it.
     """
 
-    url: str
-    pid: int
-
-    def client(self) -> Any:
-        """Return a client that decodes answers; close it."""
-        import redis
-
-        return redis.Redis.from_url(self.url, decode_responses=True)
-
-
-@dataclass(frozen=True)
-class Grown:
-    """What the ledger in memory took.
-
-    Attributes:
-        size: Bytes by which the process grew while it was filled.
-        seconds: For that.
-        peak: Bytes by which it had ever grown, with those beyond the bound.
-        beyond: Seconds for one debit of those.
-        kept: Accounts, each time when two of the longest windows had passed.
-        left: Bytes above the beginning when all had left.
-    """
-
-    size: int
+    requests: int
     seconds: float
-    peak: int
-    beyond: float
-    kept: list[int]
-    left: int
+    memory: int
+    descriptors: int
+    threads: int
+    series: int
+    file: int
+
+    def row(self) -> list[str]:
+        """Write it as a row of a table."""
+        numbers = self.descriptors, self.threads, self.series, self.file // 1024
+        return [
+            f"{self.requests:,}",
+            f"{self.seconds:.0f}",
+            f"{self.memory / MIB:.0f}",
+            *map(str, numbers),
+        ]
 
 
-def resident(pid: int | str = "self") -> int:
-    """Return the resident bytes of a process.
+class Crowd:
+    """Good and hostile clients of one service.
 
-    Raises:
-        Unfit: The platform does not tell.
+    Attributes:
+        statuses: How often each was answered; "000" is no answer.
     """
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except OSError as error:
-        raise Unfit("without /proc nobody tells how much memory a process takes") from error
-    return pages * os.sysconf("SC_PAGE_SIZE")
+
+    def __init__(self, port: int) -> None:
+        self.statuses: Counter[str] = Counter()
+        self._port = port
+        self._tokens = [bearer(f"caller {number}") for number in range(CALLERS)]
+        row = json.dumps([5.9, 3.0, 4.2, 1.5])
+        self._large = f'{{"instances": [{", ".join([row] * 40_000)}]}}'.encode()
+        self._acts: Sequence[Callable[[], bytes]] = (
+            lambda: _request("POST", "/predict", "Bearer " + "x" * random.randrange(1, 3000)),
+            lambda: _request("POST", "/predict", ""),
+            lambda: _request("POST", "/predict", self._token(), b'{"instances": [[NaN], [1e999'),
+            lambda: _request("POST", "/predict", self._token(), b"[" * 500),
+            lambda: _request("GET", f"/nothing/{random.randrange(10**9)}", "", b""),
+            lambda: _request("POST", "/predict?" + "a" * random.randrange(5000), ""),
+            lambda: _request("POST", "/predict", f"{self._token()[:-5]}{random.randrange(10**5)}"),
+            lambda: _request("DELETE", "/predict", self._token(), b""),
+        )
+
+    async def ask(self, number: int) -> None:
+        """Have all clients ask so many times together."""
+        await asyncio.gather(*(self._client(number // CLIENTS) for _ in range(CLIENTS)))
+
+    async def _client(self, number: int) -> None:
+        streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        for turn in range(number):
+            request, status = self._next(), "000"
+            for _ in range(2):  # a connection that was kept may have ended meanwhile
+                with suppress(OSError, asyncio.IncompleteReadError):
+                    streams = streams or await asyncio.open_connection("127.0.0.1", self._port)
+                    status, is_kept = await _answer(*streams, request)
+                    if is_kept and turn % RECONNECT != RECONNECT - 1:
+                        break
+                if streams is not None:
+                    streams[1].close()
+                    streams = None
+                if status != "000":
+                    break
+            self.statuses[status] += 1
+        if streams is not None:
+            streams[1].close()
+
+    def _next(self) -> bytes:
+        chance = random.random()
+        if chance < LARGE:
+            return _request("POST", "/predict", self._token(), self._large)
+        if chance < HOSTILE:
+            return random.choice(self._acts)()
+        return _request("POST", "/predict", self._token())
+
+    def _token(self) -> str:
+        return random.choice(self._tokens)
 
 
-def order(number: int) -> Order:
-    """Return what one request with three rows costs a principal, named as long as real ones."""
-    return Order(f"{number:022d}", CHARGED)
+def _request(method: str, path: str, token: str, body: bytes = BODY) -> bytes:
+    # Each from an address of its own, as the service trusts this machine's proxy.
+    address = ".".join(str(random.randrange(256)) for _ in range(3))
+    lines = [f"{method} {path} HTTP/1.1", "Host: x", f"X-Forwarded-For: 10.{address}"]
+    lines += [f"Authorization: {token}"] if token else []
+    lines += ["Content-Type: application/json", f"Content-Length: {len(body)}", "", ""]
+    return "\r\n".join(lines).encode() + body
 
 
-def fill(results: Any) -> None:
-    """Fill the ledger in memory, let all leave, and tell what that took."""
-    now = 1_000_000.0
-    ledger = MemoryLedger(lambda: now, most=PRINCIPALS)
-    empty, began = resident(), time.perf_counter()
-    for number in range(PRINCIPALS):
-        ledger.debit(order(number))
-        if (number + 1) % STEP == 0:
-            size = (resident() - empty) / MIB
-            say(f"  {number + 1:,} principals: {size:.0f} MiB, {time.perf_counter() - began:.0f} s")
-    size, seconds = resident() - empty, time.perf_counter() - began
-    kept = [len(ledger)]
-    now += 2 * LONGEST + 1
-    # Of these each takes the place of one whom nobody has asked for since.
-    began = time.perf_counter()
-    for number in range(BEYOND):
-        ledger.debit(order(PRINCIPALS + number))
-    beyond, peak = (time.perf_counter() - began) / BEYOND, resident() - empty
-    kept.append(len(ledger))
-    for _ in range(2):
-        now += 2 * LONGEST + 1
-        ledger.debit(order(0))
-        kept.append(len(ledger))
-    results.put(Grown(size, seconds, max(size, peak), beyond, kept, resident() - empty))
+async def _answer(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes
+) -> tuple[str, bool]:
+    """Send a request; return the status, and whether the connection is kept."""
+    writer.write(request)
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+    if length := re.search(r"content-length: (\d+)", head):
+        await reader.readexactly(int(length[1]))
+    return head[9:12], "connection: close" not in head
 
 
-def told(store: Store, what: str) -> None:
-    """Have a store count what fewer principals are charged."""
-    began = time.perf_counter()
-    for first in range(0, FEWER, TOGETHER):
-        orders = map(order, range(first, min(first + TOGETHER, FEWER)))
-        store.apply([Change(o.tag, *line, 0.0) for o in orders for line in o.lines])
-        if first % (FEWER // 2) < TOGETHER and first:
-            say(f"  {what}: {first:,} principals, {time.perf_counter() - began:.0f} s")
-
-
-def host_growth() -> int:
-    """Return the bytes that a host's file has."""
-    with TemporaryDirectory(prefix="mg") as folder:
-        database = Database(Path(folder) / "host.db", wait=TIMEOUT)
-        store = HostLedger(database, is_lasting=False)
-        store.start()
-        told(store, "the host's file")
-        database.look_after()
-        database.close()
-        return (Path(folder) / "host.db").stat().st_size
-
-
-def redis_growth(server: Server) -> int:
-    """Return the bytes by which a Redis grows."""
-    store = RedisStore(server.url, prefix="soak", timeout=TIMEOUT, holder="soak")
-    with server.client() as client:
-        client.flushall()
-    try:
-        empty = resident(server.pid)
-        told(store, "Redis")
-        return resident(server.pid) - empty
-    finally:
-        store.close()
-
-
-def row(name: str, principals: int, size: int) -> str:
-    """Write how much somebody grew."""
-    return f"{name:28}{principals:>12,}{size / MIB:>10.0f}{size / principals:>20.0f}"
-
-
-def main(server: Server | None) -> None:
-    """Print what principals take, and make sure that a million fit.
-
-    Args:
-        server: A Redis that may be emptied; None where there is none.
-
-    Raises:
-        Unfit: They do not, or do not leave.
-    """
-    resident()
-    say(f"filling the ledgers with {PRINCIPALS:,} principals, and with {FEWER:,}")
-    spawn = multiprocessing.get_context("spawn")
-    results = spawn.Queue()
-    filler = spawn.Process(target=fill, args=(results,), daemon=True)
-    filler.start()
-    shared = {"the host's file": host_growth()}
-    if server is not None:
-        shared["Redis"] = redis_growth(server)
-    grown: Grown = results.get(timeout=WITHIN)
-    filler.join(WITHIN)
-    print(
-        "\nMemory, or size of the file, of principals with a window of requests and two of rows\n"
+def look(served: Served, folder: Path, requests: int, began: float) -> Look:
+    """Look at all that may grow."""
+    pids = served.workers()
+    lines = served.metrics().splitlines()
+    return Look(
+        requests=requests,
+        seconds=time.monotonic() - began,
+        memory=sum(map(resident, pids)),
+        descriptors=sum(_number_in(f"/proc/{pid}/fd") for pid in pids),
+        threads=sum(_number_in(f"/proc/{pid}/task") for pid in pids),
+        series=sum(1 for line in lines if line and not line.startswith("#")),
+        file=sum(path.stat().st_size for path in folder.rglob("*.db*")),
     )
-    print(f"{'':28}{'principals':>12}{'MiB':>10}{'bytes a principal':>20}")
-    print(row("the ledger in memory", PRINCIPALS, grown.size))
-    for name, size in shared.items():
-        print(row(name, FEWER, size))
-    print(
-        f"\nThe ledger in memory was filled in {grown.seconds:.0f} s, one debit each;\n"
-        f"then {BEYOND:,} others took the places of idle ones in {grown.beyond * 1e6:.0f} µs each: "
-        f"at most {grown.peak / MIB:.0f} MiB, of {MOST / MIB:.0f}."
-    )
-    print("After a time without a call of theirs, it keeps these principals and takes this memory:")
-    for windows, kept in zip(("none", "2", "4", "6"), grown.kept, strict=True):
-        print(f"{windows:>6} of the longest windows {kept:>12,}")
-    print(f"and {grown.left / MIB:.0f} MiB are left of its memory.", flush=True)
-    prove(grown)
 
 
-def prove(grown: Grown) -> None:
-    """Make sure that a million principals fit, and leave.
+def _number_in(folder: str) -> int:
+    return sum(1 for _ in Path(folder).iterdir())
 
-    Raises:
-        Unfit: They do not.
-    """
-    if grown.peak > MOST:
-        raise Unfit(f"a million principals take {grown.peak / MIB:.0f} MiB")
-    full, displaced, left, empty = grown.kept
-    if full != PRINCIPALS or displaced > PRINCIPALS or left > BEYOND + 1 or empty != 1:
-        raise Unfit(f"idle principals do not leave: {grown.kept}")
+
+def soak(server: str) -> tuple[list[Look], Counter[str]]:
+    """Have one service asked, and look at it again and again."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        changes = {
+            "service": {"host_file": True, "folder": name, "trusted_proxies": ["127.0.0.0/8"]},
+            "quotas": {"store": "host://"},
+        }
+        parts = ("model", "auth", "quotas", "tracing")
+        tables = settings(f"soak-{FRAMEWORKS[server]}", UNREACHED, parts=parts, changes=changes)
+        told = {"stack": OURS, "endpoint": UNREACHED, "settings": tables}
+        with Served(server, told, WORKERS) as served:
+            served.wait(bearer())
+            crowd, began, looks = Crowd(served.port), time.monotonic(), []
+            for step in range(STEPS + 1):
+                if step:
+                    asyncio.run(crowd.ask(REQUESTS // STEPS))
+                looks.append(look(served, folder, sum(crowd.statuses.values()), began))
+                say(f"  {server}: {looks[-1].requests:,} of {REQUESTS:,} requests")
+        return looks, crowd.statuses
+
+
+def verdicts(server: str, looks: Sequence[Look], statuses: Counter[str]) -> list[Verdict]:
+    """Hold the end against the middle."""
+    middle, end = looks[len(looks) // 2], looks[-1]
+    grown = partial(Verdict, goal=MOST_GROWN)
+    return [
+        *(
+            grown(f"{server}: {name} at the end ÷ in the middle", getattr(end, name) / (was or 1))
+            for name in ("memory", "descriptors", "threads", "series", "file")
+            for was in [getattr(middle, name)]
+        ),
+        Verdict(f"{server}: requests without an answer", statuses["000"], 0),
+        Verdict(f"{server}: answers 500", statuses["500"], 0),
+    ]
+
+
+def main() -> Found:
+    """Print what each service has, while it is asked."""
+    if not Path("/proc").is_dir():
+        raise Unfit("without /proc nobody tells what a process has")
+    figures, goals = {}, []
+    heads = "requests", "seconds", "memory MiB", "descriptors", "threads", "series", "file KiB"
+    for server in FRAMEWORKS:
+        looks, statuses = soak(server)
+        title = f"{server}, {WORKERS} workers, {HOSTILE:.0%} of the requests hostile"
+        print(table(title, heads, [each.row() for each in looks]))
+        print(f"\nanswers: {dict(sorted(statuses.items()))}")
+        figures[server] = {"looks": [each.row() for each in looks], "answers": dict(statuses)}
+        goals += verdicts(server, looks, statuses)
+    return Found(figures, tuple(goals))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from benchmarks.contestants import exporting
 from benchmarks.measure import ASGI, CHUNK, WSGI, Request
 from benchmarks.receiver import Receiver
 from benchmarks.report import Verdict, table
+from benchmarks.soak import Look, verdicts
 from benchmarks.turns import Spread, calls, rounds_of
 
 LARGE = b"0" * (2 * CHUNK + 1)
@@ -125,3 +128,17 @@ def test_the_chart_is_a_picture() -> None:
     rects = ElementTree.fromstring(drawn).findall(".//{*}rect[@height='20']")
     long, short = (int(rect.attrib["width"]) for rect in rects)
     assert long == 2 * short
+
+
+def test_a_soak_tells_what_grew() -> None:
+    """What a service has at the end is held against the middle, and no request is lost."""
+    look = Look(1, 1.0, memory=100, descriptors=10, threads=4, series=50, file=1000)
+    later = replace(look, memory=105, descriptors=12)
+    statuses = Counter({"200": 9, "401": 3, "000": 1})
+
+    missed = [v.what for v in verdicts("x", [look, look, later], statuses) if not v.is_reached]
+
+    assert missed == [
+        "x: descriptors at the end ÷ in the middle",
+        "x: requests without an answer",
+    ]

@@ -156,6 +156,7 @@ def replica_of(cluster: Cluster, master: Redis) -> Redis:
     return next(n for n in (*cluster.nodes, *cluster.replicas) if n.port == port)
 
 
+@pytest.mark.xdist_group("failover cluster")
 class TestClusters:
     """What if one of three masters fails over?"""
 
