@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
 
+import numpy as np
 import pandas as pd
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -1625,11 +1626,17 @@ class TestReference:
 
     @pytest.mark.parametrize("data", ["data.csv", "data.parquet"])
     def test_built(self, told: Any, data: str) -> None:
-        """A table becomes a reference, next to it and told in one line."""
+        """A table becomes a reference, next to it, and what it can see is told."""
         code, out, err = told("reference", "build", data)
 
         assert (code, err) == (0, "")
-        assert out == "reference.parquet: 2 rows of age, region, code\n"
+        first, second, *rest = out.splitlines()
+        assert first == "reference.parquet: 2 rows of age, region, code"
+        assert second.startswith("thresholds: from rows drawn at random")
+        assert [line.split()[0] for line in rest if line][1:] == [
+            *("smallest", "feature"),
+            *("age", "region", "code"),
+        ]
         assert Reference.load("reference.parquet").features == ("age", "region", "code")
 
     def test_options(self, told: Any) -> None:
@@ -1639,7 +1646,8 @@ class TestReference:
             *("--columns", "code", "age", "--categorical", "code"),
         )
 
-        assert (code, out) == (0, "other.parquet: 2 rows of code, age\n")
+        assert code == 0
+        assert out.startswith("other.parquet: 2 rows of code, age\n")
         kinds = [(f.name, f.kind) for f in Reference.load("other.parquet").profile]
         assert kinds == [("code", "categorical"), ("age", "numeric")]
 
@@ -1651,7 +1659,8 @@ class TestReference:
             (["junk.parquet"], "junk.parquet: cannot be read: "),
             (["empty.csv"], "empty.csv: cannot be read: "),
             (["binary.csv"], "binary.csv: cannot be read: "),
-            (["data.csv", "--columns", "agge"], "data.csv: cannot be read: "),
+            (["data.csv", "--columns", "agge"], "features names the column 'agge'"),
+            (["data.csv", "--time", "agge"], "time names the column 'agge'"),
             (["data.csv", "--categorical", "agge"], "categorical names the column 'agge'"),
             (["data.csv", "--columns", "age", "age"], "column 'age' is there 2 times"),
         ],
@@ -1677,6 +1686,68 @@ class TestReference:
         assert code == 1
         assert output in err
 
+    def test_an_order(self, told: Any) -> None:
+        """Rows with a time are calibrated in their order, by their hour where that matters."""
+        times = pd.date_range("2024-01-01", periods=3000, freq="h")
+        rng = np.random.default_rng(0)
+        frame = pd.DataFrame({"load": times.hour + rng.normal(size=3000), "at": times})
+        frame.to_csv("load.csv", index=False)
+
+        code, built, _ = told("reference", "build", "load.csv", "--time", "at")
+        shown = told("reference", "show", "reference.parquet", "--window", "200")
+
+        assert code == 0
+        assert "thresholds: from contiguous blocks of its rows, in their order" in built
+        assert "rows are compared with those of their own hour of day (UTC)" in built
+        assert (shown[0], shown[2]) == (0, "")
+        assert "smallest shift that a window of 200 rows shows:" in shown[1]
+
+
+@pytest.mark.xdist_group("evidently")
+class TestDrift:
+    @pytest.fixture(autouse=True)
+    def _reference(self) -> None:
+        rng = np.random.default_rng(0)
+        for name, shift in (("same", 0.0), ("moved", 2.0)):
+            table = pd.DataFrame({"a": rng.normal(shift, 1, 500), "<b>": rng.normal(size=500)})
+            table.to_csv(f"{name}.csv", index=False)
+        Reference.build(pd.read_csv("same.csv")).save("reference.parquet")
+
+    @pytest.mark.parametrize(
+        ("data", "expected", "said"),
+        [
+            ("same.csv", 0, "no drift in 2 features, 500 rows"),
+            ("moved.csv", 3, "drift in 1 of 2 features, 500 rows"),
+        ],
+    )
+    def test_check(self, told: Any, data: str, expected: int, said: str) -> None:
+        """A table is one window: its verdict is told by the exit code, in words and as a page."""
+        arguments = ("--reference", "reference.parquet", "--current", data)
+
+        code, out, err = told("drift", "check", *arguments, "--html", "page.html")
+
+        assert (code, err) == (expected, "")
+        assert out.splitlines()[-1] == said
+        assert "&lt;b&gt;" in Path("page.html").read_text()
+
+    @pytest.mark.parametrize(
+        ("current", "said"),
+        [
+            ("nowhere.csv", "nowhere.csv: cannot be read"),
+            ("few.csv", "few.csv: a window of 2 rows says nothing"),
+        ],
+    )
+    def test_mistakes(self, told: Any, current: str, said: str) -> None:
+        """What cannot be told is an error, not a drift."""
+        written("few.csv", "a,<b>\n1,2\n3,4\n")
+
+        code, out, err = told(
+            "drift", "check", "--reference", "reference.parquet", "--current", current
+        )
+
+        assert (code, out) == (1, "")
+        assert err.startswith(f"mlguard: {said}")
+
 
 class TestUsage:
     @pytest.mark.parametrize(
@@ -1684,6 +1755,7 @@ class TestUsage:
         [
             [],
             ["chek"],
+            ["drift", "check"],
             ["check"],
             ["token"],
             ["token", "mint", "x"],
@@ -1714,7 +1786,7 @@ class TestUsage:
             main(["--help"])
 
         out = capsys.readouterr().out
-        assert all(command in out for command in ("check", "token", "quota", "reference"))
+        assert all(command in out for command in ("check", "token", "quota", "reference", "drift"))
 
 
 def test_settings_of_the_environment(told: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,14 +12,16 @@ from mlguard.errors import MLGuardError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 where all is well, 1 where standard error says what is not."""
+    """Run one command; 0 where all is well, 1 where standard error says what is not.
+
+    A command may have a code of its own for what it found.
+    """
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        return options.run(options) or 0
     except MLGuardError as error:
         print(f"mlguard: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mlguard.errors import InvalidReference, InvalidSettings, MissingExtra
+from mlguard.cli import tables
+from mlguard.errors import InvalidReference, InvalidSettings
 from mlguard.performance.task import TWO, Task
 
 
@@ -38,16 +39,11 @@ def _calibrate(options: argparse.Namespace) -> None:
     if len(options.classes) < 2 or len(set(options.classes)) < len(options.classes):
         raise InvalidReference("--classes: must be two or more, each another one")
     task = Task("classification", tuple(options.classes))
+    table = tables.read(options.data)
     try:
-        import pandas as pd
-    except ImportError as error:
-        raise MissingExtra("needs pandas: run `pip install 'mlguard-core[drift]'`") from error
-    path: Path = options.data
-    try:
-        table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
         scores, truths = table[options.scores].to_numpy().tolist(), table[options.truth].tolist()
-    except (OSError, ValueError, KeyError) as error:
-        raise InvalidSettings(f"cannot be read: {error}", source=str(path)) from error
+    except KeyError as error:
+        raise InvalidSettings(f"has no column {error}", source=str(options.data)) from error
     learned = ScoreCalibration.fit(task, scores, truths)
     try:
         learned.save(options.output)

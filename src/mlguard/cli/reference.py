@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import math
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mlguard.cli import calibrate
-from mlguard.errors import InvalidSettings, MissingExtra
+from mlguard.cli import calibrate, tables
+from mlguard.errors import InvalidReference, InvalidSettings
+
+if TYPE_CHECKING:
+    from mlguard.drift import Reference
+
+_PATIENCE = 2.0  # seconds, after which progress is told
 
 
 def add(commands: Any) -> None:
@@ -18,33 +27,102 @@ def add(commands: Any) -> None:
     build.add_argument("data", type=Path, help="a .csv or .parquet file, one column a feature")
     build.add_argument("-o", "--output", type=Path, default=Path("reference.parquet"))
     build.add_argument(
-        "--columns", nargs="+", help="the features, in the model's order; default: all"
+        "--columns", nargs="+", help="the features, in the model's order; default: all others"
     )
-    build.add_argument("--categorical", nargs="+", default=(), metavar="COLUMN")
+    for option in ("--categorical", "--predictions", "--scores"):
+        build.add_argument(option, nargs="+", default=(), metavar="COLUMN")
+    build.add_argument("--time", metavar="COLUMN", help="when each row came: gives their order")
+    build.add_argument("--timezone", metavar="ZONE", help="of times that name none; default: UTC")
+    build.add_argument(
+        "--ordered", action="store_true", help="the rows stand in the order in which they came"
+    )
+    build.add_argument("--segment", metavar="COLUMN", help="whose values have a reference each")
     build.set_defaults(run=_build)
+    show = actions.add_parser("show", help="what a reference file says, and can see")
+    show.add_argument("file", type=Path)
+    show.add_argument("--window", type=int, metavar="ROWS", help="default: what it proposes")
+    show.set_defaults(run=_show)
     calibrate.add(actions)
 
 
 def _build(options: argparse.Namespace) -> None:
     from mlguard.drift.reference import Reference
 
+    progress = _Progress()
     reference = Reference.build(
-        _table(options.data, options.columns), categorical=options.categorical
+        tables.read(options.data),
+        categorical=options.categorical,
+        features=options.columns,
+        predictions=options.predictions,
+        scores=options.scores,
+        time=options.time,
+        timezone=options.timezone,
+        ordered=options.ordered,
+        segment=options.segment,
+        progress=progress,
     )
+    progress.end()
     try:
         reference.save(options.output)
     except OSError as error:
         raise InvalidSettings(f"cannot be written: {error}", source=str(options.output)) from error
     print(f"{options.output}: {reference.rows} rows of {', '.join(reference.features)}")
+    print("\n".join(_told(reference, reference.calibration.window)))
 
 
-def _table(path: Path, columns: list[str] | None) -> Any:
-    try:
-        import pandas as pd
-    except ImportError as error:
-        raise MissingExtra("needs pandas: run `pip install 'mlguard-core[drift]'`") from error
-    try:
-        table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
-        return table if columns is None else table[columns]
-    except (OSError, ValueError, KeyError) as error:
-        raise InvalidSettings(f"cannot be read: {error}", source=str(path)) from error
+def _show(options: argparse.Namespace) -> None:
+    from mlguard.drift.reference import Reference
+
+    reference = Reference.load(options.file)
+    if options.window is not None and options.window < 1:
+        raise InvalidReference(f"--window {options.window} must be at least 1")
+    window = options.window or reference.calibration.window
+    print(f"{options.file}: {reference.rows} rows, built {reference.created}")
+    print("\n".join(_told(reference, window)))
+
+
+def _told(reference: Reference, window: int) -> Iterator[str]:
+    calibration, seasons = reference.calibration, reference.seasons
+    source = {
+        "blocks": "from contiguous blocks of its rows, in their order",
+        "rows": "from rows drawn at random, as their order is not known (--time, --ordered)",
+    }[calibration.source]
+    yield f"thresholds: {source}"
+    divided = [text for text in (seasons.clock, seasons.segment) if text]
+    if divided:
+        zone = f" ({seasons.timezone})" if seasons.clock else ""
+        yield f"rows are compared with those of their own {' and '.join(divided)}{zone}"
+    yield f"proposed window: {calibration.window} rows"
+    yield ""
+    yield f"smallest shift that a window of {window} rows shows:"
+    shifts = (
+        (f"  {f.name}", _shift(calibration.detectable(f.name, window), is_number=f.is_continuous))
+        for f in reference.profile
+    )
+    yield tables.write(("  feature", "shift"), shifts)
+    for note in reference.notes:
+        yield f"note: {note}"
+
+
+def _shift(smallest: float, *, is_number: bool) -> str:
+    if math.isinf(smallest):
+        return "none"
+    return f"{smallest:.2f} std" if is_number else f"{smallest:.0%} of the rows"
+
+
+class _Progress:
+    """Tells on standard error how far the work is, where it takes longer than two seconds."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._is_told = False
+
+    def __call__(self, part: float) -> None:
+        if time.monotonic() - self._began > _PATIENCE:
+            self._is_told = True
+            print(f"\rcalibrating: {part:4.0%}", end="", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """End the line, if there is one."""
+        if self._is_told:
+            print(file=sys.stderr)

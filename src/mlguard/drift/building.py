@@ -73,6 +73,10 @@ class Options:
                     there = ", ".join(list(columns)[:20])
                     message = f"{option} names the column {name!r}, which is not there: use one of"
                     raise InvalidReference(f"{message} {there}")
+        compared = Counter([*inputs, *self.predictions, *self.scores])
+        for name, times in compared.items():
+            if times > 1:
+                raise InvalidReference(f"column {name!r} is there {times} times: name it once")
         if not inputs:
             raise InvalidReference("the training data has no columns: give one column per feature")
         return roles

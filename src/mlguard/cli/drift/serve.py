@@ -1,4 +1,4 @@
-"""Do the inputs still look alike? `mlguard drift`."""
+"""Who judges the rows of all hosts? `mlguard drift serve`."""
 
 from __future__ import annotations
 
@@ -22,10 +22,8 @@ if TYPE_CHECKING:
 _PATIENCE = 10.0  # seconds for which a client of the metrics is waited for
 
 
-def add(commands: Any) -> None:
-    """Add the command to a parser."""
-    drift = commands.add_parser("drift", help="whether the inputs still look alike")
-    actions = drift.add_subparsers(required=True, metavar="ACTION")
+def add(actions: Any) -> None:
+    """Add the action to a parser."""
     serve = actions.add_parser(
         "serve",
         help="judge the rows of all hosts, which come through the Redis of drift.store",
