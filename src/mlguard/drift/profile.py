@@ -21,6 +21,7 @@ MAX_CATEGORIES = 100
 MAX_LEVELS = 5
 RARE = 10
 MARGIN = 0.5  # of the reference's range, kept on either side when an outlier is clipped
+BEYOND = 0.05  # of the reference's range: values that are closer to it are not out of it
 TOLERANCE = 1e-7  # relative: a float32 in training is the same number as a float64 in JSON
 NOISE = 1e-6  # of the range: what rounding adds to one of few levels, as 0.1 + 0.2 - 0.3 does
 ZERO = 1e-9  # where a feature was always zero there is no range to measure noise by
@@ -195,6 +196,8 @@ def novel(feature: Feature, values: NDArray[np.float64]) -> NDArray[np.bool_]:
     if feature.kind == "categorical":
         return values >= len(feature.categories)
     slack = _slack(feature)
+    if feature.is_continuous:
+        slack = max(slack, 2 * BEYOND * (feature.high / 2 - feature.low / 2))
     return (values < feature.low - slack) | (values > feature.high + slack)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlguard import __version__
+from mlguard.drift import notebook
 from mlguard.drift.calibration import Calibration
 from mlguard.drift.extras import require
 from mlguard.drift.parquet import metadata
@@ -195,6 +196,22 @@ class Reference:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidReference(_damaged(path, error)) from error
+
+    def _repr_html_(self) -> str:
+        """Return a table for a notebook: what is compared, and the smallest shift that shows."""
+        window = self.calibration.window
+        heads = ("feature", "kind", "missing", f"smallest shift in {window:,} rows")
+        rows = [
+            (
+                feature.name,
+                feature.kind,
+                f"{feature.missing_ratio:.1%}",
+                f"{self.calibration.detectable(feature.name, window):.2f}",
+            )
+            for feature in self.profile
+        ]
+        said = f"{self.rows:,} rows, thresholds from "
+        return f"<p>{said}<b>{self.calibration.source}</b></p>{notebook.table(heads, rows)}"
 
     @staticmethod
     def peek(path: str | os.PathLike[str]) -> tuple[str, ...]:

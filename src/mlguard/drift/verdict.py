@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from mlguard.drift import notebook
 from mlguard.drift.profile import Kind
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ class FeatureVerdict:
             feature, lists).
         unseen_category_ratio: Share of the values that are none of the reference's categories, of
             which it keeps the 100 most frequent.
-        out_of_range_ratio: Share of the values outside the reference's smallest and largest.
+        out_of_range_ratio: Share of the values that lie beyond the reference's range, by more than
+            a twentieth of it.
         smallest_detectable: The smallest shift that a window of this size shows: in standard
             deviations of a number, otherwise the share of the rows that turn into one category.
         reasons: Why it is detected: "distribution", "missing", "unseen categories",
@@ -81,23 +82,19 @@ class Verdict:
 
     def _repr_html_(self) -> str:
         """Return a table for a notebook; names are escaped, as anybody may have chosen them."""
-        head = "".join(f"<th>{html.escape(title)}</th>" for title in _TITLES)
         ordered = sorted(self.features, key=lambda f: (not f.detected, -f.score / f.threshold))
-        body = "".join(map(_row, ordered))
         count = len(self.drifted)
         said = f"{count} of {len(self.features)} features drifted" if count else "no drift"
-        return (
-            f"<p><b>{said}</b> in {self.rows:,} rows</p>"
-            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        )
+        found = notebook.table(_TITLES, map(_cells, ordered))
+        return f"<p><b>{said}</b> in {self.rows:,} rows</p>{found}"
 
 
 _TITLES = ("feature", "drifted by", "score", "threshold", "missing", "unseen or out of range")
 
 
-def _row(feature: FeatureVerdict) -> str:
+def _cells(feature: FeatureVerdict) -> tuple[str, ...]:
     strange = feature.unseen_category_ratio + feature.out_of_range_ratio
-    cells = (
+    return (
         feature.name,
         ", ".join(feature.reasons),
         f"{feature.score:.3f}",
@@ -105,4 +102,3 @@ def _row(feature: FeatureVerdict) -> str:
         f"{feature.missing_ratio:.1%}",
         f"{strange:.1%}",
     )
-    return "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
