@@ -215,7 +215,7 @@ class TestCalibrate:
         ("options", "said"),
         [
             pytest.param(["--truth", "y", "--scores", "p"], "a truth of 0, 1", id="classes"),
-            pytest.param(["--truth", "z", "--scores", "p"], "cannot be read: 'z'", id="column"),
+            pytest.param(["--truth", "z", "--scores", "p"], "has no column 'z'", id="column"),
             pytest.param(
                 ["--truth", "y", "--scores", "p", "--classes", "no"], "two or more", id="one class"
             ),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mlguard.analyst.config import AnalystConfig, DriftModel, model_of
 from mlguard.analyst.drift_metrics import DriftMetrics
-from mlguard.analyst.windows import Window, Windows
+from mlguard.analyst.windows import RowWindow, Windows
 from mlguard.drift.episodes import Episodes
 from mlguard.logs import LOGGER, RateLimitedLog
 from mlguard.metrics import Family
@@ -106,7 +106,7 @@ class Checker:
         except Exception as error:  # noqa: BLE001 - one model or window must not stop the others
             LOGGER.error("model %s has no drift checks: %s", model.name, error)
 
-    def _check(self, model: DriftModel, window: Window) -> None:
+    def _check(self, model: DriftModel, window: RowWindow) -> None:
         started = time.monotonic()
         try:
             from mlguard.drift import check

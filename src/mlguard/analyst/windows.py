@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
-class Window:
+class RowWindow:
     """Rows that wait for others; each is in one window only.
 
     Attributes:
@@ -34,18 +34,18 @@ class Windows:
     def __init__(self, size: int, max_age: float = math.inf) -> None:
         self._size = size
         self._max_age = max_age
-        self._open = Window()
+        self._open = RowWindow()
 
-    def add(self, values: object, now: float) -> Window | None:
+    def add(self, values: object, now: float) -> RowWindow | None:
         """Add a row; return its window where that is full now."""
         self._open.rows.append(values)
         self._open.times.append(now)
         return self._close() if len(self._open.rows) >= self._size else None
 
-    def aged(self, now: float) -> Window | None:
+    def aged(self, now: float) -> RowWindow | None:
         """Return the open window where it is too old to wait for more rows."""
         return self._close() if self._open.age(now) >= self._max_age else None
 
-    def _close(self) -> Window:
-        closed, self._open = self._open, Window()
+    def _close(self) -> RowWindow:
+        closed, self._open = self._open, RowWindow()
         return closed

@@ -26,7 +26,7 @@ _PAGE = "text/html"  # in UTF-8, which both frameworks say
 _OF_PAGES = (("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"))
 
 
-class Answer(NamedTuple):
+class OwnAnswer(NamedTuple):
     """What a route of the kit's own answers.
 
     Attributes:
@@ -60,7 +60,7 @@ class OwnRoute:
     method: str
     scope: str
     most: int
-    answer: Callable[[bytes, str], Answer]
+    answer: Callable[[bytes, str], OwnAnswer]
 
 
 def own_routes(service: Service) -> list[OwnRoute]:
@@ -78,7 +78,7 @@ def own_routes(service: Service) -> list[OwnRoute]:
     return found
 
 
-async def answered(route: OwnRoute, chunks: AsyncIterable[bytes], query: str) -> Answer:
+async def answered(route: OwnRoute, chunks: AsyncIterable[bytes], query: str) -> OwnAnswer:
     """Read a body as far as the route does, and answer it, never blocking the event loop."""
     body = b""
     async for chunk in chunks:
@@ -88,7 +88,7 @@ async def answered(route: OwnRoute, chunks: AsyncIterable[bytes], query: str) ->
     return await asyncio.to_thread(route.answer, body, query)
 
 
-def _take_labels(service: Service, body: bytes, _: str) -> Answer:
+def _take_labels(service: Service, body: bytes, _: str) -> OwnAnswer:
     """Queue the labels of a body.
 
     Raises:
@@ -104,7 +104,7 @@ def _take_labels(service: Service, body: bytes, _: str) -> Answer:
         raise Refused(refusals.overloaded())
     told = {"taken": sum(taken), "dropped": len(taken) - sum(taken)}
     # 202, RFC 9110 section 15.3.3: what becomes of them is not known yet.
-    return Answer(202, "application/json", json.dumps(told).encode())
+    return OwnAnswer(202, "application/json", json.dumps(told).encode())
 
 
 def _labels(document: Any) -> list[dict[str, Any]] | None:
@@ -126,20 +126,20 @@ def _reports(settings: Settings) -> dict[str, Path]:
     return {model.name: path for model in config.models if (path := config.report_of(model))}
 
 
-def _show_drift(reports: dict[str, Path], _: bytes, query: str) -> Answer:
+def _show_drift(reports: dict[str, Path], _: bytes, query: str) -> OwnAnswer:
     """Show the report of the model that the query names, or of the only one; else a list."""
     asked = parse_qs(query[:MAX_QUERY]).get("model", [""])[0]
     if not asked and len(reports) > 1:
-        return Answer(200, _PAGE, _listed(list(reports)), _OF_PAGES)
+        return OwnAnswer(200, _PAGE, _listed(list(reports)), _OF_PAGES)
     path = reports.get(asked) if asked else next(iter(reports.values()), None)
     if path is None:
-        return Answer(404, "text/plain", b"no such model has a reference\n")
+        return OwnAnswer(404, "text/plain", b"no such model has a reference\n")
     try:
-        return Answer(200, _PAGE, path.read_bytes(), _OF_PAGES)
+        return OwnAnswer(200, _PAGE, path.read_bytes(), _OF_PAGES)
     except FileNotFoundError:
-        return Answer(404, "text/plain", b"no window was checked yet\n")
+        return OwnAnswer(404, "text/plain", b"no window was checked yet\n")
     except OSError:
-        return Answer(503, "text/plain", b"the report cannot be read\n")
+        return OwnAnswer(503, "text/plain", b"the report cannot be read\n")
 
 
 def _listed(names: list[str]) -> bytes:

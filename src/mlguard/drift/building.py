@@ -29,7 +29,7 @@ _DAY = 86_400
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class BuildOptions:
     """What `Reference.build` was asked for; it says what each means."""
 
     categorical: tuple[str, ...]
@@ -93,7 +93,7 @@ def names(option: str, given: Iterable[str]) -> tuple[str, ...]:
     return tuple(str(name) for name in given)
 
 
-def build(frame: Any, options: Options, progress: Callable[[float], None]) -> dict[str, Any]:
+def build(frame: Any, options: BuildOptions, progress: Callable[[float], None]) -> dict[str, Any]:
     """Return the fields of a `Reference`."""
     np = require("numpy")
     table = _columns(frame)
@@ -128,7 +128,7 @@ def _calibrated(
     seasons: Seasons,
     times: pd.DatetimeIndex | None,
     seen: Sequence[object] | None,
-    options: Options,
+    options: BuildOptions,
     progress: Callable[[float], None],
     rows: int,
 ) -> tuple[Seasons, NDArray[np.intp], Calibration, Calibration]:
@@ -178,7 +178,9 @@ def _affordable(times: pd.DatetimeIndex) -> list[str]:
     return found
 
 
-def _times(table: Mapping[str, pd.Series], options: Options) -> tuple[pd.DatetimeIndex | None, str]:
+def _times(
+    table: Mapping[str, pd.Series], options: BuildOptions
+) -> tuple[pd.DatetimeIndex | None, str]:
     if options.time is None:
         return None, of_zone(options.timezone or "UTC")
     column = table[options.time]
@@ -192,7 +194,7 @@ def _times(table: Mapping[str, pd.Series], options: Options) -> tuple[pd.Datetim
 
 
 def _order(
-    table: Mapping[str, pd.Series], options: Options, times: pd.DatetimeIndex | None
+    table: Mapping[str, pd.Series], options: BuildOptions, times: pd.DatetimeIndex | None
 ) -> NDArray[np.intp] | None:
     """Return the rows by their time; None where they stay as they are. The unknown come last."""
     if options.time is None:
@@ -210,7 +212,7 @@ def _order(
     return order
 
 
-def _segments(table: Mapping[str, pd.Series], options: Options) -> tuple[str, ...]:
+def _segments(table: Mapping[str, pd.Series], options: BuildOptions) -> tuple[str, ...]:
     if options.segment is None:
         return ()
     return named_segments(options.segment, table[options.segment].tolist())
@@ -219,7 +221,7 @@ def _segments(table: Mapping[str, pd.Series], options: Options) -> tuple[str, ..
 def _profiled(
     table: Mapping[str, pd.Series],
     roles: Mapping[str, Role],
-    options: Options,
+    options: BuildOptions,
     kept: NDArray[np.intp],
 ) -> tuple[tuple[Feature, ...], dict[str, NDArray[Any]], list[Column], list[str]]:
     from mlguard.drift.calibrating import Column

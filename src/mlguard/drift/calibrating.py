@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from mlguard.drift.calibration import EFFECT_FLOOR, Calibration, Limits
+from mlguard.drift.calibration import EFFECT_FLOOR, Calibration, ChanceLimits
 from mlguard.drift.histograms import Bins
 from mlguard.drift.profile import comparable, novel
 from mlguard.drift.seasons import UNKNOWN
@@ -118,7 +118,7 @@ def by_rows(
         bins, shares, known = _drawn(column)
         coefficient = _coefficient(bins, shares, known, tail, rng)
         seen = [_drawn_shift(bins, shares, known, size, coefficient, rng) for size in sizes]
-        limits[column.feature.name] = Limits(coefficient, detectable=tuple(seen))
+        limits[column.feature.name] = ChanceLimits(coefficient, detectable=tuple(seen))
         tell()
     window = _proposed(columns, limits, sizes, DEFAULT_WINDOW)
     return Calibration("rows", alpha, sizes, limits, window)
@@ -249,7 +249,7 @@ def _limits(
     tail: float,
     *,
     shifts: bool,
-) -> Limits:
+) -> ChanceLimits:
     scores, missing, strange, detectable = [], [], [], []
     absent = np.isnan(column.values)
     oddities = _Oddities(column.feature, column.values)
@@ -266,7 +266,7 @@ def _limits(
         by_chance = coefficient**2 / blocks.size
         threshold = max(EFFECT_FLOOR, math.sqrt(max(scores[-1] ** 2, by_chance) + known))
         detectable.append(_smallest_shift(bins, ours, theirs, threshold) if shifts else math.inf)
-    return Limits(coefficient, *map(tuple, (scores, missing, strange, detectable)))
+    return ChanceLimits(coefficient, *map(tuple, (scores, missing, strange, detectable)))
 
 
 def _of_blocks(
@@ -463,7 +463,10 @@ def _first(steps: Sequence[float], seen: Callable[[float], float]) -> float:
 
 
 def _proposed(
-    columns: Sequence[Column], limits: Mapping[str, Limits], sizes: Sequence[int], largest: int
+    columns: Sequence[Column],
+    limits: Mapping[str, ChanceLimits],
+    sizes: Sequence[int],
+    largest: int,
 ) -> int:
     """Return the smallest window in which each feature shows nearly what it ever can."""
     allowed = [size for size in sizes if size <= largest]

@@ -15,7 +15,7 @@ SHARE_FLOOR = 0.005  # of the rows
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ChanceLimits:
     """What chance does to one feature, in windows of the calibration's sizes.
 
     Attributes:
@@ -58,7 +58,7 @@ class Calibration:
     source: Source
     alpha: float
     sizes: tuple[int, ...]
-    limits: Mapping[str, Limits]
+    limits: Mapping[str, ChanceLimits]
     window: int
     density: float = 0.0
 
@@ -115,10 +115,10 @@ def _at(sizes: Sequence[int], values: Sequence[float], rows: float) -> float:
     return one + part * (other - one)
 
 
-def _limits(item: Mapping[str, Any]) -> Limits:
+def _limits(item: Mapping[str, Any]) -> ChanceLimits:
     coefficient = float(item["coefficient"])
     lists = (item[name] for name in ("scores", "missing", "strange", "detectable"))
-    return Limits(coefficient, *(tuple(map(_number, values)) for values in lists))
+    return ChanceLimits(coefficient, *(tuple(map(_number, values)) for values in lists))
 
 
 def _number(value: float | None) -> float:

@@ -10,7 +10,7 @@ from mlguard.drift.profile import comparable, novel
 from mlguard.drift.shares import Share, grew
 from mlguard.drift.values import read
 from mlguard.drift.verdict import FeatureVerdict, Method, Verdict
-from mlguard.drift.windows import Columns, Window, split
+from mlguard.drift.windows import Window, WindowColumns, split
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -84,7 +84,7 @@ class _Comparison:
     _weights: dict[bool, NDArray[np.float64]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, reference: Reference, columns: Columns) -> _Comparison:
+    def of(cls, reference: Reference, columns: WindowColumns) -> _Comparison:
         seasons = reference.seasons
         is_timed = bool(seasons.clock) and columns.times is not None
         calibration = reference.calibration if is_timed else reference.anytime

@@ -122,7 +122,7 @@ class Reference:
         """
         from mlguard.drift import building
 
-        options = building.Options(
+        options = building.BuildOptions(
             categorical=building.names("categorical", categorical),
             features=None if features is None else building.names("features", features),
             predictions=building.names("predictions", predictions),

@@ -17,7 +17,7 @@ Window: TypeAlias = "pd.DataFrame | Iterable[object]"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Columns:
+class WindowColumns:
     """A window, column by column.
 
     Attributes:
@@ -33,7 +33,9 @@ class Columns:
     segments: Sequence[object] | None
 
 
-def split(reference: Reference, window: Any, times: Iterable[object] | None = None) -> Columns:
+def split(
+    reference: Reference, window: Any, times: Iterable[object] | None = None
+) -> WindowColumns:
     """Turn a window into one sequence of values per feature.
 
     Junk is missing: a row of the wrong length, a column that vanished. A column that the reference
@@ -56,7 +58,9 @@ def split(reference: Reference, window: Any, times: Iterable[object] | None = No
     values |= {name: found[name] for name in outputs if name in found}
     when = found.get(seasons.time) if times is None and seasons.time is not None else times
     read = None if when is None or not seasons.clock else read_times(when, seasons.timezone)
-    return Columns(rows, values, read, found.get(seasons.segment) if seasons.segment else None)
+    return WindowColumns(
+        rows, values, read, found.get(seasons.segment) if seasons.segment else None
+    )
 
 
 def _of_frame(frame: Any, wanted: Sequence[str]) -> dict[str, Any]:
