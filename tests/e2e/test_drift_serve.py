@@ -94,8 +94,9 @@ def test_each_window_has_one_verdict(reference: Path, redis: Redis, tmp_path: Pa
         both = [second, third]
         send(services, 2 * WINDOW, seed=3, shift=SHIFT)
         wait_until(lambda: checks(both) == 4, "all are judged")
-        lasting = total(both, "mlguard_drift_episode", feature="petal_length")
-        others = total(both, "mlguard_drift_episode")
+        reasons = {"model": "iris", "reason": "distribution"}
+        lasting = total(both, "mlguard_drift_episode", feature="petal_length", **reasons)
+        others = total(both, "mlguard_drift_episode", **reasons)
 
         assert (lasting, others) == (1, 1)
         assert total(both, "mlguard_drift_window_rows") == WINDOW

@@ -172,7 +172,9 @@ def check(service, webhook, metrics):
         lambda: webhook.alerts("MlguardDriftDetected"), "the webhook hears of the drift"
     )[0]
     assert alert["status"] == "firing"
-    assert alert["labels"].pop("feature") in alert["annotations"]["summary"]
+    assert alert["annotations"]["summary"].endswith("have drifted: petal_length")
+    assert f"petal_length of {host(service)}: score " in alert["annotations"]["description"]
+    assert alert["annotations"]["report_url"] == f"{service.url}/drift?model=iris"
     assert alert["labels"] == {
         "alertname": "MlguardDriftDetected",
         "job": "mlguard",

@@ -29,6 +29,7 @@ _OF_A_WINDOW = (
     "last_check_timestamp_seconds",
 )
 _EPISODE = "episode"
+_REASONS = ("distribution", "missing", "unseen categories", "out of range")
 _CHECKS = "mlguard_drift_checks_total"
 
 
@@ -67,11 +68,12 @@ class DriftMetrics:
     def lasting(self, model: DriftModel) -> frozenset[str]:
         """Return the features of a model whose drift lasts."""
         names = self._features.get((model.name, model.version), ())
-        number = self._numbers.number
-        episode = f"mlguard_drift_{_EPISODE}"
-        return frozenset(
-            name for name in names if number(episode, model.name, model.version, name).value
-        )
+        return frozenset(name for name in names if any(self._episode(model, name).values()))
+
+    def _episode(self, model: DriftModel, feature: str) -> dict[str, bool]:
+        """Tell for which reasons a feature's drift lasts."""
+        place = (f"mlguard_drift_{_EPISODE}", model.name, model.version, feature)
+        return {r: bool(self._numbers.number(*place, _label(r)).value) for r in _REASONS}
 
     def checked(
         self,
@@ -83,7 +85,12 @@ class DriftMetrics:
     ) -> None:
         """Write down a verdict, and which features' drift lasts."""
         for feature in verdict.features:
-            self._set(_EPISODE, model, feature.name, to=feature.name in lasting)
+            before = self._episode(model, feature.name)
+            for reason in _REASONS:
+                # A window that does not show a drift that lasts changes nothing of why it does.
+                is_why = reason in feature.reasons if feature.reasons else before[reason]
+                is_lasting = feature.name in lasting and is_why
+                self._set(_EPISODE, model, feature.name, _label(reason), to=is_lasting)
             for name in _OF_A_FEATURE:
                 self._set(name, model, feature.name, to=getattr(feature, name))
         numbers = (verdict.detected, len(verdict.drifted), verdict.rows, seconds, when)
@@ -105,3 +112,7 @@ class DriftMetrics:
 
     def _set(self, name: str, model: DriftModel, *labels: str, to: float) -> None:
         self._numbers.set(f"mlguard_drift_{name}", model.name, model.version, *labels, to=to)
+
+
+def _label(reason: str) -> str:
+    return reason.replace(" ", "_")

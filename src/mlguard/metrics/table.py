@@ -146,8 +146,9 @@ METRICS = (
     ),
     _gauge(
         "mlguard_drift_episode",
-        "1 where its drift lasts: in enough of the last windows.",
+        "1 where a feature drifts for this reason in enough of the last windows.",
         *_FEATURE,
+        "reason",
     ),
     _gauge("mlguard_drift_missing_ratio", "Share of missing values.", *_FEATURE),
     _gauge(
