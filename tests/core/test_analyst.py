@@ -36,6 +36,8 @@ from mlguard.host.processes import Process
 from mlguard.host.sampled_rows import MAX_BYTES, MAX_ROW, MAX_ROWS, SampledRows, write_row
 from mlguard.host.verdicts import LATE, Verdicts
 from mlguard.metrics import Family, Metrics
+from mlguard.performance import Task
+from mlguard.performance.calibration import ScoreCalibration
 from mlguard.revocations import Revocations
 from mlguard.settings import load
 
@@ -700,6 +702,21 @@ class TestEstimator:
         rows = "mlguard_model_performance_estimated_rows"
         assert value(estimator.families(), rows) == 21
         assert value(estimator.families(), rows, version="_OTHER") == 1
+
+    def test_what_is_expected_is_told_beside_it(self, tmp_path: Path) -> None:
+        """How well the model did on the rows of its calibration stands beside the estimate."""
+        task, scores = Task("classification"), [0.1] * 50 + [0.9] * 50
+        learned = ScoreCalibration.fit(task, scores, [0] * 45 + [1] * 55)
+        learned.save(tmp_path / "calibration.json")
+        scored = ScoredModel("iris", ("0", "1"), str(tmp_path / "calibration.json"))
+        estimator = self.estimator(scored, window=1)
+        estimator.prepare([])
+        estimator.add("iris", "3", ["1", 0.9])
+
+        told = estimator.families()
+        expected = value(told, "mlguard_model_performance_expected", metric="accuracy")
+        estimated = value(told, "mlguard_model_performance_estimated", metric="accuracy")
+        assert (expected, estimated) == (0.95, 1.0)
 
     def test_without_its_calibration_there_is_no_estimate(
         self, caplog: pytest.LogCaptureFixture

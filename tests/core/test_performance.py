@@ -218,7 +218,8 @@ class TestCalibration:
         ["", "[]", "{}", '{"format": 2}',
          '{"format": 1, "classes": ["0"], "rows": 1, "curves": []}',
          '{"format": 1, "classes": ["0"], "rows": 1, "curves": [[[0.1], [], []]]}',
-         '{"format": 1, "classes": ["0"], "rows": 1, "curves": [[["x"], [1], [1]]]}'],
+         '{"format": 1, "classes": ["0"], "rows": 1, "curves": [[["x"], [1], [1]]]}',
+         '{"format": 1, "classes": [], "rows": 1, "curves": [[[1], [1], [1]]], "performance": []}'],
     )  # fmt: skip
     def test_other_files(self, tmp_path: Path, text: str) -> None:
         """A file that is none names the command that makes one."""

@@ -29,6 +29,9 @@ def add(actions: Any) -> None:
         help="the probability of the last of two classes, or one of each class in their order",
     )
     calibrate.add_argument("--classes", nargs="+", default=TWO, help="default: 0 1")
+    calibrate.add_argument(
+        "--threshold", type=float, default=0.5, help="as in the settings; default: %(default)s"
+    )
     calibrate.add_argument("-o", "--output", type=Path, default=Path("calibration.json"))
     calibrate.set_defaults(run=_calibrate)
 
@@ -38,7 +41,7 @@ def _calibrate(options: argparse.Namespace) -> None:
 
     if len(options.classes) < 2 or len(set(options.classes)) < len(options.classes):
         raise InvalidReference("--classes: must be two or more, each another one")
-    task = Task("classification", tuple(options.classes))
+    task = Task("classification", tuple(options.classes), options.threshold)
     table = tables.read(options.data)
     try:
         scores, truths = table[options.scores].to_numpy().tolist(), table[options.truth].tolist()

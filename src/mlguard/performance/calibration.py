@@ -127,13 +127,13 @@ class ScoreCalibration:
         except FileNotFoundError as error:
             text = f"{path} does not exist: make it with `{BUILD_COMMAND}`"
             raise InvalidReference(text) from error
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
             text = f"{path} must be a file made by `{BUILD_COMMAND}`, and cannot be read as one"
             raise InvalidReference(f"{text}: {error}") from error
 
 
 def _read(about: Any) -> ScoreCalibration:
-    """Read what is written in a file; a KeyError, TypeError or ValueError where it is no such."""
+    """Read what is written in a file; an error of the usual kinds where it is no such."""
     if about["format"] != FORMAT:
         raise ValueError(f"its format is {about['format']!r}")
     curves = tuple(ReliabilityCurve(tuple(s), tuple(p), tuple(n)) for s, p, n in about["curves"])
