@@ -30,13 +30,14 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what waits the longest: short tests fill the time until it ends.
 
-    What shares a server is done together.
+    What shares a server, or takes as long, is done together, and first.
     """
     files: dict[Path, int] = {}
     groups: dict[str, int] = {}
     items.sort(
         key=lambda item: (
             _waits_least(item),
+            not _group(item),
             files.setdefault(item.path, len(files)),
             groups.setdefault(_group(item), len(groups)),
         )

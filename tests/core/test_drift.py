@@ -97,7 +97,7 @@ def windows(rows: int, times: int, change: Change | None = None) -> Iterator[pd.
 class TestTrust:
     """Which verdicts can be trusted."""
 
-    @pytest.mark.parametrize(("rows", "times", "most"), [(60, 10, 2), (200, 30, 4), (1000, 30, 3)])
+    @pytest.mark.parametrize(("rows", "times", "most"), [(60, 10, 2), (200, 15, 3), (1000, 15, 2)])
     def test_silence(self, reference: Reference, rows: int, times: int, most: int) -> None:
         """Of many windows without drift very few alarm, whatever their size."""
         found = [check(reference, w) for w in windows(rows, times)]
