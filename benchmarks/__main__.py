@@ -1,7 +1,7 @@
 """What does it cost, and what do others charge?
 
 python -m benchmarks [overhead] [refusals] [neighbours] [servers] [scaling] [tokens] [quotas] [host]
-    [leases] [performance] [soak]
+    [leases] [performance] [drift] [soak]
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from benchmarks.turns import say
 
 PARTS = (
     *("overhead", "refusals", "neighbours", "servers", "scaling"),
-    *("tokens", "quotas", "host", "leases", "performance", "soak"),
+    *("tokens", "quotas", "host", "leases", "performance", "drift", "soak"),
 )
 BUILD = Path("build")
 

@@ -479,8 +479,8 @@ def _proposed(
             )
             for column in columns
         ):
-            return size
-    return allowed[-1]
+            return max(size, SIZES[0])
+    return max(allowed[-1], SIZES[0])
 
 
 def _density(times: pd.DatetimeIndex | None, laid: Sequence[Blocks]) -> float:
