@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
 from mlguard.app.drivers import adrive, drive
+from mlguard.app.own_routes import OwnRoute, own_routes
 from mlguard.app.running import Running
 from mlguard.app.service import Service
 from mlguard.auth import revocation
@@ -55,9 +56,16 @@ class GuardedApp(Generic[App]):
         """Guard the app, whatever was added to it before and will be added later."""
         if self._service is not None:
             raise InvalidSettings("an MLGuard guards one app: make another for another app")
+        self._app = app
         self._service = self._install(app)
+        for route in own_routes(self._service):
+            self._add(app, route)
 
     def _install(self, app: App) -> Service:
+        raise NotImplementedError
+
+    def _add(self, app: App, route: OwnRoute) -> None:
+        """Have the app answer a route of the kit's own."""
         raise NotImplementedError
 
     def routes(self) -> Iterable[Route]:

@@ -16,7 +16,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from mlguard.app.asgi import ASGIMiddleware
 from mlguard.app.front import F, GuardedApp
-from mlguard.app.own_routes import OwnRoute, answered, own_routes
+from mlguard.app.own_routes import OwnRoute, answered
 from mlguard.app.service import Service
 from mlguard.guard.limits import Declared, limiting, mark_limits
 from mlguard.messages import Principal
@@ -89,7 +89,6 @@ class MLGuard(GuardedApp[FastAPI]):
             tracer_provider=telemetry.configured(app),
             departures=(ClientDisconnect, WebSocketDisconnect),
         )
-        self._app = app
         app.state.mlguard = self
         telemetry.instrument(app, service.tracing)
         app.router.middleware_stack = RouterGate(app.router, service.guard)
@@ -102,8 +101,6 @@ class MLGuard(GuardedApp[FastAPI]):
         app.build_middleware_stack = surrounded  # type: ignore[method-assign]
         if app.middleware_stack is not None:
             app.middleware_stack = ASGIMiddleware(app.middleware_stack, service, self.start)
-        for route in own_routes(service):
-            self._add(app, route)
         return service
 
     def _add(self, app: FastAPI, route: OwnRoute) -> None:

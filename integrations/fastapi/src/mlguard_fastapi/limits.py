@@ -51,7 +51,7 @@ def _group(options: Options) -> LimitGroup:
 
     return LimitGroup(
         options.limit_value,
-        _key,
+        lambda request: key_of(request.scope[EXCHANGE]),
         scope=None,
         per_method=options.per_method,
         methods=None,
@@ -74,8 +74,3 @@ def _asking(exempt_when: Callable[..., bool] | None) -> Callable[[HTTPConnection
     if len(inspect.signature(exempt_when).parameters) == 1:
         return exempt_when
     return lambda _: exempt_when()
-
-
-def _key(request: HTTPConnection) -> str:
-    """Tell for whom it is counted, where the rates depend on that."""
-    return key_of(request.scope[EXCHANGE])

@@ -10,7 +10,7 @@ from flask import Flask, Request, Response, request
 from werkzeug.exceptions import ClientDisconnected
 
 from mlguard.app.front import GuardedApp
-from mlguard.app.own_routes import OwnRoute, own_routes
+from mlguard.app.own_routes import OwnRoute
 from mlguard.app.service import Service
 from mlguard.app.wsgi import WSGIMiddleware
 from mlguard.guard.limits import Declared
@@ -45,7 +45,6 @@ class MLGuard(GuardedApp[Flask]):
 
     def _install(self, app: Flask) -> Service:
         service = Service(self._settings, departures=(ClientDisconnected,))
-        self._app = app
         app.extensions["mlguard"] = self
         self._inner = app.wsgi_app  # before the instrumentation hides it in a function
         telemetry.instrument(app, service.tracing)
@@ -58,8 +57,6 @@ class MLGuard(GuardedApp[Flask]):
 
         self._outer = WSGIMiddleware(app.wsgi_app, service, start, extensions=app.extensions)
         app.wsgi_app = self._outer  # type: ignore[method-assign]
-        for route in own_routes(service):
-            self._add(app, route)
         return service
 
     def _add(self, app: Flask, route: OwnRoute) -> None:
