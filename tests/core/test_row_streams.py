@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import uuid4
@@ -10,9 +11,12 @@ import pytest
 
 from mlguard.analyst.config import DriftModel
 from mlguard.analyst.sender import RowSender
+from mlguard.app.service import Service
+from mlguard.drift.hashing import CategoryHash
 from mlguard.ledger import StoreUnavailable
 from mlguard.redis import rows as module
 from mlguard.redis.rows import RowStreams
+from mlguard.reference import Reference
 from tests.redis_servers import Cluster, Redis
 from tests.servers import wait_until
 
@@ -171,3 +175,32 @@ class TestSender:
             assert away == [True, True, False]
             assert texts(streams) == ['["iris","3",[1],null]', '["iris","3",[2],null]']
             sender.close()
+
+
+def test_texts_leave_the_worker_hashed(
+    make: Make, url: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a key of categories, no text of a row reaches whoever judges it."""
+    key = b"a key of categories"
+    monkeypatch.setenv("CATEGORIES", key.decode())
+    saved = tmp_path / "reference.parquet"
+    rows = {"colour": ["red", "blue"] * 50, "size": [1.0] * 100}
+    Reference.build(rows, category_key=key).save(saved)
+    service = Service(
+        {
+            "service": {"name": uuid4().hex, "host_file": False},
+            "models": [{"name": "iris", "version": "3", "reference": str(saved)}],
+            "drift": {"store": url, "category_key_env": "CATEGORIES"},
+        }
+    )
+    service.start()
+    offer = service.guard.parts.models["iris"].offer
+    assert offer is not None
+
+    assert offer("iris", "3", ["red", 1.5], None)
+    service.close()
+
+    streams = RowStreams(url, service.settings.service.name)
+    (row,) = streams.read(*IRIS, "0-0", 9)
+    streams.close()
+    assert json.loads(row.written) == ["iris", "3", [CategoryHash(key).value("red"), 1.5], None]

@@ -89,7 +89,7 @@ class AnalystConfig:
         drift, auth = settings.drift or Drift(), settings.auth
         stores = [f"{PREFIX}{table}__{key}".upper() for table, key in SECRET_URLS]
         secrets = [name for issuer in (auth.issuers if auth else ()) for name in issuer.secret_env]
-        key = settings.service.pseudonym_key_env
+        keys = settings.service.pseudonym_key_env, drift.category_key_env
         return cls(
             service=settings.service.name,
             digest=settings.digest(),
@@ -104,7 +104,7 @@ class AnalystConfig:
             drifted_windows=drift.drifted_windows,
             last_windows=drift.last_windows,
             report=str(drift.report) if drift.report else None,
-            secrets=(*secrets, *stores, *([key] if key else [])),
+            secrets=(*secrets, *stores, *filter(None, keys)),
             scored=tuple(_scored(m) for m in settings.models if _has_scores(m)),
         )
 

@@ -312,9 +312,10 @@ class Service:
 
     def _offer(self) -> Offer | None:
         """Find what takes sampled rows, where drift is checked."""
-        if self._sender:
-            return self._sender.offer
-        return self._host.offer if self._host else None
+        offer = self._sender.offer if self._sender else self._host.offer if self._host else None
+        if offer is None or self.settings.category_key is None:
+            return offer
+        return _hashing(offer, self.settings.category_key)
 
     def _make_feedback(self) -> Feedback | None:
         """Make what keeps calls and takes labels: in a Redis where the service counts in one."""
@@ -406,6 +407,14 @@ class Service:
         except OSError as error:
             LOGGER.warning("pseudonyms are of this worker only, for want of a key: %s", error)
         return os.urandom(32)
+
+
+def _hashing(offer: Offer, key: bytes) -> Offer:
+    """Have the texts of rows hashed before they are handed on."""
+    from mlguard.drift.hashing import CategoryHash
+
+    hashing = CategoryHash(key)
+    return lambda model, version, values, said: offer(model, version, hashing.row(values), said)
 
 
 def _row_sender(settings: Settings, metrics: Metrics) -> RowSender | None:

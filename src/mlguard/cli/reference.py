@@ -37,6 +37,7 @@ def add(commands: Any) -> None:
         "--ordered", action="store_true", help="the rows stand in the order in which they came"
     )
     build.add_argument("--segment", metavar="COLUMN", help="whose values have a reference each")
+    tables.add_key(build)
     build.set_defaults(run=_build)
     show = actions.add_parser("show", help="what a reference file says, and can see")
     show.add_argument("file", type=Path)
@@ -59,6 +60,7 @@ def _build(options: argparse.Namespace) -> None:
         timezone=options.timezone,
         ordered=options.ordered,
         segment=options.segment,
+        category_key=tables.key_of(options.category_key_env),
         progress=progress,
     )
     progress.end()

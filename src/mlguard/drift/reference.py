@@ -14,6 +14,7 @@ from mlguard import __version__
 from mlguard.drift import notebook
 from mlguard.drift.calibration import Calibration
 from mlguard.drift.extras import require
+from mlguard.drift.hashing import CategoryHash
 from mlguard.drift.parquet import metadata
 from mlguard.drift.profile import Feature
 from mlguard.drift.seasons import Seasons
@@ -47,6 +48,7 @@ class Reference:
         calibration: What chance does where the part of each row is known.
         anytime: What it does where the clock is not known.
         notes: What whoever built it should know.
+        category_key: Names the key that its texts were hashed with; "" where they can be read.
     """
 
     profile: tuple[Feature, ...]
@@ -58,6 +60,7 @@ class Reference:
     calibration: Calibration
     anytime: Calibration
     notes: tuple[str, ...] = ()
+    category_key: str = ""
     prepared: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -90,6 +93,7 @@ class Reference:
         alpha: float = 0.01,
         seed: int = 0,
         created: datetime | None = None,
+        category_key: bytes | None = None,
         progress: Callable[[float], None] = lambda _: None,
     ) -> Reference:
         """Profile `frame`, one row per training example and one column per feature.
@@ -115,10 +119,13 @@ class Reference:
                 together; the shares of missing and strange values have as much.
             seed: Of what is drawn at random.
             created: When it is built.
+            category_key: A key with which texts are hashed, so that nobody reads them: the service
+                has the same in `drift.category_key_env`.
             progress: Told which part of the work is done, from 0 to 1.
 
         Raises:
             InvalidReference: A column, an option or the frame as a whole cannot be used.
+            ValueError: The key has fewer than 16 bytes.
         """
         from mlguard.drift import building
 
@@ -135,9 +142,13 @@ class Reference:
             alpha=alpha,
             seed=seed,
         )
+        hashing = CategoryHash(category_key) if category_key is not None else None
+        if hashing is not None:
+            frame = hashing.frame(frame, but=time)
         built = building.build(frame, options, progress)
         moment = created or datetime.now(UTC)
-        return cls(created=moment.isoformat(timespec="seconds"), **built)
+        name = hashing.name if hashing is not None else ""
+        return cls(created=moment.isoformat(timespec="seconds"), category_key=name, **built)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one parquet file: the sample, with everything else as JSON in its metadata.
@@ -158,6 +169,7 @@ class Reference:
             "calibration": self.calibration.to_json(),
             "anytime": self.anytime.to_json() if self.anytime is not self.calibration else None,
             "notes": self.notes,
+            "category_key": self.category_key,
         }
         written = {METADATA_KEY: json.dumps(about, allow_nan=False).encode()}
         arrays = [pa.array(self.sample[name], from_pandas=True) for name in names]
@@ -193,6 +205,7 @@ class Reference:
                 calibration,
                 calibration if anytime is None else Calibration.of_json(anytime),
                 tuple(map(str, about["notes"])),
+                str(about.get("category_key", "")),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidReference(_damaged(path, error)) from error
@@ -225,6 +238,16 @@ class Reference:
             return tuple(str(name) for name in about["features"])
         except (KeyError, TypeError) as error:
             raise InvalidReference(_damaged(path, error)) from error
+
+    @staticmethod
+    def peek_key(path: str | os.PathLike[str]) -> str:
+        """Read the name of the key that its texts were hashed with; "" where they were not.
+
+        Raises:
+            InvalidReference: The file is missing, damaged, or not a reference.
+        """
+        about, _ = _read(path, with_rows=False)
+        return str(about.get("category_key", ""))
 
 
 def _apart(names: Sequence[str]) -> str:

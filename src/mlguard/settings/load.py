@@ -19,7 +19,7 @@ from mlguard.settings.tables import Model, Settings
 from mlguard.settings.values import secret_bytes
 from mlguard.urls import has_password
 
-_LEAST_PSEUDONYM_KEY = 16  # bytes
+_LEAST_KEY = 16  # bytes
 NAMED = frozenset({"secrets", "keys", "references"})
 
 
@@ -69,20 +69,25 @@ def _resolved(
 ) -> Settings:
     """Fetch what the settings only name, and raise all mistakes together."""
     secrets: dict[str, tuple[bytes, ...]] = {}
-    pseudonym_key = None
+    pseudonym_key = category_key = None
     issuers = _issuers(settings.auth, data)
     if "secrets" in named:
         problems += _auth(issuers, secrets, environ)
-        pseudonym_key, problem = _pseudonym_key(settings.service.pseudonym_key_env, environ)
+        pseudonym_key, problem = _key(
+            "service.pseudonym_key_env", settings.service.pseudonym_key_env, environ
+        )
+        problems += [problem] if problem else []
+        variable = settings.drift.category_key_env if settings.drift else None
+        category_key, problem = _key("drift.category_key_env", variable, environ)
         problems += [problem] if problem else []
     if "keys" in named:
         problems += _key_files(issuers)
     for model in settings.models if "references" in named else ():
-        problems += _reference(model)
+        problems += _reference(model, category_key)
         problems += _calibration(model)
     if problems:
         raise InvalidSettings(*problems, source=name)
-    settings.resolve(name, secrets, pseudonym_key)
+    settings.resolve(name, secrets, pseudonym_key, category_key)
     return settings
 
 
@@ -176,27 +181,37 @@ def _unfit(secret: bytes, least: int, must: str) -> str:
     return f"{must}, has {len(secret)}" if len(secret) < least else ""
 
 
-def _pseudonym_key(variable: str | None, environ: Mapping[str, str]) -> tuple[bytes | None, str]:
-    """Fetch the key of pseudonyms, and tell what is wrong with it."""
+def _key(place: str, variable: str | None, environ: Mapping[str, str]) -> tuple[bytes | None, str]:
+    """Fetch the key in a variable, and tell what is wrong with it."""
     if variable is None:
         return None, ""
     key = os.fsencode(environ.get(variable, ""))
-    if len(key) >= _LEAST_PSEUDONYM_KEY:
+    if len(key) >= _LEAST_KEY:
         return key, ""
-    must = f"that variable must hold at least {_LEAST_PSEUDONYM_KEY} bytes"
-    return None, f"service.pseudonym_key_env = {variable!r}: {must}"
+    must = f"that variable must hold at least {_LEAST_KEY} bytes"
+    return None, f"{place} = {variable!r}: {must}"
 
 
-def _reference(model: Model) -> Iterator[str]:
+def _reference(model: Model, category_key: bytes | None) -> Iterator[str]:
     if model.reference is None:
         return
+    from mlguard.drift.hashing import CategoryHash
     from mlguard.drift.reference import Reference
 
     try:
         features = Reference.peek(model.reference)
+        hashed = Reference.peek_key(model.reference)
     except MLGuardError as error:
         yield f"models[{model.name}].reference = '{model.reference}': {error}"
         return
+    key = CategoryHash(category_key).name if category_key else ""
+    if key != hashed:
+        with_key = "with another key than" if hashed and key else "without the key of"
+        where = with_key if key else "with a key, and there is no"
+        yield (
+            f"models[{model.name}].reference = '{model.reference}': its categories were hashed "
+            f"{where} drift.category_key_env: build it anew, or change that"
+        )
     if model.features and model.features != features:
         yield (
             f"models[{model.name}].features = {list(model.features)}: "

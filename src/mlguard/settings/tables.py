@@ -160,6 +160,8 @@ class Drift(Table):
         report: Where the last comparison is written as a page for people.
         route: Where the app shows that page; None is nowhere.
         scope: What a token must grant to see it.
+        category_key_env: Names the variable with the key with which texts are hashed before they
+            leave the worker; None leaves them readable.
         store: A Redis through which the rows of all hosts reach `mlguard drift serve`; None where
             each host judges its own.
     """
@@ -174,6 +176,7 @@ class Drift(Table):
     report: FilePath | None = None
     route: PathText | None = None
     scope: Scope = "mlguard.drift"
+    category_key_env: Variable | None = None
     store: StoreUrl | None = Field(default=None, repr=False)
 
     @field_serializer("store")
@@ -242,6 +245,7 @@ class Settings(Table):
     _source: str = PrivateAttr("")
     _secrets: dict[str, tuple[bytes, ...]] = PrivateAttr(default_factory=dict)
     _pseudonym_key: bytes | None = PrivateAttr(None)
+    _category_key: bytes | None = PrivateAttr(None)
 
     @model_validator(mode="after")
     def _agree(self) -> Settings:
@@ -318,12 +322,17 @@ class Settings(Table):
             )
 
     def resolve(
-        self, source: str, secrets: dict[str, tuple[bytes, ...]], pseudonym_key: bytes | None
+        self,
+        source: str,
+        secrets: dict[str, tuple[bytes, ...]],
+        pseudonym_key: bytes | None,
+        category_key: bytes | None,
     ) -> None:
         """Note where the settings came from, and the secrets that they name."""
         self._source = source
         self._secrets.update(secrets)
         self._pseudonym_key = pseudonym_key
+        self._category_key = category_key
 
     @property
     def all_scopes(self) -> tuple[str, ...]:
@@ -340,6 +349,11 @@ class Settings(Table):
     def pseudonym_key(self) -> bytes | None:
         """The key of pseudonyms, where the operator gave one."""
         return self._pseudonym_key
+
+    @property
+    def category_key(self) -> bytes | None:
+        """The key with which texts are hashed before they are compared, where there is one."""
+        return self._category_key
 
     @property
     def folder(self) -> Path | None:

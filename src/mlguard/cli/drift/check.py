@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlguard.cli import tables
+from mlguard.drift.hashing import CategoryHash
 from mlguard.errors import InvalidSettings
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def add(actions: Any) -> None:
     check.add_argument("--reference", type=Path, required=True, metavar="FILE")
     check.add_argument("--current", type=Path, required=True, metavar="DATA", help=".csv, .parquet")
     check.add_argument("--html", type=Path, metavar="FILE", help="write a page for people")
+    tables.add_key(check)
     check.set_defaults(run=_check)
 
 
@@ -35,6 +37,13 @@ def _check(options: argparse.Namespace) -> int:
 
     reference = Reference.load(options.reference)
     window = tables.read(options.current)
+    key = tables.key_of(options.category_key_env)
+    hashing = CategoryHash(key) if key is not None else None
+    if reference.category_key != (hashing.name if hashing else ""):
+        text = "its categories were hashed with another key, or with none: --category-key-env"
+        raise InvalidSettings(text, source=str(options.reference))
+    if hashing is not None:
+        window = hashing.frame(window, but=reference.seasons.time)
     try:
         verdict = check(reference, window)
     except ValueError as error:
