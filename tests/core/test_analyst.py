@@ -808,13 +808,17 @@ class TestDrift:
         (pid,) = analysts(judged.config.service)
         os.kill(pid, signal.SIGKILL)
         eventually(lambda: ask("worker_up") == 0)
-        for row in np.random.default_rng(2).normal(size=(100, 2)):
+        quiet = np.random.default_rng(2).normal(size=(200, 2))
+        for row in quiet[:100]:
             judged.analyst.offer("iris", "3", row)
 
         assert (ask("detected"), ask("missing_ratio", feature="a"), ask("episode")) == (1, 1, 1)
         judged.until(lambda: ask("checks_total", result="ok") == 1, 120)
         assert ask("checks_total", result="drift") == 2
-        # It ends when no window of the last two shows it.
         assert (ask("detected"), ask("episode")) == (0, 1)
+        for row in quiet[100:]:
+            judged.analyst.offer("iris", "3", row)
+        judged.until(lambda: ask("checks_total", result="ok") == 2, 120)
+        assert ask("episode") == 0
         assert ask("reference_info", rows="500") == 1
         assert judged.restarts() == 1
