@@ -367,6 +367,11 @@ MISTAKES = [
     pytest.param({"drift": {"max_age": 0}}, "drift.max_age = 0", id="no age"),
     pytest.param({"drift": {"min_rows": 29}}, "drift.min_rows = 29", id="few rows"),
     pytest.param({"drift": {"last_windows": 0}}, "drift.last_windows = 0", id="no windows"),
+    pytest.param(
+        {"drift": {"drifted_windows": 3}},
+        "drift.drifted_windows = 3: must be at most drift.last_windows, which is 2",
+        id="more windows than the last",
+    ),
     pytest.param({"drift": {"sample": 0}}, "drift.sample = 0", id="no sample"),
     pytest.param({"drift": {"sample": "0.5"}}, "drift.sample = '0.5'", id="sample of text"),
     pytest.param({"drift": {"rows_per_request": 0}}, "drift.rows_per_request = 0", id="no rows"),

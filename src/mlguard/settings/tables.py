@@ -255,21 +255,8 @@ class Settings(Table):
             owners = {m.name for m in self.models if twice in m.all_routes}
             named = "two models have" if len(owners) > 1 else f"{min(owners)!r} names twice"
             raise contradiction(f"models: {named} the route {twice!r}")
-        if self.drift and not any(m.reference for m in self.models):
-            raise contradiction(
-                "drift: no model has a `reference` to compare with; "
-                "`mlguard reference build` makes one",
-            )
-        if self.drift and self.drift.route and not (self.drift.report and self.auth):
-            raise contradiction(
-                "drift.route: needs `drift.report`, which says where the page is written, and "
-                "the table [auth], or anybody could see it",
-            )
-        if self.drift and self.drift.drifted_windows > self.drift.last_windows:
-            raise contradiction(
-                f"drift.drifted_windows = {self.drift.drifted_windows}: must be at most "
-                f"drift.last_windows, which is {self.drift.last_windows}",
-            )
+        if self.drift:
+            self._drift_agrees(self.drift)
         for model in self.models:
             if model.scopes and not self.auth:
                 raise contradiction(f"models[{model.name}].scopes: needs the table [auth]")
@@ -283,6 +270,24 @@ class Settings(Table):
         if self.quotas:
             self._quotas_agree(self.quotas)
         return self
+
+    def _drift_agrees(self, drift: Drift) -> None:
+        """Find what drift checks need and the rest of the settings lacks."""
+        if drift.drifted_windows > drift.last_windows:
+            raise contradiction(
+                f"drift.drifted_windows = {drift.drifted_windows}: must be at most "
+                f"drift.last_windows, which is {drift.last_windows}",
+            )
+        if not any(m.reference for m in self.models):
+            raise contradiction(
+                "drift: no model has a `reference` to compare with; "
+                "`mlguard reference build` makes one",
+            )
+        if drift.route and not (drift.report and self.auth):
+            raise contradiction(
+                "drift.route: needs `drift.report`, which says where the page is written, and "
+                "the table [auth], or anybody could see it",
+            )
 
     def _feedback_agrees(self, feedback: FeedbackSettings) -> None:
         """Find what labels need and the rest of the settings lacks."""
