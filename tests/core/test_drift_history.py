@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from mlguard.cli import main
 from mlguard.drift.history import History, Past
 from mlguard.drift.verdict import FeatureVerdict, Verdict
+from mlguard.host.database import Database
+from mlguard.host.folder import Folder
+from mlguard.host.sampled_rows import SampledRows
+from mlguard.reference import Reference
 
 
 def verdict(score: float, *, rows: int = 100) -> Verdict:
@@ -54,3 +60,27 @@ def test_junk_is_passed_over(tmp_path: Path, junk: str) -> None:
     history.add(verdict(0.1), 1.0)
 
     assert [past.when for past in history.windows] == [1.0]
+
+
+def test_all_can_be_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows that wait in the file, the report and what it remembers; twice is no mistake."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("drift.html", "drift.history"):
+        Path(name).write_text("x")
+    Reference.build({"a": [1.0, 2.0] * 50}).save("reference.parquet")
+    Path("mlguard.toml").write_text(
+        '[service]\nname = "forgotten"\n[[models]]\nname = "iris"\n'
+        'reference = "reference.parquet"\n[drift]\nreport = "drift.html"\n'
+    )
+    folder = Folder.of("forgotten")
+    folder.prepare()
+    with closing(Database(folder.database, wait=5.0)) as database:
+        SampledRows(database, "digest").put(['["iris","1",[1.0],null]'] * 3)
+
+    assert main(["drift", "forget"]) == 0
+    assert capsys.readouterr().out == "3 rows and 2 files are gone\n"
+    assert main(["drift", "forget"]) == 0
+    assert capsys.readouterr().out == "0 rows and 0 files are gone\n"
+    assert not list(tmp_path.glob("drift.*"))

@@ -128,6 +128,17 @@ def test_a_redis_that_is_gone(make: Make, tmp_path: Any) -> None:
     assert "secret" not in str(caught.value)
 
 
+def test_rows_can_be_forgotten(make: Make) -> None:
+    """What waits is deleted, of one model."""
+    streams = make()
+    streams.put(*IRIS, ["a", "b"])
+    streams.put("iris", "4", ["c"])
+
+    assert (streams.forget(*IRIS), streams.forget(*IRIS)) == (2, 0)
+    assert texts(streams) == []
+    assert len(streams.read("iris", "4", "0-0", 9)) == 1
+
+
 class TestSender:
     """A worker's end."""
 

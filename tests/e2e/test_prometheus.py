@@ -105,7 +105,7 @@ def test_drift_in_several_workers_is_one_alert_at_the_webhook(serve, app, refere
     drift = f"[drift]\nwindow = {WINDOW}\n"
     settings = iris.write_settings(tmp_path, drift, TRACING, model=f'reference = "{reference}"')
     with (
-        serve(app, cwd=tmp_path, workers=2, env=iris.environment(settings)) as service,
+        serve(app, cwd=tmp_path, workers=4, env=iris.environment(settings)) as service,
         Webhook() as webhook,
         alertmanager(notifying(webhook), cwd=tmp_path) as alerting,
         prometheus(scraping(service, alerting), cwd=tmp_path, rules=[RULES]) as metrics,
@@ -183,9 +183,9 @@ def check(service, webhook, metrics):
         "severity": "warning",
     }
 
-    # Both workers' rows are in one number, once Prometheus has scraped the last of them.
+    # All workers' rows are in one number, once Prometheus has scraped the last of them.
     wait_until(
-        lambda: rows_seen(metrics) == [3 * WINDOW], "Prometheus has every row of both workers"
+        lambda: rows_seen(metrics) == [3 * WINDOW], "Prometheus has every row of all workers"
     )
     path = "query_exemplars?query=mlguard_inference_duration_seconds_bucket"
     path = f"{path}&start={sent - 60}&end={time.time() + 60}"

@@ -24,6 +24,8 @@ WHERE key < {MAX_ROWS} - (SELECT count(*) FROM sampled WHERE digest = :digest)
 _FIRST = "SELECT id, row FROM sampled WHERE digest = ? ORDER BY id LIMIT ?"
 _TAKE = "DELETE FROM sampled WHERE digest = ? AND id BETWEEN ? AND ?"
 
+FORGET = "DELETE FROM sampled"
+
 
 class SampledRows:
     """The rows that wait in the file for the analyst of some settings.

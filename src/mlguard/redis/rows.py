@@ -117,6 +117,14 @@ class RowStreams:
         found = self._run("close", model, version, self._holder, judged.last, last, said)
         return None if found[0] is None else Judged(last, int(found[0]), said)
 
+    def forget(self, model: str, version: str) -> int:
+        """Delete the rows of a model that wait, and tell how many they were."""
+        mark = self._mark(model, version)
+        stream, slot = self._keys(mark)[0], slot_of(mark)
+        calls = [RedisCall(slot, ("XLEN", stream)), RedisCall(slot, ("DEL", stream))]
+        with self._servers.in_plain_words():
+            return int(taken(self._servers.run(calls))[0].rest)
+
     def leave(self, model: str, version: str) -> None:
         """Let another judge a model's rows."""
         with contextlib.suppress(StoreUnavailable):
