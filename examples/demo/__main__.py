@@ -20,12 +20,12 @@ def main() -> int:
     options = _options()
     console = _console()
     signal.signal(signal.SIGTERM, _leave)
-    console.print(
-        "[bold]mlguard[/]: one model served twice, by FastAPI and by Flask, both guarded."
-    )
-    console.print(f"Everything is written to {options.folder}", highlight=False)
-    console.print()
     try:
+        console.print(
+            "[bold]mlguard[/]: one model served twice, by FastAPI and by Flask, both guarded."
+        )
+        console.print(f"Everything is written to {options.folder}", highlight=False)
+        console.print()
         stage = Stage(console)
         with stage.act("Load scikit-learn and friends"):
             from examples.demo import play

@@ -31,7 +31,7 @@ from tests.redis_servers import Redis
 from tests.servers import OTLPReceiver, wait_until
 
 # Seconds that a request waits for the store: a busy machine may take half of it for itself.
-TIMEOUT = 1.0
+TIMEOUT = 2.0
 SLACK = 2.0  # seconds that it may take beyond that, and as often as it takes without a fault:
 LOADED = 5  # times
 RECOVERY = 60.0  # seconds at the very most; each row prints its own
@@ -569,7 +569,8 @@ class Watched:
         if fault.has_victims:
             pids = world.pids()
             is_all = "recycled" in fault.gone
-            are_new = len(pids - self.pids) == (world.workers if is_all else 1)
+            # A server may replace another one that is slow to answer it, on a busy machine.
+            are_new = len(pids - self.pids) >= (world.workers if is_all else 1)
             return len(pids) == world.workers and are_new and self._is_everywhere_now()
         if fault.part == "analyst":
             return world.analyst() not in (0, world.killed) and self._restarts() > self.restarts
