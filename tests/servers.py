@@ -254,8 +254,9 @@ def uvicorn(
     port = free_port()
     command = [*launcher, sys.executable, "-m", "uvicorn", app, "--http", http]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", str(workers)]
-    # On a busy machine a worker that starts is no worker that hangs.
-    command += ["--timeout-worker-healthcheck", str(int(LONG))]
+    # Long, as a worker starts slowly on a busy machine; but uvicorn waits for so long for a worker
+    # that was killed while it was asked, before it starts another.
+    command += ["--timeout-worker-healthcheck", str(int(LONG / 4))]
     return Server(command, port=port, ready=ready, cwd=cwd, env=_importing(env))
 
 

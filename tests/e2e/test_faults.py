@@ -56,6 +56,7 @@ QUOTAS = {
 }
 COUNTING = [Asker(route, ROWS, PACE, "alice") for route in FIELDS for _ in range(4)]
 BEATING = [Asker(BEAT, 0, PACE / 2)] * 2
+UP = "Application startup complete"  # uvicorn says of each worker
 OURS = frozenset({"mlguard-background", "mlguard-background-waits"})
 SERVERS_OWN = (
     "MainThread",
@@ -442,7 +443,7 @@ class Watched:
         self.began = self.is_gone = self.returned = 0.0
         self.pids = world.pids()
         texts = (fault.back,) if fault.was_said else (fault.away, fault.back)
-        self._log = Counter({text: self.service.said(text) for text in texts})
+        self._log = Counter({text: self.service.said(text) for text in (*texts, UP)})
 
     def begin(self) -> None:
         """Ask until every worker has answered all, and then a little."""
@@ -571,13 +572,16 @@ class Watched:
             is_all = "recycled" in fault.gone
             # A server may replace another one that is slow to answer it, on a busy machine.
             are_new = len(pids - self.pids) >= (world.workers if is_all else 1)
-            return len(pids) == world.workers and are_new and self._is_everywhere_now()
+            return len(pids) == world.workers and are_new and self._new_ones_serve()
         if fault.part == "analyst":
             return world.analyst() not in (0, world.killed) and self._restarts() > self.restarts
         is_said = not fault.back or self.said(fault.back) >= world.workers
         return is_said and not self._is_down()
 
-    def _is_everywhere_now(self) -> bool:
+    def _new_ones_serve(self) -> bool:
+        """Say whether new workers are ready: a client that keeps its connection asks none."""
+        if self.world.framework == "fastapi":
+            return self.said(UP) >= (self.world.workers if "recycled" in self.fault.gone else 1)
         pids = self.world.pids()
         last = [r for r in self.load.since(0)[-200:] if r.route in FIELDS and r.is_admitted]
         return pids == {r.worker for r in last}
