@@ -421,8 +421,8 @@ class TestProcess:
         judged = WINDOW * workers[0].failed()
         dropped = sum(worker.dropped("busy") or 0 for worker in workers)
         assert 0 < judged <= put - dropped
-        # One that was killed before anybody had seen it is none that was replaced.
-        assert sum(worker.restarts() or 0 for worker in workers) >= killed - 1
+        # The last one is replaced a while after it was killed, later each time.
+        workers[0].until(lambda: sum(worker.restarts() or 0 for worker in workers) >= killed)
         for worker in workers:
             worker.close()
 
