@@ -99,7 +99,7 @@ def _stores(
         stack.callback(store.close)
         yield store
         return
-    folders = [f for f in Folder.existing(settings.meeting, settings.folder) if f.database.exists()]
+    folders = Folder.used(settings.meeting, settings.folder)
     if not folders:
         raise MLGuardError(
             f"no call of a service named {service!r} was ever kept on this host as this user: "

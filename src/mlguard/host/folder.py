@@ -55,6 +55,11 @@ class Folder:
                 found.append(cls(root / _name(service)))
         return found
 
+    @classmethod
+    def used(cls, service: str, wanted: Path | None = None) -> list[Folder]:
+        """Find those in which the service has written its file."""
+        return [folder for folder in cls.existing(service, wanted) if folder.database.exists()]
+
     @property
     def database(self) -> Path:
         """The file."""

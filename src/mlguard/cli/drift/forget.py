@@ -51,10 +51,9 @@ def _forget(options: argparse.Namespace) -> None:
 
 def _rows_here(settings: Settings) -> int:
     rows = 0
-    for folder in Folder.existing(settings.meeting, settings.folder):
-        if folder.database.exists():
-            with closing(Database(folder.database, wait=_PATIENCE)) as database:
-                rows += database.write(FORGET)
+    for folder in Folder.used(settings.meeting, settings.folder):
+        with closing(Database(folder.database, wait=_PATIENCE)) as database:
+            rows += database.write(FORGET)
     return rows
 
 

@@ -61,7 +61,7 @@ def _opened(settings: Settings, quotas: Quotas, stack: ExitStack) -> Iterator[Bo
         stack.callback(store.close)
         yield store
         return
-    folders = [f for f in Folder.existing(settings.meeting, settings.folder) if f.database.exists()]
+    folders = Folder.used(settings.meeting, settings.folder)
     if not folders:
         raise MLGuardError(
             f"nothing was ever counted for a service named {service!r} on this host as this user: "
