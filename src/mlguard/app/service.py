@@ -297,18 +297,16 @@ class Service:
         """Make what counts beyond this process, where the settings say so."""
         if quotas.store == "memory://":
             return None
-        from mlguard.quota_store.choose import ledger
-        from mlguard.quota_store.failover import Failover
+        from mlguard.quota_store.choose import failover
 
         on_host = self._host.ledger if self._host else None
-        counts = ledger(
+        return failover(
             quotas,
             self.settings.service.name,
             on_host,
             self.metrics,
             lambda seconds: self._background.wake("quotas", seconds),
         )
-        return counts if isinstance(counts, Failover) else None
 
     def _offer(self) -> Offer | None:
         """Find what takes sampled rows, where drift is checked."""

@@ -6,7 +6,6 @@ import secrets
 from collections.abc import Callable
 
 from mlguard.host.ledger import HostLedger
-from mlguard.ledger import MemoryLedger
 from mlguard.metrics import Metrics
 from mlguard.quota_store.failover import Failover
 from mlguard.quota_store.store import Store
@@ -14,24 +13,22 @@ from mlguard.settings import Quotas
 from mlguard.urls import redacted_url
 
 
-def ledger(
+def failover(
     quotas: Quotas,
     service: str,
     host: HostLedger | None,
     metrics: Metrics,
     wake: Callable[[float], None],
-) -> MemoryLedger | Failover:
-    """Make the ledger that the settings name. Starts nothing.
+) -> Failover:
+    """Make the ledger that counts in the store which the settings name. Starts nothing.
 
     Args:
-        quotas: The settings.
+        quotas: The settings, which name a store beyond this process.
         service: Its name.
         host: Counts for this host, where the settings say so.
         metrics: Told whether the store is away, and how long it takes.
         wake: Has a store looked after within so many seconds.
     """
-    if quotas.store == "memory://":
-        return MemoryLedger()
     return Failover(
         (lambda: host) if host else maker(quotas, service),
         name=redacted_url(quotas.store),
