@@ -133,7 +133,7 @@ def test_the_guide_names_every_setting() -> None:
     assert {key.removeprefix("auth.") for key in entry} == {*Issuer.model_fields} - {"name"}
 
 
-@pytest.mark.parametrize("part", ["host", "keys", "revocations", "feedback", "tracing"])
+@pytest.mark.parametrize("part", ["host", "keys", "api_keys", "revocations", "feedback", "tracing"])
 def test_the_guide_says_what_happens_without_a_part(part: str) -> None:
     """Who sees a part degraded finds in the guide what that means."""
     assert f'`mlguard_degraded{{part="{part}"}}`' in GUIDE.split("## When something is gone")[1]
@@ -144,7 +144,7 @@ def test_the_guide_names_every_refusal() -> None:
     from mlguard import refusals
 
     source = Path(refusals.__file__).read_text()
-    known = set(re.findall(r'\b(?:token|Deny)\((?:\d+, )?"(\w+)"', source))
+    known = set(re.findall(r'\b(?:token|Deny|_key)\((?:\d+, )?"(\w+)"', source))
     known -= {"client_left"}  # nobody is there to get it
     codes = re.findall(r"^\| [45]\d\d \| (.*?) \|", GUIDE, re.MULTILINE)
 
@@ -208,7 +208,21 @@ class TestAuthentication:
     @pytest.fixture
     def page(self, folder: Path) -> list[str]:
         """The page's code, in a folder with the README's settings."""
-        return blocks(AUTHENTICATION, "python")
+        return [b for b in blocks(AUTHENTICATION, "python") if "guard.identify" not in b]
+
+    def test_the_apps_own_login(self, folder: Path) -> None:
+        """The app's function says who calls; a header that no trusted proxy sent says nothing."""
+        (block,) = [b for b in blocks(AUTHENTICATION, "python") if "guard.identify" in b]
+        names = _with_a_model(block, {"own_login": True})
+        GuardTester(names["guard"])
+
+        @names["app"].get("/me")
+        def me() -> dict[str, str | None]:
+            return {"tenant": names["guard"].caller().tenant}
+
+        with TestClient(names["app"]) as client:
+            assert client.get("/me", headers={"X-Team": "red"}).json() == {"tenant": "acme"}
+            assert client.get("/me", headers={"X-Client-Cert-Subject": "eve"}).status_code == 401
 
     @staticmethod
     def fastapi(page: list[str]) -> tuple[dict[str, Any], GuardTester, TestClient]:

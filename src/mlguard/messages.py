@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import Enum
@@ -42,6 +42,7 @@ class Call:
         longest: Bytes of the longest header among those that are read.
         carrier: The headers that continue a trace, by their names in lower case; None without any.
         is_websocket: Whether it is a handshake.
+        api_key: Each header that carries API keys, in order, where the settings name one.
     """
 
     method: str
@@ -62,6 +63,7 @@ class Call:
     longest: int = 0
     carrier: Mapping[str, str] | None = None
     is_websocket: bool = False
+    api_key: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,23 @@ class Principal:
     def key(self) -> tuple[str, str, str]:
         """What tells principals apart: two issuers' same subject are two."""
         return (self.issuer, self.tenant or "", self.subject)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who is calling by the app's own login, as a function of `guard.identify` tells it.
+
+    Attributes:
+        subject: The caller's name in the app.
+        tenant: Whom the caller belongs to, None where nobody asks.
+        scopes: What the caller may do.
+        plan: Which of `quotas.plans` holds, None for none.
+    """
+
+    subject: str
+    tenant: str | None = None
+    scopes: Collection[str] = ()
+    plan: str | None = None
 
 
 def claim(claims: Mapping[str, Any], name: str) -> Any:
@@ -223,6 +242,19 @@ class ReadBody:
 
     limit: int
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class AskApp:
+    """Asks a driver to call a function of the app, which may be one of async code.
+
+    The driver sends back what it returns, or the exception that it raises.
+
+    Attributes:
+        function: Takes nothing.
+    """
+
+    function: Callable[[], Any]
 
 
 class Cut(Enum):

@@ -64,6 +64,60 @@ def labels_unreadable() -> Deny:
     return Deny(422, "labels_unreadable", title)
 
 
+@lru_cache(16)
+def key_missing(header: str, *, beside_tokens: bool) -> Deny:
+    """No credentials, where an API key is one."""
+    if header == "authorization":
+        return token_missing()
+    named, own = f"An API key in {_shown(header)}", ("WWW-Authenticate", _challenge(header))
+    if not beside_tokens:
+        return Deny(401, "key_missing", f"{named} is required.", (own,))
+    title = f"{named}, or a bearer token, is required."
+    return Deny(401, "token_missing", title, (("WWW-Authenticate", "Bearer"), own))
+
+
+@lru_cache(16)
+def key_unknown(header: str) -> Deny:
+    """Nobody's API key: never one, mistyped, or revoked."""
+    return _key("key_unknown", "The API key is not known.", header)
+
+
+@lru_cache(16)
+def key_expired(header: str) -> Deny:
+    """The API key's time is over."""
+    return _key("key_expired", "The API key has expired.", header)
+
+
+@lru_cache(16)
+def two_credentials(header: str) -> Deny:
+    """A token and an API key (RFC 6750 section 2: one method a request)."""
+    title = f"Send a bearer token or an API key in {_shown(header)}, not both."
+    return _key("two_credentials", title, header)
+
+
+@cache
+def api_keys_unknown(retry_after: int = SOON) -> Deny:
+    """Which API keys there are could not be read yet, so nothing can be said of this one."""
+    title = "The API keys of this service are not known yet; retry later."
+    return Deny(503, "keys_unavailable", title, (("Retry-After", str(retry_after)),))
+
+
+def _key(code: str, title: str, header: str) -> Deny:
+    if header == "authorization":
+        return token(code, title)
+    return Deny(401, code, title, (("WWW-Authenticate", _challenge(header)),))
+
+
+def _challenge(header: str) -> str:
+    return f'ApiKey header="{_shown(header)}"'
+
+
+def _shown(header: str) -> str:
+    """Spell a header as people do: X-API-Key."""
+    words = (word.upper() if word == "api" else word.capitalize() for word in header.split("-"))
+    return "-".join(words)
+
+
 def token_malformed() -> Deny:
     """Not a JSON Web Token in a single Authorization header."""
     return token("token_malformed", "The bearer token is malformed.")
@@ -120,6 +174,13 @@ def revocations_unknown(retry_after: int = SOON) -> Deny:
     """What other hosts revoked was not read yet, so nothing can be said of the token."""
     title = "Whether this token was revoked cannot be told yet; retry later."
     return Deny(503, "revocations_unknown", title, (("Retry-After", str(retry_after)),))
+
+
+@cache
+def caller_unknown(retry_after: int = SOON) -> Deny:
+    """The app could not tell who is logged in."""
+    title = "Who is calling cannot be told at the moment; retry later."
+    return Deny(503, "caller_unknown", title, (("Retry-After", str(retry_after)),))
 
 
 def body_too_large(limit: int) -> Deny:

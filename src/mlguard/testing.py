@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from mlguard.app.front import GuardedApp
 from mlguard.auth import KeySet
+from mlguard.auth.api_keys import ApiKey, KeyBook, id_of, new_key
 from mlguard.auth.minting import mint, secret_signer, usual, usual_type
 from mlguard.errors import InvalidSettings
 from mlguard.metrics import merge
@@ -80,8 +81,48 @@ class GuardTester:
         sign = secret_signer(self._secret, "HS256")
         return mint(wanted, "HS256", sign, typ=usual_type(who))
 
+    def api_key(
+        self,
+        subject: str = "tester",
+        *,
+        tenant: str | None = None,
+        scopes: Sequence[str] | None = None,
+        plan: str | None = None,
+        seconds: float | None = None,
+    ) -> str:
+        """Make an API key that the guard accepts.
+
+        Args:
+            subject: Who calls.
+            tenant: Whom the caller belongs to.
+            scopes: What the key grants; default: all that the settings demand, of models too.
+            plan: Which of the plans holds.
+            seconds: How long it holds; negative for an expired one; None for ever.
+
+        Raises:
+            InvalidSettings: Nobody may call by one.
+        """
+        settings, authenticator = self._service.settings, self._service.guard.parts.authenticator
+        if authenticator is None or authenticator.keys is None:
+            raise InvalidSettings("a key needs [auth.api_keys]", source=settings.source)
+        keys, text, now = authenticator.keys, new_key(), time.time()
+        book = keys.book or KeyBook.new()
+        granted = tuple(settings.all_scopes if scopes is None else scopes)
+        expires = None if seconds is None else now + seconds
+        name, hashed = id_of(text) or "", book.hash(text)
+        keys.put(book.adding(ApiKey(name, hashed, subject, tenant, granted, plan, now, expires)))
+        return text
+
     def headers(self, subject: str = "tester", **options: Any) -> dict[str, str]:
-        """Write the Authorization header; takes what `token` takes."""
+        """Write the Authorization header; takes what `token` takes.
+
+        Where no issuer's tokens are accepted, it is the header of an API key; takes what
+        `api_key` takes.
+        """
+        auth = self._service.settings.auth
+        if auth and auth.api_keys and not auth.issuers:
+            key, header = self.api_key(subject, **options), auth.api_keys.header
+            return {header: f"Bearer {key}" if header.lower() == "authorization" else key}
         return {"Authorization": f"Bearer {self.token(subject, **options)}"}
 
     @property

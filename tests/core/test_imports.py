@@ -16,7 +16,15 @@ FRAMEWORKS = ("fastapi", "starlette", "flask", "werkzeug")
 SCIENCE = ("numpy", "pandas", "sklearn", "scipy", "pyarrow", "evidently")
 LIMITERS = ("limits", "slowapi", "flask_limiter")  # of which each brings many storages
 FILE = ("sqlite3", "multiprocessing")  # of the workers of a host, where they meet in one
-PUBLIC = ["Inference", "InvalidSettings", "MLGuard", "MLGuardError", "Principal", "Refused"]
+PUBLIC = [
+    "Identity",
+    "Inference",
+    "InvalidSettings",
+    "MLGuard",
+    "MLGuardError",
+    "Principal",
+    "Refused",
+]
 
 
 def after(statement: str) -> tuple[float, set[str]]:

@@ -87,7 +87,7 @@ class AnalystConfig:
         from mlguard.settings import PREFIX, SECRET_URLS, Drift
 
         drift, auth = settings.drift or Drift(), settings.auth
-        stores = [f"{PREFIX}{table}__{key}".upper() for table, key in SECRET_URLS]
+        stores = [PREFIX + "__".join(path).upper() for path in SECRET_URLS]
         secrets = [name for issuer in (auth.issuers if auth else ()) for name in issuer.secret_env]
         keys = settings.service.pseudonym_key_env, drift.category_key_env
         return cls(

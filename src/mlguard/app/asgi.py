@@ -59,6 +59,7 @@ class ASGIMiddleware:
         self._guard = service.guard
         self._path = service.settings.metrics.path
         self._fields = frozenset(name.encode() for name in service.tracing.fields)
+        self._key_header = service.guard.parts.key_header.encode()
         self._start = start
         self._defers = opens_spans(app)
 
@@ -77,7 +78,7 @@ class ASGIMiddleware:
         if scope["path"].endswith(self._path) and is_scrape(scope, self._path):
             await self._expose(scope, send)
             return
-        exchange = scope[EXCHANGE] = guard.open(to_call(scope, self._fields))
+        exchange = scope[EXCHANGE] = guard.open(to_call(scope, self._fields, self._key_header))
         channels = _Channels(guard, exchange, scope, receive, send)
         context = None if self._defers else exchange.open_span()
         token = None if context is None else attach(context)

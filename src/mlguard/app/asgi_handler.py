@@ -46,6 +46,7 @@ class Handler:
             receive: The channel from the client.
             send: The channel to it.
         """
+        exchange.request = scope
         body = None
         if bound.model is not None:
             body = Replay(receive)
@@ -60,7 +61,6 @@ class Handler:
         self, exchange: Exchange, handle: ASGIApp, scope: Scope, receive: Receive, send: Send
     ) -> None:
         """Let the handler answer; whatever becomes of a refusal there, it is one here."""
-        exchange.request = scope
         run, token = exchange.run, None
         sending = ModelAnswer(exchange, scope, send) if run else Begun(send)
         exchange.depth += 1

@@ -23,12 +23,13 @@ _BODILESS = ("GET", "HEAD", "OPTIONS")
 _LONGEST_NUMBER = 20  # digits
 
 
-def to_call(scope: Scope, fields: frozenset[bytes]) -> Call:
+def to_call(scope: Scope, fields: frozenset[bytes], key_header: bytes = b"") -> Call:
     """Read a request or handshake; headers may be missing, doubled or no UTF-8.
 
     Args:
         scope: The request's.
         fields: The names of the headers that continue a trace.
+        key_header: The name of the header that carries API keys, b"" for none of its own.
     """
     headers = scope["headers"]
     said = dict(headers)  # of a doubled one, the last
@@ -36,6 +37,7 @@ def to_call(scope: Scope, fields: frozenset[bytes]) -> Call:
     agent = said.get(b"user-agent", b"").decode("latin-1")
     authorization = _each(headers, said, b"authorization")
     forwarded = _each(headers, said, b"x-forwarded-for")
+    api_key = _each(headers, said, key_header) if key_header else ()
     carrier = None if fields.isdisjoint(said) else _carrier(headers, said, fields)
     length = said.get(b"content-length", b"")
     announced = int(length[:_LONGEST_NUMBER]) if length.isdigit() else None
@@ -59,9 +61,12 @@ def to_call(scope: Scope, fields: frozenset[bytes]) -> Call:
         announced,
         method not in _BODILESS or bool(announced) or b"transfer-encoding" in said,
         len(path) + len(query),
-        max(map(len, (host, agent, *authorization, *forwarded, *(carrier or {}).values()))),
+        max(
+            map(len, (host, agent, *authorization, *forwarded, *api_key, *(carrier or {}).values()))
+        ),
         carrier,
         is_websocket,
+        api_key,
     )
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import inspect
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, TypeAlias, TypeVar
 
-from mlguard.messages import Compute, Cut, Debit, FetchKeys, ReadBody
+from mlguard.messages import AskApp, Compute, Cut, Debit, FetchKeys, ReadBody
 
 T = TypeVar("T")
 Steps: TypeAlias = (
-    Generator[ReadBody | FetchKeys | Debit | Compute, Any, T] | Generator[Debit, Any, T]
+    Generator[ReadBody | FetchKeys | AskApp | Debit | Compute, Any, T] | Generator[Debit, Any, T]
 )
 Read: TypeAlias = Callable[[int, float], bytes | Cut]
 AsyncRead: TypeAlias = Callable[[int, float], Awaitable[bytes | Cut]]
@@ -40,6 +41,8 @@ def drive(steps: Steps[T], read: Read | None = None) -> T:
             answer = read(request.limit, request.seconds) if read else b""
         elif isinstance(request, Compute):
             answer = request.function()
+        elif isinstance(request, AskApp):
+            answer = _asked(request)
         else:
             _wait(request)
             answer = None
@@ -70,10 +73,30 @@ async def adrive(steps: Steps[T], read: AsyncRead | None = None) -> T:
             answer = await read(request.limit, request.seconds) if read else b""
         elif isinstance(request, Compute):
             answer = await asyncio.to_thread(request.function)
+        elif isinstance(request, AskApp):
+            answer = await _awaited(request)
         else:
             # Neither a client that leaves nor this timeout cancels what others wait for.
             await asyncio.wait([asyncio.wrap_future(request.ready)], timeout=request.seconds)
             answer = None
+
+
+def _asked(request: AskApp) -> Any:
+    try:
+        return request.function()
+    except Exception as error:  # noqa: BLE001 - whoever asked decides what it means
+        return error
+
+
+async def _awaited(request: AskApp) -> Any:
+    """Call a function of the app: one of sync code in a thread, as FastAPI does."""
+    try:
+        if inspect.iscoroutinefunction(request.function):
+            return await request.function()
+        found = await asyncio.to_thread(request.function)
+        return await found if inspect.isawaitable(found) else found
+    except Exception as error:  # noqa: BLE001 - whoever asked decides what it means
+        return error
 
 
 def on_event_loop() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import time
@@ -29,6 +30,7 @@ from mlguard.settings import Settings
 App = TypeVar("App")
 C = TypeVar("C", bound=Callable[[Inference], int])
 F = TypeVar("F", bound=Callable[..., Any])
+L = TypeVar("L", bound=Callable[[Any], Any])
 
 
 class GuardedApp(Generic[App]):
@@ -125,6 +127,40 @@ class GuardedApp(Generic[App]):
             return count
 
         return register
+
+    def identify(self, login: L) -> L:
+        """Have a function of the app tell who calls: a session, a proxy's header, keys of its own.
+
+        It is asked where a request brings no credential that the settings know. It is given the
+        framework's request, and returns the caller's name, an `Identity`, or None for nobody; it
+        may be async on FastAPI. Where it fails, the answer is a 503, and the log says why. Needs
+        `auth.own_login = true`.
+
+        Example:
+            @guard.identify
+            def who(request):
+                return request.session.get("user")
+
+        Raises:
+            InvalidSettings: The settings do not say that the app has a login of its own.
+        """
+        if inspect.iscoroutinefunction(login):
+
+            async def aask() -> Any:
+                return await login(self._request())
+
+            self.service.guard.identify(aask)
+        else:
+            self.service.guard.identify(lambda: login(self._request()))
+        return login
+
+    @property
+    def from_trusted_proxy(self) -> bool:
+        """Whether the request at hand comes straight from one of `service.trusted_proxies`.
+
+        Only then may a header, as that of a client's certificate, say who calls.
+        """
+        return self.service.guard.is_from_trusted_proxy
 
     def requires(self, *scopes: str) -> Callable[[F], F]:
         """Demand scopes of the callers of one route, beyond those of the settings.
@@ -294,6 +330,12 @@ class GuardedApp(Generic[App]):
         """
         routes = list(self.routes())
         guard = self.service.guard
+        auth = self.service.settings.auth
+        if auth and auth.own_login and guard.parts.login is None:
+            raise InvalidSettings(
+                "auth.own_login: no function tells who is logged in; give one to guard.identify",
+                source=self.service.settings.source,
+            )
         check_routes(self.service.settings, routes, guard.parts.counting, self.around())
         for route in routes:
             for text in route.missed:

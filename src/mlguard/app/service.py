@@ -23,11 +23,11 @@ from mlguard.app.background import Background
 from mlguard.app.drivers import on_event_loop
 from mlguard.app.revoked import FirstReading
 from mlguard.app.scrape import Page, SingleFlight, WorkersApart
-from mlguard.auth import Authenticator, KeySet
+from mlguard.auth import ApiKeys, Authenticator, KeySet
 from mlguard.errors import MissingExtra
 from mlguard.guard import Guard, Offer, Parts, tasks_of
 from mlguard.host.processes import Process
-from mlguard.keys import KeyFetcher, rings
+from mlguard.keys import KeyFetcher, KeyReader, key_store, rings
 from mlguard.ledger import Limit, MemoryLedger
 from mlguard.logs import LOGGER, RateLimitedLog
 from mlguard.metrics import Metrics, merge
@@ -97,8 +97,10 @@ class Service:
         quotas = settings.quotas or Quotas.model_construct()
         self._failover = self._make_failover(quotas)
         self.tracing = Tracing(settings, tracer_provider or _configured())
+        keys = self._make_api_keys()
+        self._key_reader = self._make_key_reader(keys)
         authenticator = (
-            Authenticator(settings.auth, self._rings, self._pseudonym, self._revoked)
+            Authenticator(settings.auth, self._rings, self._pseudonym, self._revoked, keys)
             if settings.auth
             else None
         )
@@ -139,6 +141,8 @@ class Service:
             background.add("quotas", _CARRY, self._failover.look_after, may_wait=True)
         if self._first_reading:
             background.add("revoked", _READ_AGAIN, self._first_reading.look_after, may_wait=True)
+        if self._key_reader:  # a file may be far away, too
+            background.add("api keys", _READ_AGAIN, self._key_reader.look_after, may_wait=True)
         if self._sender:
             background.add("rows", _FOLD, self._sender.send, may_wait=True)
         if self.feedback:  # after the records, which hold the calls
@@ -168,6 +172,7 @@ class Service:
         self._fetcher = None
         self._failover = None
         self._first_reading = None
+        self._key_reader = None
         self._revoked.is_known = True
         self.guard.parts.quota.count_in(MemoryLedger())
         self.tracing.replace_for_tests(spans)
@@ -194,6 +199,8 @@ class Service:
                 self._first_reading.start()
                 if not self._revoked.is_known:
                     self.metrics.set_degraded("revocations", True)
+            if self._key_reader:
+                self._key_reader.start()
             if self.settings.drift and not self.settings.drift.store:
                 self.metrics.set_drift_worker_up(False)
             if self._fetcher:
@@ -232,6 +239,8 @@ class Service:
                 self._fetcher.close()
             if self._first_reading:
                 self._first_reading.close()
+            if self._key_reader:
+                self._key_reader.close()
             self._background.close()
             if self._failover:
                 self._failover.close()
@@ -330,6 +339,23 @@ class Service:
         else:
             raise AssertionError("the settings say where calls are kept")
         return Feedback(feedback, tasks_of(self.settings), store, self.metrics)
+
+    def _make_api_keys(self) -> ApiKeys | None:
+        """Make what knows the API keys, where somebody may call by one."""
+        auth, quotas = self.settings.auth, self.settings.quotas
+        if auth is None or auth.api_keys is None:
+            return None
+        return ApiKeys(
+            self._pseudonym,
+            plan_claim=quotas.plan_claim if quotas else "plan",
+            header=auth.api_keys.header.lower(),
+        )
+
+    def _make_key_reader(self, keys: ApiKeys | None) -> KeyReader | None:
+        store = key_store(self.settings)
+        if keys is None or store is None:
+            return None
+        return KeyReader(store, keys, partial(self.metrics.set_degraded, "api_keys"))
 
     def _make_fetcher(self) -> KeyFetcher | None:
         auth = self.settings.auth
@@ -453,10 +479,13 @@ def _demand_packages(settings: Settings) -> None:
     from importlib.util import find_spec
 
     store = settings.auth.revocation_store if settings.auth else None
+    keys = settings.auth.api_keys if settings.auth else None
+    kept = keys.store if keys else None
     counts = settings.quotas.store if settings.quotas else ""
     for part, extra, packages in (
         ("[drift]", "drift", _DRIFT_PACKAGES if settings.drift else ()),
         ("auth.revocation_store", "redis", ("hiredis",) if store else ()),
+        ("auth.api_keys.store", "redis", ("hiredis",) if kept else ()),
         ("quotas.store", "redis", ("hiredis",) if counts.startswith("redis") else ()),
     ):
         missing = [name for name in packages if find_spec(name) is None]

@@ -97,7 +97,7 @@ class WSGIMiddleware:
                 return self.app(environ, start_response)
         if is_scrape(environ, self._path):
             return self._expose(environ, start_response)
-        exchange = guard.open(to_call(environ, self._fields))
+        exchange = guard.open(to_call(environ, self._fields, guard.parts.key_header))
         answer = _Answer(exchange, guard, environ, start_response)
         if exchange.opened() is not None:
             exchange.open_span()
@@ -367,17 +367,19 @@ _CHUNK = 16 * 1024 * 1024  # bytes: small pieces are memory that is asked for ag
 _LONGEST_NUMBER = 20  # digits
 
 
-def to_call(environ: Environ, fields: Iterable[str]) -> Call:
+def to_call(environ: Environ, fields: Iterable[str], key_header: str = "") -> Call:
     """Read a request; WSGI has joined doubled headers with commas.
 
     Args:
         environ: The request's.
         fields: The names of the headers that continue a trace.
+        key_header: The name of the header that carries API keys, "" for none of its own.
     """
     get = environ.get
     method = environ["REQUEST_METHOD"]
     announced = _announced(environ)
     authorization, forwarded = get("HTTP_AUTHORIZATION"), get("HTTP_X_FORWARDED_FOR")
+    api_key = get(_key(key_header)) if key_header else None
     host, agent = get("HTTP_HOST", ""), get("HTTP_USER_AGENT", "")
     carrier = {f: environ[k] for f in fields if (k := _key(f)) in environ}
     port = get("REMOTE_PORT")
@@ -398,8 +400,21 @@ def to_call(environ: Environ, fields: Iterable[str]) -> Call:
         announced,
         method not in _BODILESS or bool(announced) or "HTTP_TRANSFER_ENCODING" in environ,
         len(path) + len(query),
-        max(map(len, (host, agent, authorization or "", forwarded or "", *carrier.values()))),
+        max(
+            map(
+                len,
+                (
+                    host,
+                    agent,
+                    authorization or "",
+                    forwarded or "",
+                    api_key or "",
+                    *carrier.values(),
+                ),
+            )
+        ),
         carrier or None,
+        api_key=() if api_key is None else (api_key,),
     )
 
 

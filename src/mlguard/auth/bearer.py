@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 from mlguard import refusals
 from mlguard.auth import claims as jwt
+from mlguard.auth import logins
+from mlguard.auth.api_keys import PREFIX, VOUCHER, ApiKeys, one_key
 from mlguard.auth.finding import KeysUnavailable, find_key
 from mlguard.auth.jws import InvalidToken, parse_jws, parse_object
 from mlguard.auth.keyring import Keyring
@@ -38,12 +40,16 @@ class Credential(NamedTuple):
     """What a request brought, of which nothing is known.
 
     Attributes:
-        token: The token.
+        token: The token; "" for an API key, which is not passed on.
         digest: What it will be remembered by.
     """
 
     token: str
     digest: bytes
+
+
+_WRONG_KEY = Credential("", b"")
+"""An API key that is nobody's: how often is counted like that of tokens."""
 
 
 class Authenticator:
@@ -57,6 +63,10 @@ class Authenticator:
         rings: The keys of each issuer.
         pseudonym: Makes the keyed hash of a principal's key.
         revoked: What is accepted no longer.
+        keys: The API keys that are accepted; None where none are.
+
+    Attributes:
+        keys: Those.
     """
 
     def __init__(
@@ -65,7 +75,9 @@ class Authenticator:
         rings: Mapping[str, Keyring],
         pseudonym: Callable[[tuple[str, str, str]], str],
         revoked: Revocations | None = None,
+        keys: ApiKeys | None = None,
     ) -> None:
+        self.keys = keys
         self._settings = settings
         self._issuers = {i.issuer: (i, rings[i.issuer]) for i in settings.issuers}
         self._pseudonym = pseudonym
@@ -83,18 +95,52 @@ class Authenticator:
         self._issuers = {name: (i, Keyring(keys)) for name, (i, _) in self._issuers.items()}
         self._cache = TokenCache()
 
-    def recall(self, authorization: tuple[str, ...], now: float) -> Principal | Deny | Credential:
-        """Decide about a token that was verified before; return what `verify` is to decide about.
+    def recall(
+        self, authorization: tuple[str, ...], now: float, api_key: tuple[str, ...] = ()
+    ) -> Principal | Deny | Credential:
+        """Decide about an API key, or a token that was verified before.
 
         Args:
             authorization: Each Authorization header.
             now: Seconds since 1970.
+            api_key: Each header that carries API keys, where that is another one.
+
+        Returns:
+            Also what `verify` is to decide about.
         """
+        if api_key and self.keys is not None:
+            return self._by_key(self.keys, authorization, api_key, now)
         if len(authorization) == 1:
             known = self._cache.get(_digest(authorization[0]))
             if known is not None and known.holds(now):  # no other spelling has this digest
                 return self._revoked(known.principal) or known.principal
         return self._credential(authorization, now)
+
+    def _by_key(
+        self, keys: ApiKeys, authorization: tuple[str, ...], sent: tuple[str, ...], now: float
+    ) -> Principal | Deny | Credential:
+        """Decide about an API key that came in a header of its own."""
+        if authorization and self._issuers:  # without them, that header is another's business
+            return refusals.two_credentials(keys.header)
+        text = one_key(sent)
+        found = None if text is None else keys.caller(text, now)
+        return _WRONG_KEY if found is None else found
+
+    def _missing(self) -> Deny:
+        if self.keys is None:
+            return refusals.token_missing()
+        return refusals.key_missing(self.keys.header, beside_tokens=bool(self._issuers))
+
+    def _bearer(self, token: str, now: float) -> Principal | Deny | Credential | None:
+        """Decide about a bearer that may be an API key; None where it is none."""
+        keys = self.keys
+        if keys is None or keys.header != "authorization":
+            return None
+        found = keys.caller(token, now)
+        is_key = not self._issuers or token.startswith(PREFIX)
+        if isinstance(found, Principal) or is_key:
+            return _WRONG_KEY if found is None else found
+        return None if found is None or found.status == 503 else found
 
     def _credential(
         self, authorization: tuple[str, ...], now: float
@@ -105,7 +151,11 @@ class Authenticator:
         except InvalidToken as error:
             return self._refusal(error)
         if token is None:
-            return refusals.token_missing()
+            return self._missing()
+        if (found := self._bearer(token, now)) is not None:
+            return found
+        if not self._issuers:  # of tokens, nobody's is accepted
+            return self._missing()
         digest = _digest(_USUAL + token)  # it is remembered once: as clients usually spell it
         known = self._cache.get(digest)
         if known is None or not known.holds(now):
@@ -113,12 +163,15 @@ class Authenticator:
         return self._revoked(known.principal) or known.principal
 
     def verify(self, credential: Credential, now: float) -> Verification:
-        """Decide about a token that `recall` did not know, and remember it.
+        """Decide about what `recall` did not know, and remember a token.
 
         Args:
             credential: The token.
             now: Seconds since 1970.
         """
+        if credential is _WRONG_KEY and self.keys is not None:
+            self._log.warning("key", "an API key was refused: it is nobody's")
+            return refusals.key_unknown(self.keys.header)
         try:
             found = yield from self.judge(credential.token, now)
         except InvalidToken as error:
@@ -136,6 +189,10 @@ class Authenticator:
             principal: Who was let in.
             now: Seconds since 1970.
         """
+        if self.keys is not None and principal.issuer == VOUCHER:
+            return self.keys.lapsed(principal, now)
+        if principal.issuer == logins.VOUCHER:  # which asks its app, when it connects
+            return None
         if jwt.expiry(principal.claims, self._settings) <= now:
             return refusals.token_expired()
         return self._revoked(principal)

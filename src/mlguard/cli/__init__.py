@@ -1,4 +1,4 @@
-"""What can an operator do from a shell? `mlguard check`, `token`, `quota`, `drift` and others."""
+"""What can an operator do from a shell? `mlguard check`, `token`, `key`, `quota` and others."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from mlguard import __version__
-from mlguard.cli import check, drift, feedback, quota, reference, token
+from mlguard.cli import check, drift, feedback, key, quota, reference, token
 from mlguard.errors import MLGuardError
 
 
@@ -28,6 +28,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mlguard", description="Guard an ML inference service.")
     parser.add_argument("--version", action="version", version=f"mlguard {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (check, token, quota, reference, drift, feedback):
+    for command in (check, token, key, quota, reference, drift, feedback):
         command.add(commands)
     return parser

@@ -238,6 +238,11 @@ def _auth(auth: Auth | None) -> Iterator[str]:
         return
     for issuer in auth.issuers:
         yield f"auth     {issuer.issuer}: {', '.join(issuer.algorithms)} by {issuer.origin}"
+    if keys := auth.api_keys:
+        where = redacted_url(keys.store) if keys.store else keys.file
+        yield f"auth     API keys of {where}, in {keys.header}"
+    if auth.own_login:
+        yield "auth     the app's own login, by guard.identify"
     yield f"scopes   {' '.join(auth.scopes) or 'none'}"
     if auth.revocation_store:
         yield f"store    {redacted_url(auth.revocation_store)}, for revocations"

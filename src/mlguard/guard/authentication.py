@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
-from typing import Protocol
+from collections.abc import Callable, Generator
+from typing import Any, Protocol
 
 from mlguard import refusals
-from mlguard.auth import Authenticator
+from mlguard.auth import Authenticator, logins
 from mlguard.auth.bearer import Credential
 from mlguard.guard.parts import Parts
-from mlguard.messages import Call, Deny, FetchKeys, Principal
+from mlguard.messages import AskApp, Call, Deny, FetchKeys, Principal
 
 
 class Asker(Protocol):
@@ -26,7 +26,7 @@ def recall(parts: Parts, call: Call, asker: Asker) -> Principal | Deny | Credent
     authenticator = parts.authenticator
     if authenticator is None:
         return anonymous(parts, asker.client)
-    return authenticator.recall(call.authorization, parts.clock())
+    return authenticator.recall(call.authorization, parts.clock(), call.api_key)
 
 
 def identify(
@@ -43,6 +43,27 @@ def identify(
     who = yield from authenticator.verify(credential, parts.clock())
     if isinstance(who, Deny) and who.status == 401:
         parts.failures.count(client)
+    return who
+
+
+def is_missing(deny: Deny) -> bool:
+    """Say whether a request brought nothing by which the kit could tell who calls."""
+    return deny.code in ("token_missing", "key_missing")
+
+
+def ask_app(
+    parts: Parts, login: Callable[[], Any], missing: Deny
+) -> Generator[AskApp, Any, Principal | Deny]:
+    """Ask the app who is logged in; where nobody is, something is missing as before."""
+    found = yield AskApp(login)
+    if found is None:
+        return missing
+    try:
+        quotas = parts.settings.quotas
+        who = logins.principal(found, quotas.plan_claim if quotas else "plan", parts.pseudonym)
+    except Exception as error:  # noqa: BLE001 - whatever the app does, it is not the caller's doing
+        parts.unidentified(error)
+        return refusals.caller_unknown()
     return who
 
 

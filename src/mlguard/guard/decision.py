@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from mlguard import refusals
 from mlguard.auth.bearer import Credential
 from mlguard.bodies import BodyReading
-from mlguard.guard.authentication import identify, lacking, recall
+from mlguard.guard.authentication import ask_app, identify, is_missing, lacking, recall
 from mlguard.guard.bound import BoundRoute
 from mlguard.guard.inference import InferenceContext
-from mlguard.messages import Compute, Cut, Debit, Deny, FetchKeys, Principal, ReadBody
+from mlguard.messages import AskApp, Compute, Cut, Debit, Deny, FetchKeys, Principal, ReadBody
 from mlguard.quotas import Cost, RouteLimit
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 LARGE = 256 * 1024
 """Bytes from which parsing would hold up an event loop noticeably."""
 
-Steps = Generator[ReadBody | FetchKeys | Debit | Compute, Any, Deny | None]
+Steps = Generator[ReadBody | FetchKeys | AskApp | Debit | Compute, Any, Deny | None]
 """A decision in the making: yields what it needs of the outside, returns the refusal, if any."""
 
 _BODILESS = ("GET", "HEAD", "OPTIONS")
@@ -49,6 +49,8 @@ def decide(exchange: Exchange, bound: BoundRoute, limits: Sequence[RouteLimit]) 
         who = recall(parts, call, exchange)
         if isinstance(who, Credential):
             who = yield from identify(parts, who, exchange.client)
+        elif parts.login is not None and isinstance(who, Deny) and is_missing(who):
+            who = yield from ask_app(parts, parts.login, who)
         if refusal := _welcome(exchange, who, bound.scopes):
             return refusal
     elif model is None and not limits:

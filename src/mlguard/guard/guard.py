@@ -88,6 +88,25 @@ class Guard:
             return JoinedInference(exchange.run, rows)
         return InferenceContext(self.parts, self.parts.models[model], exchange, rows)
 
+    def identify(self, login: Callable[[], Any]) -> None:
+        """Have a function tell who is logged in to the app.
+
+        Raises:
+            InvalidSettings: The settings do not say that the app has a login of its own.
+        """
+        settings = self.parts.settings
+        if settings.auth is None or not settings.auth.own_login:
+            raise InvalidSettings(
+                "guard.identify needs `auth.own_login = true`", source=settings.source
+            )
+        self.parts.login = login
+
+    @property
+    def is_from_trusted_proxy(self) -> bool:
+        """Whether the request that is being handled comes straight from a trusted proxy."""
+        exchange: Exchange | None = self.parts.current.get()
+        return exchange is not None and self.parts.proxies.trusts(exchange.call.peer)
+
     def counts(self, unit: str, count: Callable[[Inference], int]) -> None:
         """Have a unit of the quotas counted by a function.
 

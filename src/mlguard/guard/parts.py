@@ -68,11 +68,13 @@ class Parts:
         self.proxies = Proxies(settings.service.trusted_proxies)
         self.authenticator = authenticator
         auth = settings.auth
+        self.key_header = auth.key_header if auth else ""
         quotas = settings.quotas
         self.failures = Throttle(auth.failures_per_client if auth else None, timer)
         self.guesses = Throttle(quotas.unmatched_per_client if quotas else None, timer)
         self.in_flight = InFlight(quotas.max_in_flight if quotas else None)
         self.quota = quota
+        self.login: Callable[[], Any] | None = None
         self.counting: dict[str, Callable[[Inference], int]] = {}
         # Who leaves while the model runs has had it run.
         left: tuple[type[BaseException], ...] = (asyncio.CancelledError, GeneratorExit)
@@ -131,6 +133,10 @@ class Parts:
         """Say that a client's guesses are refused; a proxy would make that everybody's."""
         text = "too many requests of %s match no route; is it a proxy, name it in trusted_proxies"
         self._log.warning("lost", text, client)
+
+    def unidentified(self, error: Exception) -> None:
+        """Say that the app could not tell who is logged in: nobody is let in."""
+        self._log.warning("login", "the function of guard.identify failed: %r", error)
 
     def unattributed(self, model: str) -> None:
         """Say that a model was run for no request: nobody was asked for scopes, nor charged."""

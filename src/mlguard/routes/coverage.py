@@ -39,6 +39,7 @@ class Covered:
         is_public: Whether no token is needed.
         quotas: What may be asked: by everybody, by plans where they differ, and by a tenant's
             callers together.
+        credential: What else a caller brings.
         gap: Why nothing stands before it, and what to do; None where a token or a quota does.
     """
 
@@ -48,6 +49,7 @@ class Covered:
     is_public: bool
     quotas: tuple[Quoted, ...]
     gap: str | None
+    credential: str = "token"
 
     @property
     def asked(self) -> str:
@@ -72,7 +74,7 @@ class Covered:
             return "unguarded"
         if self.scopes:
             return f"scopes {' '.join(sorted(self.scopes))}"
-        return "public" if self.is_public else "token"
+        return "public" if self.is_public else self.credential
 
     @property
     def sentences(self) -> list[str]:
@@ -165,7 +167,8 @@ class Coverage:
         quotas = () if place.is_exempt else tuple(counted)
         is_bare = is_public and not quotas
         gap = _gap(self._settings, is_exempt=place.is_exempt) if is_bare else None
-        return Covered(route, place.model, scopes, is_public, quotas, gap)
+        credential = auth.credential if auth else "token"
+        return Covered(route, place.model, scopes, is_public, quotas, gap, credential)
 
     def _counted(self, route: Route, model: str | None, *, is_public: bool) -> Iterator[Quoted]:
         """Say what is charged for a request of a route that is not exempt."""

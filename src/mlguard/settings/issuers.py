@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, StrictInt, field_serializer, model_validator
+from pydantic import Field, StrictBool, StrictInt, field_serializer, model_validator
 from pydantic.fields import FieldInfo
 
 from mlguard.settings.values import (
@@ -14,6 +15,7 @@ from mlguard.settings.values import (
     Algorithms,
     FilePath,
     FilePaths,
+    HeaderName,
     MediaTypes,
     Name,
     Rate,
@@ -133,13 +135,39 @@ class Issuer(Table):
         return not self.sources or self.jwks_url is not None
 
 
+class KeyTable(Table):
+    """Who may call by an API key; `mlguard key create` makes some.
+
+    Attributes:
+        file: Where keys are kept, as salted hashes; default: api_keys.json beside the settings.
+        store: A Redis where they are kept instead, for services of several hosts.
+        header: The header that carries a key; with "Authorization" it is `Bearer KEY`.
+    """
+
+    file: FilePath = Field(default=Path("api_keys.json"), validate_default=True)
+    store: StoreUrl | None = Field(default=None, repr=False)
+    header: HeaderName = "X-API-Key"
+
+    @model_validator(mode="after")
+    def _agree(self) -> KeyTable:
+        if "file" in self.model_fields_set and self.store:
+            raise contradiction("has `file` and `store`: keys are kept in one place")
+        return self
+
+    @field_serializer("store")
+    def _without_password(self, store: str | None) -> str | None:
+        return store and redacted_url(store)
+
+
 class Auth(Table):
     """Who may call: the issuers, and what holds for all of them.
 
     The keys of one issuer may stand in the table itself; here it is an entry like others.
 
     Attributes:
-        issuers: Each with its own audience, keys and claims; at least one.
+        issuers: Each with its own audience, keys and claims; at least one, or one of the next two.
+        api_keys: Who may call by an API key; None where nobody may.
+        own_login: Whether the app names callers too, by a function given to `guard.identify`.
         scopes: What a token must grant on every route that is not public.
         public: Routes, as the framework spells them, that need no token.
         leeway: Seconds that clocks may differ.
@@ -154,6 +182,8 @@ class Auth(Table):
     """
 
     issuers: tuple[Issuer, ...]
+    api_keys: KeyTable | None = None
+    own_login: StrictBool = False
     scopes: Scopes = ()
     public: tuple[RouteText, ...] = ()
     leeway: Annotated[StrictInt, Field(ge=0, le=300)] = 10
@@ -177,6 +207,8 @@ class Auth(Table):
         if not isinstance(data, dict) or data.get("issuers", []) not in ([], ()):
             return data
         own = {key: value for key, value in data.items() if key in Issuer.model_fields}
+        if not own and (data.get("api_keys") is not None or data.get("own_login")):
+            return data | {"issuers": []}
         others = {key: value for key, value in data.items() if key not in own}
         return others | {"issuers": [own]}
 
@@ -190,6 +222,26 @@ class Auth(Table):
             if twice:
                 raise contradiction(f"has two entries with the {key} {twice!r}: {remedy}")
         return self
+
+    @property
+    def credential(self) -> str:
+        """What a caller brings, for messages."""
+        brought = ["token"] if self.issuers else []
+        brought += ["key"] if self.api_keys else []
+        brought += ["login"] if self.own_login else []
+        return " or ".join(brought)
+
+    @property
+    def tells_tenants(self) -> bool:
+        """Whether a caller may have a tenant; each API key may."""
+        is_told = self.api_keys is not None or self.own_login
+        return is_told or any(i.tenant_claim for i in self.issuers)
+
+    @property
+    def key_header(self) -> str:
+        """The header of their own in which API keys come, in lower case; "" where there is none."""
+        header = self.api_keys.header.lower() if self.api_keys else ""
+        return "" if header == "authorization" else header
 
     @field_serializer("revocation_store")
     def _without_password(self, store: str | None) -> str | None:

@@ -115,13 +115,14 @@ def _plain(value: Any) -> Any:
 
 def _passwords(data: Mapping[str, Any]) -> Iterator[str]:
     """Find a password that stands in the settings; the environment may hold one."""
-    for table, key in SECRET_URLS:
-        found = data.get(table)
-        store = found.get(key) if isinstance(found, dict) else None
+    for path in SECRET_URLS:
+        store: Any = data
+        for key in path:
+            store = store.get(key) if isinstance(store, Mapping) else None
         if isinstance(store, str) and has_password(store):
+            variable = PREFIX + "__".join(path).upper()
             yield (
-                f"{table}.{key}: passwords never stand in the settings; "
-                f"set {PREFIX}{table.upper()}__{key.upper()} instead"
+                f"{'.'.join(path)}: passwords never stand in the settings; set {variable} instead"
             )
 
 

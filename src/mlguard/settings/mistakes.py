@@ -16,10 +16,15 @@ from mlguard.settings.tables import Settings
 from mlguard.settings.values import Rate, Table
 from mlguard.urls import redacted_url
 
-SECRET_URLS = (("auth", "revocation_store"), ("quotas", "store"), ("drift", "store"))
+SECRET_URLS = (
+    ("auth", "revocation_store"),
+    ("auth", "api_keys", "store"),
+    ("quotas", "store"),
+    ("drift", "store"),
+)
 """Keys whose value may hold a password, when it comes from the environment."""
 
-_SECRET = {f"{table}.{key}" for table, key in SECRET_URLS}
+_SECRET = {".".join(path) for path in SECRET_URLS}
 _SHOULD = re.compile(r"^(Input|String) should")
 _SAID = {
     "tuple_type": "must be a list",

@@ -314,11 +314,10 @@ class Settings(Table):
             raise contradiction(f"quotas.{place}: no model has that name")
         if quotas.plans and not self.auth:
             raise contradiction("quotas.plans: needs the table [auth], whose tokens name a plan")
-        if quotas.tenant and not any(
-            i.tenant_claim for i in (self.auth.issuers if self.auth else ())
-        ):
+        if quotas.tenant and not (self.auth and self.auth.tells_tenants):
             raise contradiction(
-                "quotas.tenant: needs `auth.tenant_claim`, which tells tenants apart",
+                "quotas.tenant: needs `auth.tenant_claim` or [auth.api_keys], which tell tenants "
+                "apart",
             )
         if quotas.store.startswith("host://") and not self.service.host_file:
             raise contradiction(
@@ -390,6 +389,7 @@ class Settings(Table):
         """Name these settings: equal settings have equal digests; no secret is shown by it."""
         stores = [
             self.auth.revocation_store if self.auth else None,
+            self.auth.api_keys.store if self.auth and self.auth.api_keys else None,
             self.quotas.store if self.quotas else None,
             self.drift.store if self.drift else None,
         ]

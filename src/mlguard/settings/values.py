@@ -188,6 +188,15 @@ Size = Annotated[
     ByteSize,
     _must(lambda value: bool(value) and not isinstance(value, bool), 'a size like "8 MiB"'),
 ]
+HeaderName = Annotated[
+    str,
+    _must(
+        _matches(
+            re.compile(r"(?!(?i:host|cookie|content-length|transfer-encoding)\Z)[A-Za-z0-9-]{1,64}")
+        ),
+        'the name of a header, like "X-API-Key"',
+    ),
+]
 Network = Annotated[
     IPv4Network | IPv6Network,
     _must(lambda v: isinstance(v, str), 'a network like "10.0.0.0/8" or "fd00::/8"'),

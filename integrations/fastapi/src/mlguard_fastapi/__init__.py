@@ -1,7 +1,15 @@
 """mlguard for FastAPI."""
 
 from mlguard.errors import InvalidSettings, MLGuardError, Refused
-from mlguard.messages import Inference, Principal
+from mlguard.messages import Identity, Inference, Principal
 from mlguard_fastapi.guard import MLGuard
 
-__all__ = ["Inference", "InvalidSettings", "MLGuard", "MLGuardError", "Principal", "Refused"]
+__all__ = [
+    "Identity",
+    "Inference",
+    "InvalidSettings",
+    "MLGuard",
+    "MLGuardError",
+    "Principal",
+    "Refused",
+]

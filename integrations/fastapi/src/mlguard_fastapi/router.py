@@ -67,7 +67,8 @@ class RouterGate:
     def _adopt(self, scope: Scope) -> Exchange:
         """Find the exchange of a request to which a middleware gave a scope of its own."""
         known: Exchange | None = self._guard.parts.current.get()
-        exchange = known or self._guard.open(to_call(scope, frozenset()))
+        header = self._guard.parts.key_header.encode()
+        exchange = known or self._guard.open(to_call(scope, frozenset(), header))
         scope[EXCHANGE] = exchange
         return exchange
 

@@ -204,7 +204,8 @@ class RouterGate:
         """Find the request's exchange; one that came around the outer layer gets its own."""
         exchange: Exchange | None = request.environ.get(EXCHANGE)
         if exchange is None:
-            exchange = request.environ[EXCHANGE] = self._guard.open(to_call(request.environ, ()))
+            call = to_call(request.environ, (), self._guard.parts.key_header)
+            exchange = request.environ[EXCHANGE] = self._guard.open(call)
             after_this_request(partial(_close, exchange))
         return exchange
 

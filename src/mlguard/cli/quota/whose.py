@@ -6,6 +6,7 @@ import argparse
 from dataclasses import dataclass
 from typing import Any
 
+from mlguard.auth import api_keys, logins
 from mlguard.cli.token.options import add_issuer, add_settings, issuer_named
 from mlguard.clients import Proxies
 from mlguard.errors import InvalidSettings, MLGuardError
@@ -105,11 +106,10 @@ def whose(options: argparse.Namespace) -> Whose:
         return Whose(settings, quotas, "", "", network, None)
     if not options.principal and not options.tenant:
         raise MLGuardError("say whose: PRINCIPAL, the subject of a caller, or --tenant")
-    issuer = _issuer(settings.auth, options.issuer)
-    tenant = _tenant(issuer, options.tenant)
+    name, tenant = _voucher(settings.auth, options.issuer, options.tenant)
     if not options.principal and quotas.tenant is None:
         raise MLGuardError("tenants share nothing without [quotas.tenant]: name a PRINCIPAL")
-    return Whose(settings, quotas, issuer.issuer, tenant, options.principal or "", options.plan)
+    return Whose(settings, quotas, name, tenant, options.principal or "", options.plan)
 
 
 def _network(options: argparse.Namespace) -> str:
@@ -128,13 +128,17 @@ def _network(options: argparse.Namespace) -> str:
     return network
 
 
-def _issuer(auth: Auth, name: str | None) -> Issuer:
-    if name is not None:
-        return issuer_named(auth, name)
-    if len(auth.issuers) > 1:
-        known = ", ".join(issuer.name or issuer.issuer for issuer in auth.issuers)
+def _voucher(auth: Auth, name: str | None, tenant: str | None) -> tuple[str, str]:
+    """Tell who vouches for the caller, and the caller's tenant."""
+    others = [api_keys.VOUCHER] if auth.api_keys else []
+    others += [logins.VOUCHER] if auth.own_login else []
+    if name is None and len(auth.issuers) + len(others) > 1:
+        known = ", ".join([*(i.name or i.issuer for i in auth.issuers), *others])
         raise MLGuardError(f"say whose caller with --issuer: {known}")
-    return auth.issuers[0]
+    if name in others or (not auth.issuers and name is None):
+        return name or others[0], tenant or ""
+    issuer = auth.issuers[0] if name is None else issuer_named(auth, name)
+    return issuer.issuer, _tenant(issuer, tenant)
 
 
 def _tenant(issuer: Issuer, tenant: str | None) -> str:
