@@ -221,6 +221,17 @@ def rows_unreadable(largest: int, headers: Headers = ()) -> Deny:
     return Deny(422, "rows_unreadable", title, headers, {"largest_batch": largest})
 
 
+def model_ambiguous() -> Deny:
+    """What names the model is said more than once: readers differ in which they take."""
+    return Deny(422, "model_unclear", "The request names more than one model; name one.")
+
+
+def model_unreadable() -> Deny:
+    """What names the model stands in a body that is no JSON."""
+    title = "The body cannot be read as JSON, so nobody can tell which model it asks."
+    return Deny(422, "model_unclear", title)
+
+
 def batch_exceeds_quota(unit: str, largest: int, headers: Headers = ()) -> Deny:
     """The call would never fit: retrying does not help, splitting does."""
     title = f"The call is larger than the whole quota; send at most {largest} {unit}."

@@ -13,11 +13,12 @@ from flask import Flask
 from werkzeug.datastructures import Headers
 
 from tests import servers
-from tests.apps import flask_twin
+from tests.apps import flask_twin, shared_flask
 from tests.contract.authentication import SECRETS, AuthContract
 from tests.contract.client import SECRET, SETTINGS, Answer, OverSockets
 from tests.contract.contract import Contract
 from tests.contract.limits import LimitContract, limit_settings
+from tests.contract.models import ModelContract, model_settings
 
 
 class InProcess:
@@ -126,3 +127,15 @@ class TestLimitsOverGunicorn(LimitContract):
         folder: Path = tmp_path_factory.mktemp("gunicorn")
         with servers.gunicorn("tests.apps.served_flask:app", cwd=folder, env=env) as server:
             yield OverSockets(server.url)
+
+
+@pytest.mark.xdist_group("flask models in process")
+class TestModelsInProcess(ModelContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def client(cls) -> Iterator[InProcess]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TWIN_SECRET", SECRET)
+            patch.setenv("MLGUARD_SERVICE__HOST_FILE", "false")
+            settings = model_settings(path_route="/models/<name>/predict")
+            yield InProcess(shared_flask.guarded(settings))

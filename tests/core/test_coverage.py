@@ -63,7 +63,7 @@ class TestAccess:
 
         found = covered("/predict", models=models, auth=AUTH)
 
-        assert (found.access, found.model) == ("scopes iris", "iris")
+        assert (found.access, found.models) == ("scopes iris", ("iris",))
 
     @pytest.mark.parametrize(
         ("route", "asked"),
@@ -145,7 +145,7 @@ class TestQuotas:
         found = covered(route, auth={**AUTH, "tenant_claim": "tid"}, quotas=quotas)
 
         assert found.sentences == expected
-        assert found.model == {"/own": "own", "/predict": "iris"}.get(route)
+        assert found.models == {"/own": ("own",), "/predict": ("iris",)}.get(route, ())
 
     @pytest.mark.parametrize(
         ("template", "quotas", "expected"),

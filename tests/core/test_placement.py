@@ -64,13 +64,13 @@ class TestPlaces:
     @pytest.mark.parametrize(
         ("host", "template", "expected"),
         [
-            ("", "/predict", Placement("iris", is_public=False, is_exempt=False)),
-            ("us.example.org", "/predict", Placement("iris", is_public=False, is_exempt=False)),
-            ("eu.example.org", "/ask", Placement("iris", is_public=False, is_exempt=False)),
-            ("", "/ask", Placement(None, is_public=False, is_exempt=False)),
-            ("", "/status", Placement(None, is_public=True, is_exempt=False)),
-            (ADMIN, "/status", Placement(None, is_public=False, is_exempt=True)),
-            ("", "", Placement(None, is_public=False, is_exempt=False)),
+            ("", "/predict", Placement(("iris",), is_public=False, is_exempt=False)),
+            ("us.example.org", "/predict", Placement(("iris",), is_public=False, is_exempt=False)),
+            ("eu.example.org", "/ask", Placement(("iris",), is_public=False, is_exempt=False)),
+            ("", "/ask", Placement((), is_public=False, is_exempt=False)),
+            ("", "/status", Placement((), is_public=True, is_exempt=False)),
+            (ADMIN, "/status", Placement((), is_public=False, is_exempt=True)),
+            ("", "", Placement((), is_public=False, is_exempt=False)),
         ],
         ids=["template", "its only host", "host", "no host", "any host", "admin", "no route"],
     )
@@ -88,11 +88,11 @@ class TestPlaces:
             places.of("", f"/x/{number}")
 
         assert places.of.cache_info().currsize == 4096
-        assert places.of("", "/x/4999") == Placement(None, is_public=False, is_exempt=False)
+        assert places.of("", "/x/4999") == Placement((), is_public=False, is_exempt=False)
 
     def test_nothing_is_named(self) -> None:
         """Without tables nothing is public or exempt by name."""
-        expected = Placement(None, is_public=False, is_exempt=False)
+        expected = Placement((), is_public=False, is_exempt=False)
 
         assert Places(load({}, environ={})).of("", "/x") == expected
 
@@ -280,7 +280,7 @@ class TestCoverage:
 
         assert (here.access, here.sentences) == ("public", [])
         assert (there.access, there.sentences) == ("token", ["9/day requests"])
-        assert (ask.access, ask.model) == ("token", "iris")
+        assert (ask.access, ask.models) == ("token", ("iris",))
 
     @pytest.mark.parametrize(
         ("methods", "asks"),

@@ -174,7 +174,7 @@ MISTAKES = [
                 {"name": "b", "route": "/y", "inputs": "x"},
             ]
         },
-        "models: two models have the route '/y'",
+        "models: 'a' and 'b' share the route '/y' and the rows at 'x'",
         id="a route of two models",
     ),
     pytest.param(
@@ -209,6 +209,52 @@ MISTAKES = [
         id="protocol and inputs",
     ),
     pytest.param(
+        {
+            "models": [
+                {"name": "a", "route": "/y", "inputs": "x", "model_from": "body:model"},
+                {"name": "b", "route": "/y", "inputs": "x"},
+            ]
+        },
+        "models: 'a' and 'b' share the route '/y': give all of them the same `model_from`",
+        id="only one is named by requests",
+    ),
+    pytest.param(
+        {
+            "models": [
+                {"name": "a", "route": "/y", "inputs": "x", "model_from": "body:model"},
+                {
+                    "name": "b",
+                    "route": "/y",
+                    "inputs": "x",
+                    "model_from": "body:model",
+                    "aliases": ["A "],
+                },
+            ]
+        },
+        "models: 'A ' asks two models at the route '/y'",
+        id="an alias of two models",
+    ),
+    pytest.param(
+        {"models": [{"name": "a", "route": "/y", "inputs": "x", "model_from": "header:x"}]},
+        "models[a].model_from = 'header:x': must be where it is said: \"path:name\"",
+        id="no such place of a name",
+    ),
+    pytest.param(
+        {"models": [{"name": "a", "version_from": "body:version"}]},
+        "models[a]: has `version_from`, but no `route` whose requests could say it",
+        id="a version without a route",
+    ),
+    pytest.param(
+        {"models": [{"name": "a", "aliases": ["b"]}]},
+        "models[a]: has `aliases`: say where requests name it, with `model_from`",
+        id="aliases that nobody looks for",
+    ),
+    pytest.param(
+        {"models": [{"name": "a", "versions": ["1", "2"]}]},
+        "models[a]: has `versions`: say where requests name one, with `version_from`",
+        id="versions that nobody looks for",
+    ),
+    pytest.param(
         {"models": [{"name": "a", "protocol": "v3"}]}, "models[a].protocol = 'v3'", id="protocol"
     ),
     pytest.param(
@@ -221,7 +267,7 @@ MISTAKES = [
     ),
     pytest.param(
         {"models": [MODEL, MODEL | {"name": "other"}]},
-        "two models have the route '/predict'",
+        "'iris' and 'other' share the route '/predict' and the rows at 'instances'",
         id="route twice",
     ),
     pytest.param({"models": [{"name": "a", "version": 3}]}, "models[a].version = 3", id="version"),

@@ -3,5 +3,6 @@
 from mlguard.bodies.documents import is_json, parse
 from mlguard.bodies.layout import Answered, BodyReading, Layout
 from mlguard.bodies.rows import Rows
+from mlguard.bodies.texts import texts_at
 
-__all__ = ["Answered", "BodyReading", "Layout", "Rows", "is_json", "parse"]
+__all__ = ["Answered", "BodyReading", "Layout", "Rows", "is_json", "parse", "texts_at"]

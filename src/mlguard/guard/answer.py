@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlguard import bodies
 from mlguard.guard.inference import InferenceContext, Settling
+from mlguard.guard.several import SeveralInferences
 from mlguard.messages import Compute
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ class HeldAnswer:
         limit: Bytes that are kept at most.
     """
 
-    def __init__(self, exchange: Exchange, run: InferenceContext, limit: int) -> None:
+    def __init__(
+        self, exchange: Exchange, run: InferenceContext | SeveralInferences, limit: int
+    ) -> None:
         self._exchange = exchange
         self._run = run
         self._room = limit
@@ -55,6 +58,8 @@ class HeldAnswer:
             exchange.end_run(status)
             return None
         raw = b"".join(self._chunks)
+        rows: Any
+        extra: Any
         if len(raw) < LARGE:
             rows, extra = run.read_answer(raw)
         else:

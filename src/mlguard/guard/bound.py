@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mlguard.metrics import METHODS
 
 if TYPE_CHECKING:
+    from mlguard.guard.choice import Choice, Together
     from mlguard.guard.models import ServedModel
 
 UNKNOWN_METHOD = "HTTP"  # OpenTelemetry's name of a span whose method is not known
@@ -18,7 +19,9 @@ class BoundRoute:
     Attributes:
         host: As the framework spells it, "" for any.
         template: As the framework spells it, "" where nothing matched.
-        model: The model that the settings place there; None where they place none.
+        model: The model that the settings place there; None where they place none. Where several
+            share the route, the one that takes the rest, or the first.
+        choice: Which of several models a request asks; None where there is no question.
         scopes: What a caller must have been granted.
         is_public: Whether no token is needed.
         is_counted: Whether quotas hold.
@@ -26,6 +29,7 @@ class BoundRoute:
 
     __slots__ = (
         "_names",
+        "choice",
         "host",
         "is_counted",
         "is_public",
@@ -40,6 +44,7 @@ class BoundRoute:
         template: str,
         *,
         model: ServedModel | None = None,
+        choice: Choice | Together | None = None,
         scopes: frozenset[str] = frozenset(),
         is_public: bool = False,
         is_counted: bool = True,
@@ -47,6 +52,7 @@ class BoundRoute:
         self.host = host
         self.template = template
         self.model = model
+        self.choice = choice
         self.scopes = scopes
         self.is_public = is_public
         self.is_counted = is_counted

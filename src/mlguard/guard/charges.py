@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
 from mlguard import refusals
 from mlguard.messages import Deny, Headers
-from mlguard.quotas import Admission, Caller, Cost, Reservation, headers_of
+from mlguard.quotas import Admission, AdmissionOfAll, Caller, Cost, Reservation, headers_of
 
 if TYPE_CHECKING:
     from mlguard.guard.parts import Parts
@@ -75,6 +75,18 @@ class Charges:
             return here
         charged = yield from self._parts.quota.admit(payer, demand)
         return self._keep(demand, charged)
+
+    def charge_all(self, payer: Caller, demands: Sequence[Cost]) -> AdmissionOfAll:
+        """Debit what one request asks of several models, all or nothing."""
+        quota = self._parts.quota
+        if not self.is_counted:
+            return [quota.nothing() for _ in demands]
+        charged = yield from quota.admit_all(payer, demands)
+        if isinstance(charged, Deny):
+            return charged
+        for demand, each in zip(demands, charged, strict=True):
+            self._keep(demand, each)
+        return charged
 
     def extend(self, payer: Caller, model: str, amounts: dict[str, int]) -> Admission:
         """Debit what an answer holds beyond what was reserved, all or nothing."""

@@ -6,19 +6,22 @@ import math
 import time
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlguard import refusals
 from mlguard.auth.bearer import Credential
-from mlguard.bodies import BodyReading
 from mlguard.guard.authentication import ask_app, identify, is_missing, lacking, recall
 from mlguard.guard.bound import BoundRoute
+from mlguard.guard.choice import Choice
 from mlguard.guard.inference import InferenceContext
+from mlguard.guard.several import SeveralInferences
 from mlguard.messages import AskApp, Compute, Cut, Debit, Deny, FetchKeys, Principal, ReadBody
 from mlguard.quotas import Cost, RouteLimit
 
 if TYPE_CHECKING:
     from mlguard.guard.exchange import Exchange
+
+T = TypeVar("T")
 
 LARGE = 256 * 1024
 """Bytes from which parsing would hold up an event loop noticeably."""
@@ -40,8 +43,18 @@ def decide(exchange: Exchange, bound: BoundRoute, limits: Sequence[RouteLimit]) 
         limits: What its handler declares beyond the settings.
     """
     parts, call, charges, model = exchange.parts, exchange.call, exchange.charges, bound.model
+    choice, scopes = bound.choice, bound.scopes
     if model is not None and not call.has_body and call.method in _BODILESS:
-        model = None
+        model = choice = None
+    unclear: Deny | None = None
+    early = choice if isinstance(choice, Choice) and choice.is_early else None
+    if early is not None:
+        chosen = early.early(call, exchange.parameters)
+        if isinstance(chosen, Deny):
+            unclear = chosen
+        else:
+            model, scopes = chosen, scopes | chosen.scopes
+    exchange.model = model
     charges.is_counted = bound.is_counted
     if refusal := _shed(exchange, bound):
         return refusal
@@ -51,14 +64,20 @@ def decide(exchange: Exchange, bound: BoundRoute, limits: Sequence[RouteLimit]) 
             who = yield from identify(parts, who, exchange.client)
         elif parts.login is not None and isinstance(who, Deny) and is_missing(who):
             who = yield from ask_app(parts, parts.login, who)
-        if refusal := _welcome(exchange, who, bound.scopes):
+        if refusal := _welcome(exchange, who, scopes):
             return refusal
     elif model is None and not limits:
         return None
     payer = exchange.payer
     name = model.name if model else None
-    if bound.is_counted and (refusal := parts.quota.spent(payer, name)):
+    is_late = choice is not early
+    known = None if is_late else name
+    if bound.is_counted and (
+        refusal := parts.quota.spent(payer, known, reads_body=model is not None)
+    ):
         return charges.refused(name or "", refusal)
+    if unclear:
+        return charges.refused(name or "", unclear)
     if model is None:
         return (yield from _decide_plain(exchange, bound, limits))
     body = b""
@@ -69,14 +88,19 @@ def decide(exchange: Exchange, bound: BoundRoute, limits: Sequence[RouteLimit]) 
         if isinstance(found, Cut):
             return _cut(exchange, model.name, found)
         body = found
+    if is_late:
+        return (yield from _decide_late(exchange, bound, limits, body))
     if refusal := charges.acquire(payer, name, is_public=bound.is_public):
         return refusal
     seconds = 0.0
+    read = model.layout.read if early is None else partial(early.rows, model)
     if len(body) < LARGE:
-        reading = model.layout.read(body)
+        reading = read(body)
     else:
-        reading, seconds = yield Compute(partial(_timed, model.layout.read, body))
+        reading, seconds = yield Compute(partial(_timed, read, body))
     run = InferenceContext(parts, model, exchange, reading=reading)
+    if model.version_from is not None:
+        _tell_version(exchange, run, body)
     flies = not charges.has_paid
     demand = Cost(model.name, parts.amounts(run.inference), flies=flies, limits=limits)
     charged = charges.charge_here(payer, demand) or (yield from charges.charge(payer, demand))
@@ -89,6 +113,55 @@ def decide(exchange: Exchange, bound: BoundRoute, limits: Sequence[RouteLimit]) 
     run.pay(charged)
     run.open()
     return None
+
+
+def _decide_late(
+    exchange: Exchange, bound: BoundRoute, limits: Sequence[RouteLimit], body: bytes
+) -> Steps:
+    """Decide about a request whose body tells which models it asks: all of them, or none."""
+    parts, charges, payer, choice = exchange.parts, exchange.charges, exchange.payer, bound.choice
+    if choice is None:
+        raise AssertionError("one model is known before its body is")
+    read = partial(choice.read, exchange.call, exchange.parameters)
+    if len(body) < LARGE:
+        asked, seconds = read(body), 0.0
+    else:
+        asked, seconds = yield Compute(partial(_timed, read, body))
+    if isinstance(asked, Deny):
+        return _unpaid(exchange, choice.rest.name, asked, seconds)
+    exchange.model = first = asked[0].model
+    needed = frozenset[str]().union(*(each.model.scopes for each in asked))
+    if refusal := lacking(exchange.principal, needed):
+        if charges.is_counted:
+            parts.quota.count_request(payer, first.name)
+        return refusal
+    for each in asked:
+        if refusal := charges.acquire(payer, each.model.name, is_public=bound.is_public):
+            return refusal
+    runs = [InferenceContext(parts, a.model, exchange, reading=a.reading) for a in asked]
+    flies = not charges.has_paid
+    demands = [Cost(r.model.name, parts.amounts(r.inference), flies=flies) for r in runs]
+    demands[-1] = demands[-1]._replace(limits=limits)
+    charged = yield from charges.charge_all(payer, demands)
+    if isinstance(charged, Deny):
+        if charged.code == "batch_exceeds_quota" and not asked[0].reading.readable:
+            charged = refusals.rows_unreadable(charged.more["largest_batch"], charged.headers)
+        return _unpaid(exchange, first.name, charged, seconds)
+    charges.has_paid = True
+    for run, paid in zip(runs, charged, strict=True):
+        run.pay(paid)
+        _tell_version(exchange, run, body)
+        run.open()
+    exchange.run = runs[0] if len(runs) == 1 else SeveralInferences(runs)
+    return None
+
+
+def _tell_version(exchange: Exchange, run: InferenceContext, body: bytes) -> None:
+    """Note the version that a request names, where the settings say that it does."""
+    said = run.model.version_from
+    if said is not None:
+        told = said.by(exchange.call, exchange.parameters, body)
+        run.inference.version = run.model.version_of(told)
 
 
 def _decide_plain(exchange: Exchange, bound: BoundRoute, limits: Sequence[RouteLimit]) -> Steps:
@@ -151,7 +224,7 @@ def _unpaid(exchange: Exchange, model: str, deny: Deny, seconds: float) -> Deny:
     return exchange.charges.refused(model, deny)
 
 
-def _timed(read: Callable[[bytes], BodyReading], body: bytes) -> tuple[BodyReading, float]:
+def _timed(read: Callable[[bytes], T], body: bytes) -> tuple[T, float]:
     """Read a large body, and tell how much of a core that took, in seconds."""
     began = time.thread_time()
     return read(body), time.thread_time() - began

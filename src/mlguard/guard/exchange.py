@@ -29,8 +29,10 @@ from mlguard.guard.bound import BoundRoute
 from mlguard.guard.charges import Charges
 from mlguard.guard.decision import Steps, decide
 from mlguard.guard.inference import InferenceContext
+from mlguard.guard.models import ServedModel
 from mlguard.guard.parts import Parts
 from mlguard.guard.record import Record
+from mlguard.guard.several import SeveralInferences
 from mlguard.messages import Call, Deny, Headers, Outcome, Principal
 from mlguard.quotas import Admission, Caller, Cost, Reservation, RouteLimit
 from mlguard.tracing import (
@@ -42,6 +44,7 @@ from mlguard.tracing import (
     trace_id,
 )
 
+_NO_PARAMETERS: Mapping[str, Any] = {}
 LEFT = 499
 SWITCHING = 101
 OPEN, DECIDED, STARTED, ENDED = "open", "decided", "started", "ended"
@@ -70,6 +73,8 @@ class Exchange:
         decided: Whether a decision was made about what is being dispatched.
         dispatched: Whether a router of a guarded app was asked.
         depth: In how many handlers of decided routes it is: what they dispatch is theirs.
+        model: The one that the decision is about; None where no model is asked.
+        parameters: Those of the path, as the framework read them.
         is_cut: Whether what has begun to leave must not end as if it were whole.
         run: The inference that the settings place on this route, while it lasts.
         bound: The matched route.
@@ -103,6 +108,8 @@ class Exchange:
         "dispatched",
         "finish_joined",
         "is_cut",
+        "model",
+        "parameters",
         "parts",
         "principal",
         "request",
@@ -132,9 +139,11 @@ class Exchange:
         self.deny: Deny | None = None
         self.principal: Principal | None = None
         self.bound = parts.unmatched
+        self.model: ServedModel | None = None
+        self.parameters: Mapping[str, Any] = _NO_PARAMETERS
         self.request: Any = None
         self.finish_joined: Callable[[], None] | None = None
-        self.run: InferenceContext | None = None
+        self.run: InferenceContext | SeveralInferences | None = None
         self.span: Span = trace.INVALID_SPAN
         parts.metrics.active.add(1)
 
@@ -342,7 +351,7 @@ class Exchange:
     def held_answer(self, media_type: str, length: int | None) -> HeldAnswer | None:
         """Hold an answer that is read; None where it can go on as it comes."""
         run, limit = self.run, self.parts.settings.service.max_body
-        if run is None or not run.model.layout.reads_answers or (length or 0) > limit:
+        if run is None or not run.reads_answers or (length or 0) > limit:
             return None
         return HeldAnswer(self, run, limit) if HeldAnswer.reads(media_type) else None
 
@@ -478,17 +487,18 @@ class Exchange:
         is_told = any(name == "RateLimit-Policy" for name, _ in deny.headers)
         if is_unknown or is_told:
             return ()
-        model = self.bound.model
+        model = self.model
         return self.charges.policies(self.payer, model.name if model else None)
 
     # ---- the end
 
-    def end_run(self, status: int, answered: int | None = None) -> None:
+    def end_run(self, status: int, answered: Any = None) -> None:
         """End the route's inference, when its handler's answer is complete.
 
         Args:
             status: The handler's HTTP status.
-            answered: How many rows its answer holds, None where that is not known.
+            answered: How many rows its answer holds, as the inference read them; None where that is
+                not known.
         """
         run, self.run = self.run, None
         if run is not None:

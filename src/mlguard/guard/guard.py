@@ -16,7 +16,7 @@ from mlguard.guard.inference import InferenceContext, JoinedInference
 from mlguard.guard.models import Offer
 from mlguard.guard.parts import Parts
 from mlguard.messages import Call, Inference, Principal
-from mlguard.settings import nearest
+from mlguard.settings import REST, nearest
 
 
 class Guard:
@@ -72,7 +72,7 @@ class Guard:
         """Spend the quota, open the span and start the clock around one run of a model.
 
         Args:
-            model: A model of the settings.
+            model: A model of the settings; where one of them takes the rest, any other is that.
             rows: The rows, or how many they are.
 
         Raises:
@@ -80,12 +80,15 @@ class Guard:
             Refused: On entering, where the quota does not admit it.
         """
         if model not in self.parts.models:
-            raise UnknownModel(f"no model is named {model!r}; {nearest(model, self.parts.models)}")
+            if REST not in self.parts.models:
+                known = nearest(model, self.parts.models)
+                raise UnknownModel(f"no model is named {model!r}; {known}")
+            model = REST
         exchange: Exchange | None = self.parts.current.get()
         if exchange is None:
             self.parts.unattributed(model)
-        if exchange and exchange.run and exchange.run.inference.model == model:
-            return JoinedInference(exchange.run, rows)
+        if exchange and exchange.run and (run := exchange.run.of(model)):
+            return JoinedInference(run, rows)
         return InferenceContext(self.parts, self.parts.models[model], exchange, rows)
 
     def identify(self, login: Callable[[], Any]) -> None:

@@ -74,6 +74,15 @@ class InferenceContext:
         self._has_outputs = self._is_settled = False
         self._decided = self._began = self._returned = 0.0
 
+    @property
+    def reads_answers(self) -> bool:
+        """Whether predictions are looked for in answers."""
+        return self.model.layout.reads_answers
+
+    def of(self, model: str) -> InferenceContext | None:
+        """Return this one where it is a run of that model."""
+        return self if self.inference.model == model else None
+
     # ---- in a handler
 
     def enter(self) -> Entering:
@@ -122,6 +131,11 @@ class InferenceContext:
         self.pay(charged)
 
     # ---- everywhere
+
+    def give_back(self) -> None:
+        """Cost nothing of what was charged last."""
+        charged = self._charges.pop()
+        charged.settle(dict.fromkeys(charged.amounts, 0))
 
     def pay(self, charged: Reservation) -> None:
         """Take note of what was charged for it."""

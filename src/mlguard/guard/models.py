@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
 from mlguard.bodies import Layout
+from mlguard.guard.selector import Selector
 from mlguard.messages import Inference, Outcome
 from mlguard.metrics import Metrics
 from mlguard.performance import MOST_ROWS, MOST_VALUES, KeptCall, Said, Task
 from mlguard.performance.task import TWO
-from mlguard.settings import Drift, Model, Settings
+from mlguard.settings import REST, Drift, Model, Settings
 
 Offer = Callable[[str, str, list[Any], Said | None], bool]
 """Takes a sampled row of a model and version, and what was said of it; False without room."""
@@ -25,6 +26,10 @@ class ServedModel:
     """How one model's rows are found, and which of them the drift check gets.
 
     Attributes:
+        told_by: Where a request names it; None where its route has no other.
+        names: What clients call it.
+        version_from: Where a request names the version; None where none does.
+        versions: Those that it may name.
         task: What its predictions are, where its performance is to be known.
         keep: Takes what is kept of its calls; None where labels are not expected.
     """
@@ -45,6 +50,10 @@ class ServedModel:
         self.name = model.name
         self.span_name = f"inference {model.name}"
         self.version = model.version
+        self.told_by = Selector.of(model.model_from)
+        self.names = (model.name, *model.aliases)
+        self.version_from = Selector.of(model.version_from)
+        self.versions = frozenset((model.version, *model.versions))
         self.scopes = frozenset(model.scopes)
         self.layout = Layout(features, model.inputs, model.outputs, model.protocol, model.scores)
         self.task = task_of(model)
@@ -52,19 +61,25 @@ class ServedModel:
         self.checks_drift = drift is not None and model.reference is not None
         self.offer = offer if self.checks_drift else None
         self._drift = drift or Drift()
-        self._rng = rng
+        self.rng = rng
+
+    def version_of(self, said: Sequence[str] | None) -> str:
+        """Tell which version answers, by what a request says of it; never a client's word."""
+        if not said:
+            return self.version
+        return said[0] if said[0] in self.versions and len({*said}) == 1 else REST
 
     def sample(self, inference: Inference) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Pick the rows that the drift check gets, and what was said of each, as they came."""
         inputs = inference.inputs
         present = len(inputs)
-        if not present or self._rng.random() >= self._drift.sample:
+        if not present or self.rng.random() >= self._drift.sample:
             return (), ()
         wanted = min(self._drift.rows_per_request, present)
         if wanted == 1:
-            indices = [self._rng.randrange(present) if present > 1 else 0]
+            indices = [self.rng.randrange(present) if present > 1 else 0]
         else:
-            indices = self._rng.sample(range(present), wanted)
+            indices = self.rng.sample(range(present), wanted)
         rows = tuple([_pick(inputs, index) for index in indices])
         if self.task is None or inference.rows != present:
             return rows, ()

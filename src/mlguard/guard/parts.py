@@ -14,6 +14,7 @@ from mlguard.auth import Authenticator
 from mlguard.chance import CHANCE
 from mlguard.clients import Proxies
 from mlguard.guard.bound import BoundRoute
+from mlguard.guard.choice import choice_of
 from mlguard.guard.deadlines import Deadlines
 from mlguard.guard.in_flight import InFlight
 from mlguard.guard.models import Keep, Offer, ServedModel
@@ -23,7 +24,7 @@ from mlguard.messages import Inference, ReadBody
 from mlguard.metrics import Metrics
 from mlguard.quotas import Quota, Throttle
 from mlguard.routes.placement import Places
-from mlguard.settings import Settings
+from mlguard.settings import REST, Settings
 from mlguard.tracing import Tracing
 
 
@@ -88,6 +89,9 @@ class Parts:
         self.models = {
             m.name: ServedModel(m, settings.drift, offer, rng, keep) for m in settings.models
         }
+        for model in self.models.values():
+            if model.told_by and REST not in metrics.models:
+                metrics.add_model(REST, REST)
         self.deadlines = Deadlines()
         self.recorder = Recorder(metrics, tracing, self.models, wake=wake)
         self._needed = frozenset(auth.scopes if auth else ())
@@ -112,13 +116,18 @@ class Parts:
 
     def _bind(self, host: str, template: str, scopes: frozenset[str]) -> BoundRoute:
         place = self._places.of(host, template)
-        model = self.models[place.model] if place.model else None
-        scopes |= model.scopes if model else frozenset()
-        is_public = not scopes and place.is_public
+        models = [self.models[name] for name in place.models]
+        choice = choice_of(models, self.models.get(REST))
+        model = choice.rest if choice else models[0] if models else None
+        demanded = scopes.union(*(each.scopes for each in models))
+        is_public = not demanded and place.is_public
+        if choice is None:
+            scopes = demanded
         return BoundRoute(
             host,
             template,
             model=model,
+            choice=choice,
             scopes=scopes if is_public else scopes | self._needed,
             is_public=is_public,
             is_counted=not place.is_exempt,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from math import nan
 
 from prometheus_client import CollectorRegistry
@@ -74,6 +74,16 @@ class Metrics:
             self._versions[name] = set()
         for name, version in pairs:
             self._inference(name, version)
+
+    def add_model(self, name: str, version: str) -> None:
+        """Count one more model by its name, from zero."""
+        self._versions.setdefault(name, set())
+        self._inference(name, version)
+
+    @property
+    def models(self) -> Collection[str]:
+        """The models that are counted by their names."""
+        return self._versions.keys()
 
     # ---- what happened
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
 from mlguard import refusals
@@ -23,6 +23,9 @@ __all__ = ["Accounts", "Admission", "Quota", "accounts", "headers"]
 
 Admission = Generator[Debit, Receipt | None, Reservation | Deny]
 """Yields the debit, is sent what became of it, returns what was charged or the refusal."""
+
+AdmissionOfAll = Generator[Debit, Receipt | None, list[Reservation] | Deny]
+"""The same, of several models: what each was charged."""
 
 _ROWS = ("rows",)
 _SHAPES = 4096
@@ -101,6 +104,47 @@ class Quota:
             return asked
         return self._answer(asked, self.ledger.debit(asked.debit.order), demand.limits)
 
+    def admit_all(self, caller: Caller, demands: Sequence[Cost]) -> AdmissionOfAll:
+        """Do what `admit` does for several models that one request asks: all of them, or none.
+
+        What counts for all models, requests and those in flight, counts once.
+
+        Args:
+            caller: Who pays.
+            demands: One for each model; what the route declares is asked by the last.
+        """
+        asked = [self._asked(caller, demand) for demand in demands]
+        for each in asked:
+            if isinstance(each, Deny):
+                return each
+        there = [each for each in asked if isinstance(each, PreparedDebit)]
+        if not there:
+            return [self._nothing for _ in demands]
+        shares = _shares(there)
+        whole = PreparedDebit(
+            there[0].demand,
+            Shape(part for parts, _ in shares for part in parts),
+            Debit(
+                self.ledger,
+                Order(there[0].debit.order.tag, tuple(x for _, lines in shares for x in lines)),
+            ),
+        )
+        receipt = yield whole.debit
+        charged = self._answer(whole, receipt, demands[-1].limits)
+        if isinstance(charged, Deny) or receipt is None:
+            return charged if isinstance(charged, Deny) else refusals.store_unavailable()
+        parts = iter(self._split(whole.debit.order.tag, shares, receipt))
+        return [next(parts) if isinstance(e, PreparedDebit) else self._nothing for e in asked]
+
+    def _split(
+        self, tag: str, shares: Iterable[tuple[list[Part], list[Line]]], receipt: Receipt
+    ) -> Iterator[Reservation]:
+        """Make of what was charged together what each model was charged, to be settled alone."""
+        readings = iter(receipt.readings)
+        for parts, lines in shares:
+            own = Receipt(tuple(next(readings) for _ in lines), receipt.at)
+            yield Reservation(self.ledger, Order(tag, tuple(lines)), Shape(parts), own)
+
     def extend(self, caller: Caller, model: str | None, amounts: Mapping[str, int]) -> Admission:
         """Charge what an answer holds beyond what was reserved, all of it, or have it withheld.
 
@@ -133,7 +177,9 @@ class Quota:
         if lines:
             self.ledger.settle([Change(tag, a, limit, cost, 0.0) for a, limit, cost in lines])
 
-    def spent(self, caller: Caller, model: str | None) -> Deny | None:
+    def spent(
+        self, caller: Caller, model: str | None, *, reads_body: bool | None = None
+    ) -> Deny | None:
         """Refuse a call of which it is known beforehand that one row of it would be refused.
 
         Looks into this process only: what another ledger said is believed for a second at most. Of
@@ -141,8 +187,11 @@ class Quota:
 
         Args:
             caller: Who would pay.
-            model: The model; None where no body is to be read.
+            model: The model; None where none is asked, or nobody can tell yet which.
+            reads_body: Whether a body is to be read; None where it is if a model is named.
         """
+        if reads_body is None:
+            reads_body = model is not None
         if caller.is_exempt:
             return None
         if self._spent.has(caller):
@@ -151,7 +200,7 @@ class Quota:
             found = self._spent.find(caller, shape.parts)
             if found is not None:
                 return refusal(*found, (*self.policies(caller, model), nothing_left(*found)))
-        wait = 0.0 if model is None else self._delays.left(caller.own)
+        wait = self._delays.left(caller.own) if reads_body else 0.0
         if not wait:
             return None
         return refusals.rate_exceeded(math.ceil(wait), self.policies(caller, model))
@@ -286,6 +335,21 @@ class Quota:
         terms = self.rules.terms(plan, model)
         limits = (*terms.own, *(terms.tenant if has_tenant else ()))
         return headers({x.name: (policy(x), "") for x in limits if x.kind != FLIGHT})
+
+
+def _shares(asked: Iterable[PreparedDebit]) -> list[tuple[list[Part], list[Line]]]:
+    """Tell what each of several debits touches that none before it does."""
+    seen: set[tuple[str, str]] = set()
+    found = []
+    for _, shape, debit in asked:
+        pairs = [
+            (part, line)
+            for part, line in zip(shape.parts, debit.order.lines, strict=True)
+            if (line.account, line.limit.field) not in seen
+        ]
+        seen.update((line.account, line.limit.field) for _, line in pairs)
+        found.append(([part for part, _ in pairs], [line for _, line in pairs]))
+    return found
 
 
 def _declaring(shape: Shape, limits: tuple[Limit, ...]) -> Shape:

@@ -10,7 +10,7 @@ from mlguard.quotas import Rules
 from mlguard.routes.placement import Places
 from mlguard.routes.route import Route
 from mlguard.routes.surroundings import Around, exporter
-from mlguard.settings import Quotas, Settings
+from mlguard.settings import REST, Quotas, Settings
 
 Quoted = tuple[str, tuple[str, ...]]
 """Who is meant, and what they may ask: "" are all, "plan gold" and "tenant" some."""
@@ -34,7 +34,8 @@ class Covered:
 
     Attributes:
         route: The route.
-        model: The model that the settings place there, None where they place none.
+        models: The models that the settings place there.
+        told_by: Where a request says which of them it asks, None where it need not.
         scopes: What a token must grant, by the settings and the handler.
         is_public: Whether no token is needed.
         quotas: What may be asked: by everybody, by plans where they differ, and by a tenant's
@@ -44,7 +45,8 @@ class Covered:
     """
 
     route: Route
-    model: str | None
+    models: tuple[str, ...]
+    told_by: str | None
     scopes: frozenset[str]
     is_public: bool
     quotas: tuple[Quoted, ...]
@@ -61,11 +63,13 @@ class Covered:
 
     @property
     def asks(self) -> str:
-        """Which model it asks, "" for none: a GET without a body is no inference."""
-        if self.model is None:
+        """Which models it asks, "" for none: a GET without a body is no inference."""
+        if not self.models:
             return ""
+        between = " or " if self.told_by else " and "
+        asked = between.join(self.models) + (f" by {self.told_by}" if self.told_by else "")
         only_bodies = {"GET", "HEAD"} & {*self.route.methods}
-        return f"{self.model}, with a body" if only_bodies else self.model
+        return f"{asked}, with a body" if only_bodies else asked
 
     @property
     def access(self) -> str:
@@ -132,13 +136,13 @@ class Coverage:
         return list(dict.fromkeys(said for alike in twins.values() for said in self._unlike(alike)))
 
     def _unlike(self, alike: Iterable[Route]) -> Iterator[str]:
-        placed = [(route, self._places.of(route.host, route.template).model) for route in alike]
-        known = next(((route, model) for route, model in placed if model), None)
+        placed = [(route, self._places.of(route.host, route.template).models) for route in alike]
+        known = next(((route, models[0]) for route, models in placed if models), None)
         if known is None:
             return
         other, name = known
-        for route, model in placed:
-            if model is None:
+        for route, models in placed:
+            if not models:
                 yield (
                     f"{route.shown} has the handler of {other.shown}, but no model, so nobody "
                     f"reads its rows: name it in `models[{name}].routes` too"
@@ -156,19 +160,23 @@ class Coverage:
 
     def _covered(self, route: Route) -> Covered:
         if not route.is_guarded:
-            return Covered(route, None, frozenset(), is_public=True, quotas=(), gap=_UNGUARDED)
+            return Covered(route, (), None, frozenset(), is_public=True, quotas=(), gap=_UNGUARDED)
         auth, place = self._settings.auth, self._places.of(route.host, route.template)
-        models = (model for model in self._settings.models if model.name == place.model)
+        models = [model for model in self._settings.models if model.name in place.models]
+        told_by = models[0].model_from if models else None
+        names = tuple(dict.fromkeys((*place.models, REST))) if told_by else place.models
         scopes = route.scopes.union(*(model.scopes for model in models))
         is_public = not scopes and (auth is None or place.is_public)
         if auth and not is_public:
             scopes |= frozenset(auth.scopes)
-        counted = self._counted(route, place.model, is_public=is_public)
+        counted = _together(
+            [self._counted(route, name, is_public=is_public) for name in names or (None,)]
+        )
         quotas = () if place.is_exempt else tuple(counted)
         is_bare = is_public and not quotas
         gap = _gap(self._settings, is_exempt=place.is_exempt) if is_bare else None
         credential = auth.credential if auth else "token"
-        return Covered(route, place.model, scopes, is_public, quotas, gap, credential)
+        return Covered(route, names, told_by, scopes, is_public, quotas, gap, credential)
 
     def _counted(self, route: Route, model: str | None, *, is_public: bool) -> Iterator[Quoted]:
         """Say what is charged for a request of a route that is not exempt."""
@@ -207,10 +215,19 @@ def said(limit: Limit) -> str:
 
 
 def _line(covered: Covered) -> str:
-    model = [f"model {covered.asks}"] if covered.model else []
+    model = [f"model {covered.asks}"] if covered.models else []
     gap = [f"nothing covers it: it {covered.gap}"] if covered.gap else []
     told = "; ".join([covered.access, *covered.sentences, *model, *gap])
     return f"{covered.asked} {covered.route.shown}: {told}"
+
+
+def _together(counted: Iterable[Iterable[Quoted]]) -> Iterator[Quoted]:
+    """Say of each who is meant what they may ask of any of several models, once."""
+    found: dict[str, dict[str, None]] = {}
+    for each in counted:
+        for whose, texts in each:
+            found.setdefault(whose, {}).update(dict.fromkeys(texts))
+    yield from ((whose, tuple(texts)) for whose, texts in found.items())
 
 
 def _gap(settings: Settings, *, is_exempt: bool) -> str:

@@ -6,6 +6,7 @@ before it where several have: `admin.example.org/status`, `*/status` for the one
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import NamedTuple
@@ -17,29 +18,32 @@ from mlguard.settings import (
     ANY_HOST,
     Drift,
     FeedbackSettings,
+    Model,
     Settings,
     nearest,
     split_route,
 )
 
 _REMEMBERED = 4096
+_PARAMETERS = re.compile(r"\{(\w+)(?::\w+)?\}|<(?:[^<>]*:)?(\w+)>")
+"""As FastAPI spells them, {name} or {name:path}, and as Flask does, <name> or <path:name>."""
 
 
 class Placement(NamedTuple):
     """What the settings say of one route.
 
     Attributes:
-        model: The model whose rows its bodies hold; None where no model is placed there.
+        models: The models whose rows its bodies hold; none where none is placed there.
         is_public: Whether it needs no token.
         is_exempt: Whether no quota counts it.
     """
 
-    model: str | None
+    models: tuple[str, ...]
     is_public: bool
     is_exempt: bool
 
 
-_NOWHERE = Placement(None, is_public=False, is_exempt=False)
+_NOWHERE = Placement((), is_public=False, is_exempt=False)
 
 
 class Places:
@@ -51,7 +55,10 @@ class Places:
 
     def __init__(self, settings: Settings) -> None:
         auth, quotas = settings.auth, settings.quotas
-        self._models = {name: m.name for m in settings.models for name in m.all_routes}
+        self._models: dict[str, tuple[str, ...]] = {}
+        for model in settings.models:
+            for name in model.all_routes:
+                self._models[name] = (*self._models.get(name, ()), model.name)
         self._public = frozenset(auth.public if auth else ())
         self._exempt = frozenset(quotas.exempt.routes if quotas else ())
         self.of = lru_cache(_REMEMBERED)(self._place)
@@ -62,7 +69,7 @@ class Places:
             return _NOWHERE
         names = f"{host or '*'}{template}", template
         return Placement(
-            next((self._models[name] for name in names if name in self._models), None),
+            next((self._models[name] for name in names if name in self._models), ()),
             is_public=not self._public.isdisjoint(names),
             is_exempt=not self._exempt.isdisjoint(names),
         )
@@ -105,7 +112,7 @@ def check_routes(
 
 def _misplaced(settings: Settings, there: Mapping[str, Route]) -> Iterator[str]:
     """Find the names that no route answers, or several do, or one that has a model already."""
-    models: dict[str, str] = {}
+    models: dict[str, tuple[str, str]] = {}
     for where, name, model in _named(settings):
         found = [route for route in there.values() if _means(name, route)]
         if not found:
@@ -113,8 +120,20 @@ def _misplaced(settings: Settings, there: Mapping[str, Route]) -> Iterator[str]:
         elif len(found) > 1:
             ways = " or ".join(repr(route.name) for route in found)
             yield f"{where}: the app has it on several hosts; write {ways}{_star(found)}"
-        elif model and (other := models.setdefault(found[0].name, model)) != model:
-            yield f"{where}: is the route of models[{other}] too, which names it otherwise"
+        elif model:
+            other, spelt = models.setdefault(found[0].name, (model.name, name))
+            if other != model.name and spelt != name:
+                yield f"{where}: is the route of models[{other}] too, which names it otherwise"
+            yield from _unsaid(where, found[0].template, model)
+
+
+def _unsaid(where: str, template: str, model: Model) -> Iterator[str]:
+    """Find parameters of the path that the settings read and the route does not have."""
+    for key in ("model_from", "version_from"):
+        kind, _, name = (getattr(model, key) or "").partition(":")
+        known = [ours or theirs for ours, theirs in _PARAMETERS.findall(template)]
+        if kind == "path" and name not in known:
+            yield f"{where}: has no parameter {name!r}, where `{key}` looks; {nearest(name, known)}"
 
 
 def _nearest(name: str, routes: Collection[Route]) -> str:
@@ -127,12 +146,12 @@ def _star(found: Iterable[Route]) -> str:
     return ", where * asks for no host" if any(r.host == ANY_HOST for r in found) else ""
 
 
-def _named(settings: Settings) -> Iterator[tuple[str, str, str | None]]:
+def _named(settings: Settings) -> Iterator[tuple[str, str, Model | None]]:
     """List where the settings name routes, the names, and the models that they are named for."""
     for model in settings.models:
         key = "route" if model.route else "routes"
         for name in model.all_routes:
-            yield f"models[{model.name}].{key} = {name!r}", name, model.name
+            yield f"models[{model.name}].{key} = {name!r}", name, model
     for name in settings.auth.public if settings.auth else ():
         yield f"auth.public = {name!r}", name, None
     for name in settings.quotas.exempt.routes if settings.quotas else ():

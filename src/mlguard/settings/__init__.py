@@ -5,6 +5,7 @@ from mlguard.settings.issuers import Auth, Issuer
 from mlguard.settings.load import NAMED, load
 from mlguard.settings.mistakes import SECRET_URLS, nearest
 from mlguard.settings.quotas import DEFAULT, Limits, Plan, Quotas
+from mlguard.settings.sharing import alike
 from mlguard.settings.tables import (
     Drift,
     FeedbackSettings,
@@ -19,6 +20,7 @@ from mlguard.settings.values import (
     HMAC,
     NO_TYPE,
     PUBLIC_KEY,
+    REST,
     RSA,
     Rate,
     media_type,
@@ -34,6 +36,7 @@ __all__ = [
     "NO_TYPE",
     "PREFIX",
     "PUBLIC_KEY",
+    "REST",
     "RSA",
     "SECRET_URLS",
     "Auth",
@@ -49,6 +52,7 @@ __all__ = [
     "ServiceSettings",
     "Settings",
     "TracingSettings",
+    "alike",
     "load",
     "media_type",
     "nearest",

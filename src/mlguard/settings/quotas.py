@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, StrictInt, field_serializer, model_validator
 
 from mlguard.settings.values import (
+    ModelName,
     Name,
     Network,
     QuotaStore,
@@ -94,7 +95,7 @@ class Plan(Limits):
         models: What holds for single models, by name.
     """
 
-    models: dict[Name, ModelLimits] = Field(default={})
+    models: dict[ModelName, ModelLimits] = Field(default={})
 
 
 class Exempt(Table):
@@ -211,7 +212,7 @@ def _models(prefix: str, plan: Plan) -> Iterator[tuple[str, Limits]]:
         yield f"{prefix}models.{name}", table
 
 
-def misnamed(quotas: Quotas, models: Mapping[str, Any]) -> str | None:
+def misnamed(quotas: Quotas, models: Collection[str]) -> str | None:
     """Find a model's table whose model there is not."""
     for place, _ in quotas.tables():
         head, _, name = place.rpartition("models.")

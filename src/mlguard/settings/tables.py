@@ -20,16 +20,20 @@ from pydantic import (
 
 from mlguard.settings.issuers import Auth, Issuer
 from mlguard.settings.quotas import Quotas, misnamed
+from mlguard.settings.sharing import sharing_problem
 from mlguard.settings.values import (
+    REST,
     Classes,
     FilePath,
     HeadSize,
+    ModelName,
     Name,
     Network,
     PathText,
     RouteText,
     Scope,
     Scopes,
+    SelectorText,
     Size,
     StoreUrl,
     Table,
@@ -81,6 +85,12 @@ class Model(Table):
     Attributes:
         name: The model's name in settings, metrics and spans.
         version: The version served unless the handler names another.
+        aliases: Other names by which clients ask it; "" where they name none.
+        model_from: Where a request names its model, where several share a route: "path:name",
+            "query:model" or "body:model". An entry named "*" takes every other name; all those are
+            called "_other".
+        version_from: Where a request names the version.
+        versions: The versions that it may name; every other one is called "_other".
         route: The route, as the framework spells it, whose bodies are read without code.
         routes: The same, where there are several.
         inputs: Where the rows are in the JSON request: keys joined by dots.
@@ -96,8 +106,12 @@ class Model(Table):
         calibration: The file that says what its scores are worth.
     """
 
-    name: Name
+    name: ModelName
     version: Text = "1"
+    aliases: tuple[str, ...] = ()
+    model_from: SelectorText | None = None
+    version_from: SelectorText | None = None
+    versions: tuple[Text, ...] = ()
     route: RouteText | None = None
     routes: tuple[RouteText, ...] = ()
     inputs: Text | None = None
@@ -128,8 +142,19 @@ class Model(Table):
             )
         if len(set(self.features)) != len(self.features):
             raise contradiction("names a feature twice")
+        self._naming_agrees()
         self._task_agrees()
         return self
+
+    def _naming_agrees(self) -> None:
+        """Find what is said of names and versions that nobody would look for."""
+        for name in ("model_from", "version_from"):
+            if name in self.model_fields_set and not self.all_routes:
+                raise contradiction(f"has `{name}`, but no `route` whose requests could say it")
+        if self.aliases and not self.model_from:
+            raise contradiction("has `aliases`: say where requests name it, with `model_from`")
+        if self.versions and not self.version_from:
+            raise contradiction("has `versions`: say where requests name one, with `version_from`")
 
     def _task_agrees(self) -> None:
         """Find what only a classification has."""
@@ -251,10 +276,8 @@ class Settings(Table):
     def _agree(self) -> Settings:
         if twice := _twice([m.name for m in self.models]):
             raise contradiction(f"models: two models have the name {twice!r}")
-        if twice := _twice([route for m in self.models for route in m.all_routes]):
-            owners = {m.name for m in self.models if twice in m.all_routes}
-            named = "two models have" if len(owners) > 1 else f"{min(owners)!r} names twice"
-            raise contradiction(f"models: {named} the route {twice!r}")
+        if wrong := sharing_problem(self.models):
+            raise contradiction(f"models: {wrong}")
         if self.drift:
             self._drift_agrees(self.drift)
         for model in self.models:
@@ -310,7 +333,7 @@ class Settings(Table):
 
     def _quotas_agree(self, quotas: Quotas) -> None:
         """Find what the quotas name and the rest of the settings lacks."""
-        if place := misnamed(quotas, {m.name: m for m in self.models}):
+        if place := misnamed(quotas, self.model_names):
             raise contradiction(f"quotas.{place}: no model has that name")
         if quotas.plans and not self.auth:
             raise contradiction("quotas.plans: needs the table [auth], whose tokens name a plan")
@@ -324,6 +347,14 @@ class Settings(Table):
                 "quotas.store: host:// needs the file in which the workers of a host meet, "
                 "which `service.host_file` switches off",
             )
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """Every name that models have in metrics and spans, that of the rest included."""
+        names = dict.fromkeys(m.name for m in self.models)
+        if any(m.model_from for m in self.models):
+            names[REST] = None
+        return tuple(names)
 
     def resolve(
         self,

@@ -33,6 +33,9 @@ NO_TYPE = "none"
 ANY_HOST = ""
 """The host of a route that asks for none; where a route is named, it is written "*"."""
 
+REST = "_other"
+"""What models and versions are called that no setting names."""
+
 _RATE = re.compile(
     r"\s*([1-9]\d*)\s*(?:/|\s+per\s+)\s*([1-9]\d*)?\s*(second|minute|hour|day|month|year)s?\s*"
 )
@@ -147,6 +150,11 @@ def _redis(value: str) -> str:
     return value
 
 
+def _model_name(value: object) -> object:
+    """Call the rest by its name, which no other can have."""
+    return REST if value == "*" else value
+
+
 def _listed(value: object) -> object:
     """Take one name where several may stand."""
     return (value,) if isinstance(value, str | os.PathLike) else value
@@ -180,6 +188,18 @@ def split_route(name: str) -> tuple[str | None, str]:
 
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+ModelName = Annotated[
+    str,
+    BeforeValidator(_model_name),
+    Field(pattern=rf"^({REST}|[A-Za-z0-9][A-Za-z0-9._-]{{0,63}})$"),
+]
+SelectorText = Annotated[
+    str,
+    _must(
+        _matches(re.compile(r"(path|query|body):.+", re.DOTALL)),
+        'where it is said: "path:name", "query:model" or "body:model"',
+    ),
+]
 Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(_listed), Field(min_length=1)]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$")]

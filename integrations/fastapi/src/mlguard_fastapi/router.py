@@ -176,6 +176,7 @@ class _RouteGate:
             limits = self._due(exchange, scope, matched)
         if bound.model is not None:
             _watch_start(matched.effective, self._guard)
+            exchange.parameters = scope.get("path_params") or {}
         await _HANDLER.decide(exchange, bound, limits, self._handle, scope, receive, send)
 
     def _due(self, exchange: Exchange, scope: Scope, matched: _Matched) -> Any:

@@ -138,6 +138,7 @@ class RouterGate:
     ) -> Response | None:
         """Decide by what the route demands."""
         exchange.request = request
+        exchange.parameters = request.view_args or {}
         limits: Any = ()
         if matched is not None and matched.declares:
             view = getattr(matched.view, "view_class", matched.view)
