@@ -14,11 +14,12 @@ from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from tests import servers
-from tests.apps import fastapi_twin, shared_fastapi
+from tests.apps import fastapi_twin, manners_fastapi, shared_fastapi
 from tests.contract.authentication import SECRETS, AuthContract, ask, own
 from tests.contract.client import SECRET, SETTINGS, Answer, OverSockets, metric
 from tests.contract.contract import Contract
 from tests.contract.limits import LimitContract, limit_settings
+from tests.contract.manners import MannersContract, manners_settings
 from tests.contract.models import ModelContract, model_settings
 
 
@@ -225,5 +226,19 @@ class TestModelsInProcess(ModelContract):
             patch.setenv("MLGUARD_SERVICE__HOST_FILE", "false")
             settings = model_settings(path_route="/models/{name}/predict")
             client = InProcess(shared_fastapi.guarded(settings))
+            with client.http:
+                yield client
+
+
+@pytest.mark.xdist_group("fastapi manners in process")
+class TestMannersInProcess(MannersContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def client(cls) -> Iterator[InProcess]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TWIN_SECRET", SECRET)
+            patch.setenv("MLGUARD_SERVICE__HOST_FILE", "false")
+            app, _ = manners_fastapi.guarded(manners_settings())
+            client = InProcess(app)
             with client.http:
                 yield client

@@ -13,11 +13,12 @@ from flask import Flask
 from werkzeug.datastructures import Headers
 
 from tests import servers
-from tests.apps import flask_twin, shared_flask
+from tests.apps import flask_twin, manners_flask, shared_flask
 from tests.contract.authentication import SECRETS, AuthContract
 from tests.contract.client import SECRET, SETTINGS, Answer, OverSockets
 from tests.contract.contract import Contract
 from tests.contract.limits import LimitContract, limit_settings
+from tests.contract.manners import MannersContract, manners_settings
 from tests.contract.models import ModelContract, model_settings
 
 
@@ -139,3 +140,15 @@ class TestModelsInProcess(ModelContract):
             patch.setenv("MLGUARD_SERVICE__HOST_FILE", "false")
             settings = model_settings(path_route="/models/<name>/predict")
             yield InProcess(shared_flask.guarded(settings))
+
+
+@pytest.mark.xdist_group("flask manners in process")
+class TestMannersInProcess(MannersContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def client(cls) -> Iterator[InProcess]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TWIN_SECRET", SECRET)
+            patch.setenv("MLGUARD_SERVICE__HOST_FILE", "false")
+            app, _ = manners_flask.guarded(manners_settings())
+            yield InProcess(app)

@@ -81,6 +81,47 @@ class TestPlaces:
         assert places.of(host, template) == expected
         assert places.of(host, template) is places.of(host, template)
 
+    @pytest.mark.parametrize(
+        ("host", "template", "is_public"),
+        [
+            ("", "/ui", True),
+            ("", "/ui/", True),
+            ("", "/ui/page", True),
+            ("", "/ui/{path:path}", True),
+            ("", "/ui/deep/<name>", True),
+            ("", "/uix", False),
+            ("", "/ui-admin/page", False),
+            ("", "/UI/page", False),
+            ("", "//ui/page", False),
+            ("", "/api/ui/page", False),
+            ("", "/{any:path}", False),
+            ("", "", False),
+            ("", "/ui/predict", False),
+            (ADMIN, "/console/page", True),
+            ("", "/console/page", False),
+        ],
+    )
+    def test_below(self, host: str, template: str, *, is_public: bool) -> None:
+        """What is public below a path ends with a segment, and holds no model's route."""
+        models = [{"name": "iris", "route": "/ui/predict", "inputs": "x"}]
+        places = Places(settings(public=["/ui/*", f"{ADMIN}/console/*"], models=models))
+
+        assert places.of(host, template).is_public is is_public
+
+    def test_models_below(self) -> None:
+        """A model's route is public where it is named itself."""
+        models = [{"name": "iris", "route": "/ui/predict", "inputs": "x"}]
+        places = Places(settings(public=["/ui/*", "/ui/predict"], models=models))
+
+        assert places.of("", "/ui/predict").is_public
+
+    def test_exempt_below(self) -> None:
+        """What no quota counts may be all that is below a path."""
+        places = Places(settings(exempt=["/static/*"]))
+
+        assert places.of("", "/static/{path:path}").is_exempt
+        assert not places.of("", "/statics").is_exempt
+
     def test_bounded(self) -> None:
         """However many templates a framework makes up, so many are remembered."""
         places = Places(settings())
@@ -98,6 +139,28 @@ class TestPlaces:
 
 
 class TestCheck:
+    @pytest.mark.parametrize(
+        ("name", "said"),
+        [
+            (
+                "/iu/*",
+                "auth.public = '/iu/*': the app has no route below it; did you mean '/ui/*'?",
+            ),
+            (
+                "/ui/*",
+                (
+                    "auth.public = '/ui/*': the app has routes below it on several hosts; "
+                    f"write '*/ui/*' or '{ADMIN}/ui/*', where * asks for no host"
+                ),
+            ),
+        ],
+    )
+    def test_below(self, name: str, said: str) -> None:
+        """A path below which nothing is, or something on two hosts, is a mistake."""
+        told = settings(public=[name], models=[])
+
+        assert problems(told, route("/ui/x"), route("/ui/y", ADMIN)) == [said]
+
     THERE = (route("/predict"), route("/ask", "eu.example.org"))
 
     def test_all_there(self) -> None:

@@ -2,6 +2,8 @@
 
 Wherever they name one, its template alone will do as long as one route has it; the host stands
 before it where several have: `admin.example.org/status`, `*/status` for the one that asks for none.
+Public or exempt may be all that is below a path, `/ui/*`: by the template that the framework
+matched, apps that are mounted there included, but no route with a model, which has to be named.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from mlguard.settings import (
 )
 
 _REMEMBERED = 4096
+_BELOW = "/*"
 _PARAMETERS = re.compile(r"\{(\w+)(?::\w+)?\}|<(?:[^<>]*:)?(\w+)>")
 """As FastAPI spells them, {name} or {name:path}, and as Flask does, <name> or <path:name>."""
 
@@ -59,8 +62,8 @@ class Places:
         for model in settings.models:
             for name in model.all_routes:
                 self._models[name] = (*self._models.get(name, ()), model.name)
-        self._public = frozenset(auth.public if auth else ())
-        self._exempt = frozenset(quotas.exempt.routes if quotas else ())
+        self._public = auth.public if auth else ()
+        self._exempt = quotas.exempt.routes if quotas else ()
         self.of = lru_cache(_REMEMBERED)(self._place)
 
     def _place(self, host: str, template: str) -> Placement:
@@ -68,11 +71,26 @@ class Places:
         if not template:
             return _NOWHERE
         names = f"{host or '*'}{template}", template
+        models = next((self._models[name] for name in names if name in self._models), ())
         return Placement(
-            next((self._models[name] for name in names if name in self._models), ()),
-            is_public=not self._public.isdisjoint(names),
-            is_exempt=not self._exempt.isdisjoint(names),
+            models,
+            is_public=_names_one(self._public, names, by_prefix=not models),
+            is_exempt=_names_one(self._exempt, names, by_prefix=not models),
         )
+
+
+def _names_one(listed: Iterable[str], names: Collection[str], *, by_prefix: bool) -> bool:
+    """Tell whether a route is listed, by itself or with all that is below a path."""
+    below = tuple(name for name in listed if name.endswith(_BELOW)) if by_prefix else ()
+    return any(name in names for name in listed) or any(
+        _is_below(prefix, name) for prefix in below for name in names
+    )
+
+
+def _is_below(prefix: str, name: str) -> bool:
+    """Tell whether a template is what `/ui/*` means: /ui itself, or below it."""
+    path = prefix.removesuffix(_BELOW)
+    return name == path or name.startswith(path + "/")
 
 
 def check_routes(
@@ -115,7 +133,9 @@ def _misplaced(settings: Settings, there: Mapping[str, Route]) -> Iterator[str]:
     models: dict[str, tuple[str, str]] = {}
     for where, name, model in _named(settings):
         found = [route for route in there.values() if _means(name, route)]
-        if not found:
+        if not found and model is None and name.endswith(_BELOW):
+            yield from _misplaced_prefix(where, name, there.values())
+        elif not found:
             yield f"{where}: the app has no such route; {_nearest(name, there.values())}"
         elif len(found) > 1:
             ways = " or ".join(repr(route.name) for route in found)
@@ -125,6 +145,18 @@ def _misplaced(settings: Settings, there: Mapping[str, Route]) -> Iterator[str]:
             if other != model.name and spelt != name:
                 yield f"{where}: is the route of models[{other}] too, which names it otherwise"
             yield from _unsaid(where, found[0].template, model)
+
+
+def _misplaced_prefix(where: str, prefix: str, routes: Collection[Route]) -> Iterator[str]:
+    """Find a path below which the app has nothing, or has something on several hosts."""
+    host, template = split_route(prefix)
+    below = [r for r in routes if _is_below(template, r.template) and host in (None, r.host)]
+    if not below:
+        near = {f"/{r.template.split('/')[1]}{_BELOW}" for r in routes}
+        yield f"{where}: the app has no route below it; {nearest(prefix, near)}"
+    elif len(hosts := sorted({r.host or "*" for r in below})) > 1:
+        ways = " or ".join(repr(each + template) for each in hosts)
+        yield f"{where}: the app has routes below it on several hosts; write {ways}{_star(below)}"
 
 
 def _unsaid(where: str, template: str, model: Model) -> Iterator[str]:

@@ -169,7 +169,7 @@ class Auth(Table):
         api_keys: Who may call by an API key; None where nobody may.
         own_login: Whether the app names callers too, by a function given to `guard.identify`.
         scopes: What a token must grant on every route that is not public.
-        public: Routes, as the framework spells them, that need no token.
+        public: Routes, as the framework spells them, that need no token; "/ui/*" is all below /ui.
         leeway: Seconds that clocks may differ.
         max_age: Seconds after `iat` from which a token is refused, whatever its `exp`.
         failures_per_client: Refused tokens of an address, after which unknown ones wait; None

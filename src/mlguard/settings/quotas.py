@@ -105,7 +105,7 @@ class Exempt(Table):
         subjects: Callers, by the name that any issuer vouches for.
         scopes: What a caller was granted: one of them will do.
         networks: Clients' addresses, where nobody is authenticated.
-        routes: Routes, as the framework spells them.
+        routes: Routes, as the framework spells them; "/ui/*" is all below /ui.
     """
 
     subjects: tuple[Text, ...] = ()
