@@ -1,14 +1,23 @@
-"""What can an operator do from a shell? `mlguard check`, `token`, `key`, `quota` and others."""
+"""What can an operator do from a shell? `mlguard init`, `try`, `check`, `token` and others."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
+from typing import Any
 
 from mlguard import __version__
 from mlguard.cli import check, drift, feedback, key, quota, reference, token
+from mlguard.cli.groups import help_of
+from mlguard.cli.terminal import complain, speaking
 from mlguard.errors import MLGuardError
+
+_INTERRUPTED = 130  # as a shell says it of Ctrl-C
+_TASKS = {
+    "guard an app": (check,),
+    "who calls, and how much": (token, key, quota),
+    "drift and performance": (reference, drift, feedback),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -16,18 +25,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     A command may have a code of its own for what it found.
     """
-    options = _parser().parse_args(arguments)
     try:
-        return options.run(options) or 0
+        with speaking():
+            options = _parser().parse_args(arguments)
+            return options.run(options) or 0
     except MLGuardError as error:
-        print(f"mlguard: {error}", file=sys.stderr)
+        complain(error)
         return 1
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+
+
+class _Commands:
+    """Takes commands, and lists them by what they are for.
+
+    Args:
+        parser: What the commands stand below.
+    """
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        self._commands = parser.add_subparsers(
+            metavar="COMMAND", help=argparse.SUPPRESS, prog="mlguard"
+        )
+        self._helps: list[tuple[str, str]] = []
+
+    def add_parser(self, name: str, **options: Any) -> argparse.ArgumentParser:
+        """Take a command, as argparse does."""
+        self._helps.append((name, options["help"]))
+        return self._commands.add_parser(name, **options)
+
+    def told(self, task: str) -> str:
+        """List the commands that came since the last time."""
+        lines = [f"  {name:10} {what}" for name, what in self._helps]
+        self._helps.clear()
+        return "\n".join([f"{task}:", *lines])
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mlguard", description="Guard an ML inference service.")
+    parser = argparse.ArgumentParser(
+        prog="mlguard",
+        usage="mlguard COMMAND ...",
+        description="Guard an ML inference service.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"mlguard {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (check, token, key, quota, reference, drift, feedback):
-        command.add(commands)
+    commands = _Commands(parser)
+    told = []
+    for task, parts in _TASKS.items():
+        for command in parts:
+            command.add(commands)
+        told.append(commands.told(task))
+    parser.epilog = "\n\n".join([*told, "`mlguard COMMAND --help` says more of one."])
+    parser.set_defaults(run=lambda _: help_of(parser))
     return parser

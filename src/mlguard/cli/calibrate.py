@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlguard.cli import tables
+from mlguard.cli.terminal import say
 from mlguard.errors import InvalidReference, InvalidSettings
 from mlguard.performance.task import TWO, Task
 
@@ -52,4 +53,4 @@ def _calibrate(options: argparse.Namespace) -> None:
         learned.save(options.output)
     except OSError as error:
         raise InvalidSettings(f"cannot be written: {error}", source=str(options.output)) from error
-    print(f"{options.output}: learned from {learned.rows} of {len(truths)} rows")
+    say(f"{options.output}: learned from {learned.rows} of {len(truths)} rows")

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from mlguard.app.feedback import kept_in_redis
+from mlguard.cli.groups import group
+from mlguard.cli.terminal import lasting, say
 from mlguard.cli.token.options import add_settings
 from mlguard.errors import InvalidSettings, MissingExtra, MLGuardError
 from mlguard.guard import tasks_of
@@ -32,8 +34,7 @@ _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?")
 
 def add(commands: Any) -> None:
     """Add the command to a parser."""
-    feedback = commands.add_parser("feedback", help="the truths of what was predicted")
-    actions = feedback.add_subparsers(required=True, metavar="ACTION")
+    actions = group(commands, "feedback", "the truths of what was predicted")
     reads = actions.add_parser(
         "import",
         help="join labels with the calls that they are about",
@@ -58,16 +59,16 @@ def _import(options: argparse.Namespace) -> None:
         raise InvalidSettings("labels need the table [feedback]", source=settings.source)
     labels = list(_labels(options.file))
     counts: Counter[str] = Counter()
-    with ExitStack() as stack:
+    with ExitStack() as stack, lasting("joining labels with their calls"):
         try:
             for result, number in _joined(settings, feedback, labels, stack):
                 counts[result] += number
         except (DatabaseFailed, StoreUnavailable, MissingExtra) as error:
             raise MLGuardError(f"calls cannot be read or labelled: {error}") from error
-    print(f"{counts[LABELLED]} of {counts.total()} labels joined with their calls")
+    say(f"{counts[LABELLED]} of {counts.total()} labels joined with their calls")
     for result, number in sorted(counts.items()):
         if result != LABELLED:
-            print(f"{result}: {number}")
+            say(f"{result}: {number}")
     if not counts[LABELLED]:
         raise MLGuardError(f"no label of {options.file} belongs to a call that waits for it")
 

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlguard.cli import calibrate, tables
+from mlguard.cli.groups import group
+from mlguard.cli.terminal import lasting, say, say_json
 from mlguard.errors import InvalidReference, InvalidSettings
 
 if TYPE_CHECKING:
     from mlguard.drift import Reference
 
-_PATIENCE = 2.0  # seconds, after which progress is told
-
 
 def add(commands: Any) -> None:
     """Add the command to a parser."""
-    reference = commands.add_parser("reference", help="what training looked like")
-    actions = reference.add_subparsers(required=True, metavar="ACTION")
+    actions = group(commands, "reference", "what training looked like")
     build = actions.add_parser("build", help="make a reference file of a table of training inputs")
     build.add_argument("data", type=Path, help="a .csv or .parquet file, one column a feature")
     build.add_argument("-o", "--output", type=Path, default=Path("reference.parquet"))
@@ -42,6 +39,7 @@ def add(commands: Any) -> None:
     show = actions.add_parser("show", help="what a reference file says, and can see")
     show.add_argument("file", type=Path)
     show.add_argument("--window", type=int, metavar="ROWS", help="default: what it proposes")
+    show.add_argument("--json", action="store_true", help="for programs")
     show.set_defaults(run=_show)
     calibrate.add(actions)
 
@@ -49,27 +47,27 @@ def add(commands: Any) -> None:
 def _build(options: argparse.Namespace) -> None:
     from mlguard.drift.reference import Reference
 
-    progress = _Progress()
-    reference = Reference.build(
-        tables.read(options.data),
-        categorical=options.categorical,
-        features=options.columns,
-        predictions=options.predictions,
-        scores=options.scores,
-        time=options.time,
-        timezone=options.timezone,
-        ordered=options.ordered,
-        segment=options.segment,
-        category_key=tables.key_of(options.category_key_env),
-        progress=progress,
-    )
-    progress.end()
+    table = tables.read(options.data)
+    with lasting("calibrating") as progress:
+        reference = Reference.build(
+            table,
+            categorical=options.categorical,
+            features=options.columns,
+            predictions=options.predictions,
+            scores=options.scores,
+            time=options.time,
+            timezone=options.timezone,
+            ordered=options.ordered,
+            segment=options.segment,
+            category_key=tables.key_of(options.category_key_env),
+            progress=progress,
+        )
     try:
         reference.save(options.output)
     except OSError as error:
         raise InvalidSettings(f"cannot be written: {error}", source=str(options.output)) from error
-    print(f"{options.output}: {reference.rows} rows of {', '.join(reference.features)}")
-    print("\n".join(_told(reference, reference.calibration.window)))
+    say(f"{options.output}: {reference.rows} rows of {', '.join(reference.features)}")
+    say(*_told(reference, reference.calibration.window))
 
 
 def _show(options: argparse.Namespace) -> None:
@@ -79,8 +77,11 @@ def _show(options: argparse.Namespace) -> None:
     if options.window is not None and options.window < 1:
         raise InvalidReference(f"--window {options.window} must be at least 1")
     window = options.window or reference.calibration.window
-    print(f"{options.file}: {reference.rows} rows, built {reference.created}")
-    print("\n".join(_told(reference, window)))
+    if options.json:
+        say_json(_document(reference, window))
+        return
+    say(f"{options.file}: {reference.rows} rows, built {reference.created}")
+    say(*_told(reference, window))
 
 
 def _told(reference: Reference, window: int) -> Iterator[str]:
@@ -106,25 +107,26 @@ def _told(reference: Reference, window: int) -> Iterator[str]:
         yield f"note: {note}"
 
 
+def _document(reference: Reference, window: int) -> dict[str, Any]:
+    shifts = ((f, reference.calibration.detectable(f.name, window)) for f in reference.profile)
+    return {
+        "rows": reference.rows,
+        "created": reference.created,
+        "proposed_window": reference.calibration.window,
+        "window": window,
+        "features": [
+            {
+                "name": feature.name,
+                "smallest_shift": None if math.isinf(shift) else shift,
+                "unit": "std" if feature.is_continuous else "share",
+            }
+            for feature, shift in shifts
+        ],
+        "notes": [*reference.notes],
+    }
+
+
 def _shift(smallest: float, *, is_number: bool) -> str:
     if math.isinf(smallest):
         return "none"
     return f"{smallest:.2f} std" if is_number else f"{smallest:.0%} of the rows"
-
-
-class _Progress:
-    """Tells on standard error how far the work is, where it takes longer than two seconds."""
-
-    def __init__(self) -> None:
-        self._began = time.monotonic()
-        self._is_told = False
-
-    def __call__(self, part: float) -> None:
-        if time.monotonic() - self._began > _PATIENCE:
-            self._is_told = True
-            print(f"\rcalibrating: {part:4.0%}", end="", file=sys.stderr, flush=True)
-
-    def end(self) -> None:
-        """End the line, if there is one."""
-        if self._is_told:
-            print(file=sys.stderr)

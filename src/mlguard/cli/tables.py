@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mlguard.cli.terminal import lasting
 from mlguard.drift.hashing import LEAST
 from mlguard.errors import InvalidSettings, MissingExtra
 
@@ -23,7 +24,8 @@ def read(path: Path) -> Any:
     except ImportError as error:
         raise MissingExtra("needs pandas: run `pip install 'mlguard-core[drift]'`") from error
     try:
-        return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+        with lasting(f"reading {path}"):
+            return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
     except (OSError, ValueError) as error:
         raise InvalidSettings(f"cannot be read: {error}", source=str(path)) from error
 

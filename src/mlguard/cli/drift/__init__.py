@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from mlguard.cli.drift import check, forget, serve
+from mlguard.cli.groups import group
 
 
 def add(commands: Any) -> None:
     """Add the command to a parser."""
-    drift = commands.add_parser("drift", help="whether rows still look like training")
-    actions = drift.add_subparsers(required=True, metavar="ACTION")
+    actions = group(commands, "drift", "whether rows still look like training")
     for action in (check, serve, forget):
         action.add(actions)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlguard.cli import tables
+from mlguard.cli.terminal import bad, good, lasting, say, say_json
 from mlguard.drift.hashing import CategoryHash
 from mlguard.errors import InvalidSettings
 
@@ -29,6 +31,7 @@ def add(actions: Any) -> None:
     check.add_argument("--current", type=Path, required=True, metavar="DATA", help=".csv, .parquet")
     check.add_argument("--html", type=Path, metavar="FILE", help="write a page for people")
     tables.add_key(check)
+    check.add_argument("--json", action="store_true", help="for programs")
     check.set_defaults(run=_check)
 
 
@@ -45,18 +48,24 @@ def _check(options: argparse.Namespace) -> int:
     if hashing is not None:
         window = hashing.frame(window, but=reference.seasons.time)
     try:
-        verdict = check(reference, window)
+        with lasting("comparing with the reference"):
+            verdict = check(reference, window)
     except ValueError as error:
         raise InvalidSettings(str(error), source=str(options.current)) from error
     if options.html is not None:
         _write(options, verdict, reference, window)
     found = sorted(verdict.features, key=lambda f: (not f.detected, -f.score / f.threshold))
-    print(tables.write(_HEADS, map(_cells, found)))
-    count = len(verdict.drifted)
-    total = f"{len(verdict.features)} features"
-    said = f"drift in {count} of {total}" if count else f"no drift in {total}"
-    print(f"\n{said}, {verdict.rows} rows")
+    if options.json:
+        say_json(asdict(verdict))
+    else:
+        say(tables.write(_HEADS, map(_cells, found)), "", _sum(verdict))
     return DRIFTED if verdict.detected else 0
+
+
+def _sum(verdict: Verdict) -> str:
+    count, total = len(verdict.drifted), f"{len(verdict.features)} features"
+    said = bad(f"drift in {count} of {total}") if count else good(f"no drift in {total}")
+    return f"{said}, {verdict.rows} rows"
 
 
 _HEADS = ("feature", "score", "threshold", "missing", "strange", "drifted by")

@@ -6,6 +6,7 @@ import argparse
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
+from mlguard.cli.terminal import say
 from mlguard.cli.token.options import add_settings
 from mlguard.errors import InvalidSettings, MLGuardError
 from mlguard.host.database import Database, DatabaseFailed
@@ -46,7 +47,7 @@ def _forget(options: argparse.Namespace) -> None:
         files = _files(config)
     except (DatabaseFailed, StoreUnavailable, OSError) as error:
         raise MLGuardError(f"not all is forgotten: {error}") from error
-    print(f"{rows} rows and {files} files are gone")
+    say(f"{rows} rows and {files} files are gone")
 
 
 def _rows_here(settings: Settings) -> int:

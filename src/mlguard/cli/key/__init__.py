@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from mlguard.cli.groups import group
 from mlguard.cli.key import create, listing, revoke, rotate
 
 
 def add(commands: Any) -> None:
     """Add the command to a parser."""
-    key = commands.add_parser("key", help="API keys: create, list, rotate and revoke them")
-    actions = key.add_subparsers(required=True, metavar="ACTION")
+    actions = group(commands, "key", "API keys: create, list, rotate and revoke them")
     for action in (create, listing, rotate, revoke):
         action.add(actions)

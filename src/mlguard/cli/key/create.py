@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -19,6 +18,7 @@ from mlguard.auth.api_keys import (
     one_key,
 )
 from mlguard.cli.key.kept import change, sent, settings_of
+from mlguard.cli.terminal import note, say
 from mlguard.cli.token.options import add_settings
 from mlguard.errors import MLGuardError
 from mlguard.settings import Settings, nearest
@@ -85,8 +85,8 @@ def _create(options: argparse.Namespace) -> None:
 
     change(settings, adding)
     if options.imported is None:
-        print(text)
-    print(f"key {name} of {options.subject}, {until(expires)}", file=sys.stderr)
+        say(text)
+    note(f"key {name} of {options.subject}, {until(expires)}")
 
 
 def _fits(settings: Settings, options: argparse.Namespace) -> None:

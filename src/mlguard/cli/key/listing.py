@@ -11,6 +11,7 @@ from mlguard.auth.api_keys import ApiKey
 from mlguard.cli.key.create import moment
 from mlguard.cli.key.kept import book_of, settings_of
 from mlguard.cli.tables import write
+from mlguard.cli.terminal import say, say_json
 from mlguard.cli.token.options import add_settings
 
 _HEADS = ("id", "subject", "tenant", "scopes", "plan", "created", "expires")
@@ -19,7 +20,7 @@ _HEADS = ("id", "subject", "tenant", "scopes", "plan", "created", "expires")
 def add(actions: Any) -> None:
     """Add the action to a parser."""
     listing = actions.add_parser("list", help="show which keys there are, but not themselves")
-    listing.add_argument("--json", action="store_true", help="write JSON, a list of objects")
+    listing.add_argument("--json", action="store_true", help="for programs")
     add_settings(listing)
     listing.set_defaults(run=_list)
 
@@ -28,13 +29,13 @@ def _list(options: argparse.Namespace) -> None:
     keys = book_of(settings_of(options)).keys
     if options.json:
         told = [{n: v for n, v in key.as_dict().items() if n != "hash"} for key in keys]
-        print(json.dumps(told, indent=2))
+        say_json(told)
         return
     if not keys:
-        print("there are none: `mlguard key create --subject NAME` makes one")
+        say("there are none: `mlguard key create --subject NAME` makes one")
         return
     now = time.time()
-    print(write(_HEADS, [_row(key, now) for key in keys]))
+    say(write(_HEADS, [_row(key, now) for key in keys]))
 
 
 def _row(key: ApiKey, now: float) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from mlguard.auth.api_keys import KeyBook
 from mlguard.cli.key.kept import change, meant, sent, settings_of
+from mlguard.cli.terminal import say
 from mlguard.cli.token.options import add_settings
 
 
@@ -43,4 +44,4 @@ def _revoke(options: argparse.Namespace) -> None:
         return book.keeping(lambda key: key.id not in names)
 
     change(settings, revoking)
-    print(f"revoked: {', '.join(gone)}")
+    say(f"revoked: {', '.join(gone)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from dataclasses import replace
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from mlguard.auth.api_keys import KeyBook, id_of, new_key
 from mlguard.cli.key.create import until
 from mlguard.cli.key.kept import change, meant, sent, settings_of
+from mlguard.cli.terminal import note, say
 from mlguard.cli.token.options import add_settings
 
 _HOUR = 3600.0
@@ -61,5 +61,5 @@ def _rotate(options: argparse.Namespace) -> None:
         return book.replacing(replace(old, expires=ends)).adding(new)
 
     change(settings, rotating)
-    print(text)
-    print("\n".join(told), file=sys.stderr)
+    say(text)
+    note(*told)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from mlguard.cli.groups import group
 from mlguard.cli.quota import grant, reset, show
 
 
 def add(commands: Any) -> None:
     """Add the command to a parser."""
-    quota = commands.add_parser("quota", help="what a caller has used: see, forget and add to it")
-    actions = quota.add_subparsers(required=True, metavar="ACTION")
+    actions = group(commands, "quota", "what a caller has used: see, forget and add to it")
     for action in (show, reset, grant):
         action.add(actions)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from mlguard.cli.quota.books import books
 from mlguard.cli.quota.whose import Whose, add_whose, whose
+from mlguard.cli.terminal import say
 from mlguard.errors import MLGuardError
 from mlguard.ledger import FLIGHT, LIFETIME, WINDOW, Change, Entry, Limit
 from mlguard.routes.coverage import rate
@@ -85,7 +86,7 @@ def _grant(options: argparse.Namespace) -> None:
             place.apply(changes)
     where = f", in {len(places)} files" if len(places) > 1 else ""
     for grant, found in chosen:
-        print(f"granted {grant.units} {grant.said} to {account.said}: {_said(found)}{where}")
+        say(f"granted {grant.units} {grant.said} to {account.said}: {_said(found)}{where}")
 
 
 def _wanted(account: Whose, options: argparse.Namespace) -> Iterator[Grant]:

@@ -9,6 +9,7 @@ from typing import Any
 from mlguard.cli.quota.books import books
 from mlguard.cli.quota.usage import Counter, read
 from mlguard.cli.quota.whose import add_whose, whose
+from mlguard.cli.terminal import say
 from mlguard.ledger import FLIGHT
 
 
@@ -38,13 +39,13 @@ def _reset(options: argparse.Namespace) -> None:
     windows = [counter for counter, is_window in known.items() if is_window]
     sums = [counter for counter, is_window in known.items() if not is_window]
     if not (windows or (sums and options.lifetime)):
-        print(f"nothing was known of {account.said} that could be forgotten")
+        say(f"nothing was known of {account.said} that could be forgotten")
     if windows:
-        print(f"forgot the windows of {account.said}: {_names(windows)}")
+        say(f"forgot the windows of {account.said}: {_names(windows)}")
     if sums and options.lifetime:
-        print(f"forgot for good what {account.said} has ever used: {_names(sums)}")
+        say(f"forgot for good what {account.said} has ever used: {_names(sums)}")
     elif sums:
-        print(f"kept what it has ever used, {_names(sums)}: --lifetime forgets that too")
+        say(f"kept what it has ever used, {_names(sums)}: --lifetime forgets that too")
 
 
 def _names(counters: Iterable[Counter]) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from mlguard.cli.quota.books import books
 from mlguard.cli.quota.usage import Counter, counters, table
 from mlguard.cli.quota.whose import Whose, add_whose, whose
+from mlguard.cli.terminal import say, say_json
 
 
 def add(actions: Any) -> None:
@@ -31,18 +31,18 @@ def _show(options: argparse.Namespace) -> None:
         listed = [place.entries(account.tag, account.account) for place in places]
     found = [counters(account, entries) for entries in listed]
     if options.json:
-        print(json.dumps(_document(account, found), indent=2))
+        say_json(_document(account, found))
         return
-    print(account.said)
+    say(account.said)
     for number, (entries, of_place) in enumerate(zip(listed, found, strict=True), 1):
         if len(found) > 1:
-            print(f"\nfile {number} of {len(found)} on this host")
+            say(f"\nfile {number} of {len(found)} on this host")
         if not entries:
-            print("nothing is known of it: nothing was counted, or it is long ago")
+            say("nothing is known of it: nothing was counted, or it is long ago")
         if of_place:
-            print(*table(of_place), sep="\n")
+            say(*table(of_place))
     if account.is_plan_open:
-        print("what a plan has beside that, --plan shows")
+        say("what a plan has beside that, --plan shows")
 
 
 def _document(account: Whose, found: Sequence[Sequence[Counter]]) -> dict[str, Any]:

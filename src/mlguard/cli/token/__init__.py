@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from mlguard.cli.groups import group
 from mlguard.cli.token import explain, mint, revoke
 
 
 def add(commands: Any) -> None:
     """Add the command to a parser."""
-    token = commands.add_parser("token", help="tokens: make, explain and revoke them")
-    actions = token.add_subparsers(required=True, metavar="ACTION")
+    actions = group(commands, "token", "tokens: make, explain and revoke them")
     for action in (mint, explain, revoke):
         action.add(actions)

@@ -12,6 +12,7 @@ from mlguard.auth import claims as jwt
 from mlguard.auth.claims import Problem
 from mlguard.auth.finding import find_key
 from mlguard.auth.jws import Unverified, parse_jws, parse_object
+from mlguard.cli.terminal import bad, good, lasting, say
 from mlguard.cli.token.options import add_settings, add_token, loaded, token_of
 from mlguard.cli.token.showing import Row, either, shown, shown_moment, table, words
 from mlguard.errors import MLGuardError
@@ -40,11 +41,10 @@ def _explain(options: argparse.Namespace) -> None:
     except InvalidToken as error:
         raise _refused(error.code, error.reason) from error
     rows, problem = explained(settings, auth, unverified, claims, time.time())
-    for line in table(rows):
-        print(line)
+    say(*(bad(line) if line.startswith("!") else line for line in table(rows)))
     if problem is not None:
         raise _refused(problem.code, problem.reason)
-    print("ok: accepted, unless it was revoked")
+    say(f"{good('ok')}: accepted, unless it was revoked")
 
 
 def _refused(code: str, reason: str) -> MLGuardError:
@@ -112,7 +112,8 @@ def _keys(settings: Settings, auth: Auth, issuer: Issuer) -> tuple[Keyring, str]
     if not issuer.is_fetched:
         return ring, ""
     fetcher = KeyFetcher(auth, {issuer.issuer: ring}, on_result=lambda *_: None)
-    return ring, fetcher.fetch_once()[issuer.issuer] or ""
+    with lasting(f"fetching the keys of {issuer.issuer}"):
+        return ring, fetcher.fetch_once()[issuer.issuer] or ""
 
 
 def _ungranted(claims: Mapping[str, Any], issuer: Issuer, auth: Auth) -> Iterator[Problem]:

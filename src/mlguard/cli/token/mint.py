@@ -8,7 +8,8 @@ import time
 from typing import Any
 
 from mlguard.auth.minting import mint, usual, usual_type
-from mlguard.cli.token.options import add_issuer, add_settings, issuer_named, loaded
+from mlguard.cli.terminal import say
+from mlguard.cli.token.options import add_issuer, add_settings, issuer_named, loaded, some_text
 from mlguard.cli.token.signing import signing_key
 
 
@@ -22,8 +23,8 @@ def add(actions: Any) -> None:
     )
     add_settings(mint)
     add_issuer(mint, "default: the first")
-    mint.add_argument("--subject", default="alice", help="default: %(default)s")
-    mint.add_argument("--tenant", help="the value of the tenant claim")
+    mint.add_argument("--subject", type=some_text, default="alice", help="default: %(default)s")
+    mint.add_argument("--tenant", type=some_text, help="the value of the tenant claim")
     mint.add_argument("--scope", help="words; default: all that the settings demand")
     mint.add_argument("--minutes", type=_minutes, default=60, help="default: %(default)s")
     mint.set_defaults(run=_mint)
@@ -49,4 +50,4 @@ def _mint(options: argparse.Namespace) -> None:
         seconds=int(options.minutes * 60),
     )
     claims["jti"] = secrets.token_hex(8)
-    print(mint(claims, key.algorithm, key.sign, typ=usual_type(issuer), kid=key.kid))
+    say(mint(claims, key.algorithm, key.sign, typ=usual_type(issuer), kid=key.kid))

@@ -19,6 +19,13 @@ def add_token(parser: Any, **options: Any) -> None:
     parser.add_argument("token", help="a token, or - to read it from standard input", **options)
 
 
+def some_text(text: str) -> str:
+    """Take a name, which is never empty."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
+
+
 def add_settings(parser: Any) -> None:
     """Add the settings file to a parser."""
     parser.add_argument("--settings", default="mlguard.toml", help="default: %(default)s")

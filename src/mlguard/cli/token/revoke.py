@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mlguard.auth import revocation
+from mlguard.cli.terminal import say
 from mlguard.cli.token.options import (
     add_issuer,
     add_settings,
@@ -58,7 +59,7 @@ def _revoke(options: argparse.Namespace) -> None:
     if troubles := list(_spread(settings, auth.revocation_store, revoked)):
         raise MLGuardError("; ".join(troubles))
     if revoked.until is None:
-        print("it stays revoked for good: with `auth.max_age`, entries leave when tokens do")
+        say("it stays revoked for good: with `auth.max_age`, entries leave when tokens do")
 
 
 def _revocation(options: argparse.Namespace, auth: Auth) -> Revocation:
@@ -87,7 +88,7 @@ def _spread(settings: Settings, store: str | None, revoked: Revocation) -> Itera
         yield f"it is not remembered on this host: {_said(error)}"
     else:
         running = f"{told} of its instances run" if told != 1 else "1 of its instances runs"
-        print(f"written for the service {service!r} on this host: {running}")
+        say(f"written for the service {service!r} on this host: {running}")
         if not found and not store:
             yield (
                 f"no service named {service!r} has run on this host as this user: one that starts "
@@ -101,7 +102,7 @@ def _spread(settings: Settings, store: str | None, revoked: Revocation) -> Itera
         except (OSError, MissingExtra) as error:
             yield f"other hosts were not told: {_said(error)}"
         else:
-            print("told the other hosts, through the store")
+            say("told the other hosts, through the store")
 
 
 def _prepared(service: str, wanted: Path | None) -> Folder:
