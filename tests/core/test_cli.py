@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import stat
 import subprocess
 import sys
@@ -37,7 +38,7 @@ from mlguard.app.service import Service
 from mlguard.auth import KeySet, verify_jws
 from mlguard.auth.bearer import Credential
 from mlguard.auth.minting import make_key, mint, secret_signer, signer
-from mlguard.cli import check, main
+from mlguard.cli import apps, main
 from mlguard.host.database import Database
 from mlguard.host.folder import Folder
 from mlguard.host.revocations import RevocationTable
@@ -347,7 +348,7 @@ class TestCheck:
         name = app("fastapi", monkeypatch, MODEL)
         found = [e for e in entry_points(group="mlguard.adapters") if e.name in adapters]
         broken = EntryPoint("broken", "mlguard.no_such_module:MLGuard", "mlguard.adapters")
-        monkeypatch.setattr(check, "entry_points", lambda **_: [*found, broken])
+        monkeypatch.setattr(apps, "entry_points", lambda **_: [*found, broken])
 
         _, _, err = told("check", f"{name}:bare")
 
@@ -570,6 +571,84 @@ app.mount("/prom", make_asgi_app())
 
         said = "mlguard: what was found cannot be written: No space left on device\n"
         assert capsys.readouterr().err == said
+
+    @pytest.mark.parametrize("arguments", [["check"], ["--help"], ["reference", "--help"]], ids=str)
+    def test_full_devices(self, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nor does another command end with a traceback there; its code says that it failed."""
+        monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # argparse would hide what fails
+        written("mlguard.toml", FILE)
+
+        with Path("/dev/full").open("w") as out:
+            done = subprocess.run(
+                [*COMMAND, *arguments], stdout=out, stderr=subprocess.PIPE, text=True
+            )
+
+        said = "mlguard: what was found cannot be written: No space left on device\n"
+        assert (done.returncode, done.stderr) == (1, said)
+
+    def test_nobody_listens(self) -> None:
+        """Without any standard stream, a command says nothing, and its code what it found."""
+        script = f"exec >&- 2>&-; exec {shlex.join(COMMAND)} check nowhere.toml"
+
+        assert subprocess.run(["/bin/sh", "-c", script]).returncode == 1
+
+    def test_the_usual_file(self, told: Any) -> None:
+        """Without a target the file beside is checked, which is told."""
+        assert told("check")[0::2] == (
+            1,
+            (
+                "mlguard: there is no mlguard.toml here: name a settings file or module:app, or "
+                "let `mlguard init module:app` write one\n"
+            ),
+        )
+        written("mlguard.toml", FILE)
+
+        code, out, err = told("check")
+
+        assert (code, err) == (0, "")
+        assert out.startswith("mlguard.toml: ok\n")
+
+    @pytest.mark.parametrize("text", ["", "# nothing\n", "[metrics]\npath = '/m'\n"])
+    def test_an_empty_file(self, told: Any, text: str) -> None:
+        """A file that switches nothing on is told to be empty."""
+        written("mlguard.toml", text)
+
+        code, out, _ = told("check")
+
+        assert code == 0
+        assert out.startswith(
+            "mlguard.toml: ok, but empty: nothing is on but metrics; `mlguard init module:app`"
+        )
+
+    @pytest.mark.parametrize("framework", FRAMEWORKS)
+    def test_json(self, told: Any, framework: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A program is told the same as a person, as one JSON document."""
+        name = whole_app(framework, monkeypatch, "print('an app that prints')")
+
+        code, out, err = told("check", "--json", "--strict", f"{name}:app")
+
+        found = json.loads(out)
+        routes = {(*route["methods"], route["route"]): route for route in found["routes"]}
+        assert code == 1
+        assert err.endswith(f"mlguard: {name}:app: nothing covers 1 route\n")
+        assert found["mistakes"] == ["nothing covers 1 route"]
+        assert {"about": "drift", "said": "off"} in found["summary"]
+        assert routes["POST", "/predict"]["model"] == "iris"
+        assert routes["DELETE", "/cache"]["access"] == "scopes admin"
+        assert routes["GET", "/health"]["gap"].startswith("needs no token")
+
+    def test_json_of_mistakes(self, told: Any) -> None:
+        """Mistakes are told a program too."""
+        written("mlguard.toml", FILE.replace("600/minute", "many").replace("0.25", "2.0"))
+
+        code, out, _ = told("check", "--json")
+
+        found = json.loads(out)
+        assert (code, found["ok"], found["target"]) == (1, False, "mlguard.toml")
+        assert [m.partition(" ")[0] for m in found["mistakes"]] == [
+            "quotas.requests[0]",
+            "tracing.sample",
+        ]
 
     def test_strict_without_an_app(self, told: Any) -> None:
         """A settings file has no routes."""
@@ -1755,16 +1834,14 @@ class TestUsage:
     @pytest.mark.parametrize(
         "arguments",
         [
-            [],
             ["chek"],
             ["drift", "check"],
-            ["check"],
-            ["token"],
             ["token", "mint", "x"],
-            ["quota"],
+            ["token", "mint", "--subject", ""],
+            ["token", "mint", "--tenant", " "],
             ["reference", "build"],
         ],
-        ids=lambda a: " ".join(a) or "nothing",
+        ids=" ".join,
     )
     def test_mistakes(self, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         """A command that is none exits with 2 and the usage."""
@@ -1773,6 +1850,28 @@ class TestUsage:
 
         assert caught.value.code == 2
         assert capsys.readouterr().err.startswith("usage: mlguard")
+
+    @pytest.mark.parametrize(
+        "command", [[], ["token"], ["quota"], ["reference"], ["drift"]], ids=str
+    )
+    def test_nothing_said(self, command: list[str], told: Any) -> None:
+        """Who names no command, or no action of one, is told which there are."""
+        code, out, err = told(*command)
+
+        assert (code, err) == (2, "")
+        assert out.startswith(" ".join(["usage: mlguard", *command]))
+        assert (
+            "show" if command in (["quota"], ["reference"]) else "check"
+        ) in out or "mint" in out
+
+    def test_commands_by_task(self, told: Any) -> None:
+        """The commands stand below what they are for."""
+        _, out, _ = told()
+
+        tasks = out.split("\n\n")
+        assert "check" in next(t for t in tasks if t.startswith("guard an app:"))
+        assert "quota" in next(t for t in tasks if t.startswith("who calls, and how much:"))
+        assert "feedback" in next(t for t in tasks if t.startswith("drift and performance:"))
 
     def test_version(self, capsys: pytest.CaptureFixture[str]) -> None:
         """The version is that of the package."""

@@ -3,29 +3,56 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import inspect
-import os
-import shutil
-import sys
 import textwrap
-import typing
 from collections.abc import Iterable, Iterator, Sequence
-from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from mlguard.app.front import GuardedApp
 from mlguard.app.service import Service
+from mlguard.cli.apps import guard_of
+from mlguard.cli.terminal import (
+    below,
+    bold,
+    good,
+    odd,
+    say,
+    say_json,
+    titled,
+    width,
+    wrapped,
+)
 from mlguard.errors import InvalidSettings, MLGuardError
 from mlguard.routes.coverage import Coverage, Covered
-from mlguard.routes.surroundings import Around, answering, guard_in, has_guard, layers_to
 from mlguard.settings import DEFAULT, Auth, Drift, Limits, Model, Quotas, Settings
 from mlguard.tracing import Tracing
 from mlguard.urls import redacted_url
 
 _LEAST = 24  # columns for the quotas of a route; with fewer, each stands below its route
-_ADAPTERS = "mlguard.adapters"  # the group of entry points, each of which names an MLGuard
+_USUAL = "mlguard.toml"
+
+
+class _Found(NamedTuple):
+    """What was found of a service.
+
+    Attributes:
+        service: The service, which is not started.
+        routes: Of an app, what covers each; None where there is no app.
+        ways: What leads around its guard.
+        pages: Where something else is read as metrics are.
+    """
+
+    service: Service
+    routes: Sequence[Covered] | None = None
+    ways: Sequence[str] = ()
+    pages: Sequence[str] = ()
+
+    @property
+    def failures(self) -> str:
+        """What --strict does not let pass, "" for nothing."""
+        gaps = sum(found.gap is not None for found in self.routes or ())
+        failures = [f"nothing covers {_count(gaps, 'route')}"] if gaps else []
+        failures += [f"{_count(len(self.ways), 'way')} around the guard"] if self.ways else []
+        return ", and ".join(failures)
 
 
 def add(commands: Any) -> None:
@@ -37,129 +64,109 @@ def add(commands: Any) -> None:
         "what covers each of its routes.",
     )
     check.add_argument(
-        "target", help="a settings file, or a guarded app: module:app, module:create_app()"
+        "target",
+        nargs="?",
+        help="a settings file, or a guarded app: module:app, module:create_app(); default: "
+        f"{_USUAL}",
     )
     check.add_argument(
         "--strict",
         action="store_true",
         help="fail where nothing covers a route of the app, or something goes around the guard",
     )
+    check.add_argument("--json", action="store_true", help="for programs")
     check.set_defaults(run=_check)
 
 
 def _check(options: argparse.Namespace) -> None:
-    if Path(options.target).suffix == ".toml" or ":" not in options.target:
-        if options.strict:
+    target = options.target or _USUAL
+    try:
+        found = _found(options.target, is_strict=options.strict)
+    except MLGuardError as error:
+        if options.json:
+            problems = error.problems if isinstance(error, InvalidSettings) else [str(error)]
+            say_json({"target": target, "ok": False, "mistakes": [*problems]})
+        raise
+    failures = found.failures if options.strict else ""
+    if options.json:
+        mistakes = [failures] if failures else []
+        say_json({"target": target, "ok": not failures, "mistakes": mistakes, **_written(found)})
+    else:
+        _tell(target, found)
+    if failures:
+        raise MLGuardError(f"{target}: {failures}")
+
+
+def _found(target: str | None, *, is_strict: bool) -> _Found:
+    if target is None and not Path(_USUAL).exists():
+        raise MLGuardError(
+            f"there is no {_USUAL} here: name a settings file or module:app, or let "
+            "`mlguard init module:app` write one"
+        )
+    if target is None or Path(target).suffix == ".toml" or ":" not in target:
+        if is_strict:
             raise MLGuardError("--strict is about the routes of an app: give module:app")
-        _print(_told(options.target, Service(options.target)))  # which starts nothing
-        return
-    guard, outside = _guard_of(options.target)
+        return _Found(Service(target or _USUAL))  # which starts nothing
+    guard, outside = guard_of(target)
     guard.check()
     coverage = Coverage(guard.service.settings, guard.routes(), [*outside, *guard.around()])
-    covered, ways = coverage.covered(), coverage.ways_around()
-    lines = [*_told(options.target, guard.service), *_routes(covered)]
-    lines += _indented("\nThese ways lead around the guard:", ways)
-    lines += _indented("", coverage.other_pages())
-    _print(lines)
-    gaps = sum(found.gap is not None for found in covered)
-    failures = [f"nothing covers {_count(gaps, 'route')}"] if gaps else []
-    failures += [f"{_count(len(ways), 'way')} around the guard"] if ways else []
-    if options.strict and failures:
-        raise MLGuardError(f"{options.target}: {', and '.join(failures)}")
+    return _Found(guard.service, coverage.covered(), coverage.ways_around(), coverage.other_pages())
+
+
+def _tell(target: str, found: _Found) -> None:
+    lines = [*_told(target, found.service)]
+    if found.routes is not None:
+        lines += _routes(found.routes)
+    lines += below(odd("\nThese ways lead around the guard:"), found.ways)
+    lines += below("", found.pages)
+    say(*lines)
+
+
+def _written(found: _Found) -> dict[str, Any]:
+    """Write what was found for a program."""
+    summary = _summary(found.service.settings, found.service.tracing)
+    document: dict[str, Any] = {
+        "settings": found.service.settings.source,
+        "summary": [{"about": about, "said": said} for about, said in summary],
+    }
+    if found.routes is not None:
+        document["routes"] = [_written_route(route) for route in found.routes]
+        document["around"] = [*found.ways]
+        document["pages"] = [*found.pages]
+    return document
+
+
+def _written_route(found: Covered) -> dict[str, Any]:
+    return {
+        "methods": found.asked.split(","),
+        "route": found.route.shown,
+        "access": found.access,
+        "model": found.model,
+        "quotas": [{"whose": whose, "limits": [*limits]} for whose, limits in found.quotas],
+        "gap": found.gap,
+    }
 
 
 def _count(number: int, word: str) -> str:
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
-def _print(lines: Iterable[str]) -> None:
-    """Write lines out; who reads no further, as `head` does, is told no more.
-
-    Raises:
-        MLGuardError: They cannot be written.
-    """
-    try:
-        print("\n".join(lines), flush=True)
-    except BrokenPipeError:
-        _silence()
-    except OSError as error:
-        _silence()
-        raise MLGuardError(f"what was found cannot be written: {error.strerror}") from None
-
-
-def _silence() -> None:
-    """Let what is still to be written go nowhere: the interpreter tries again as it ends."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
-
-
-def _width() -> int:
-    """Tell how long a line may be: a terminal's lines end there, a file's nowhere."""
-    is_wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return sys.maxsize if is_wide else shutil.get_terminal_size().columns
-
-
-def _wrapped(line: str, indent: int) -> Iterator[str]:
-    """Break a line; what follows stands so many columns in."""
-    yield from textwrap.wrap(
-        line,
-        max(_width(), 2 * indent),
-        subsequent_indent=" " * indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-
-
 def _told(target: str, service: Service) -> Iterator[str]:
-    yield f"{target}: ok"
-    for line in _summary(service.settings, service.tracing):
-        yield from _wrapped(f"  {line}", 11)
+    settings = service.settings
+    file = settings.source
+    by = f", by {file}" if file not in (target, "settings") else ""
+    if _is_empty(settings):
+        text = "nothing is on but metrics; `mlguard init module:app` writes what fits an app"
+        yield from wrapped(f"{target}: {odd('ok, but empty')}{by}: {text}", 2)
+    else:
+        yield f"{target}: {good('ok')}{by}"
+    for about, said in _summary(settings, service.tracing):
+        yield from titled(f"  {about:9}{said}", 11)
 
 
-def _guard_of(target: str) -> tuple[GuardedApp[Any], list[Around]]:
-    """Import an app and find its guard, and what was put around the app.
-
-    The guard is in `app.extensions` or `app.state`.
-    """
-    module_name, _, attribute = target.partition(":")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        app = getattr(importlib.import_module(module_name), attribute.removesuffix("()"))
-        app = app() if attribute.endswith("()") else app
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InvalidSettings(f"cannot be imported: {error}", source=target) from error
-    layers = layers_to(app, has_guard)
-    guard = guard_in(layers[-1]) if layers else None
-    if not isinstance(guard, GuardedApp):
-        raise InvalidSettings(f"is not guarded: {_advice(app, target)}", source=target)
-    return guard, list(answering(layers[:-1]))
-
-
-def _advice(app: object, target: str) -> str:
-    """Say how an app would be guarded, by the adapters that are installed."""
-    adapters = list(_adapters())
-    for module, guarded in adapters:
-        if isinstance(app, guarded):
-            return f"say `from {module} import MLGuard`, and call MLGuard(app, ...)"
-    if inspect.isroutine(app):
-        return f"it is a function; if that makes the app, say {target}()"
-    if not adapters:
-        return "install mlguard-fastapi or mlguard-flask, and call MLGuard(app, ...)"
-    known = " or ".join(guarded.__name__ for _, guarded in adapters)
-    return f"it is no app of {known}, and no other is known here"
-
-
-def _adapters() -> Iterator[tuple[str, type]]:
-    """List the adapters that are installed: their modules, and of what class their apps are."""
-    for entry in sorted(entry_points(group=_ADAPTERS)):
-        try:
-            front = entry.load()
-        except (ImportError, AttributeError):  # its framework is not installed
-            continue
-        for base in getattr(front, "__orig_bases__", ()):
-            for guarded in typing.get_args(base):
-                yield entry.module, guarded
+def _is_empty(settings: Settings) -> bool:
+    tables = settings.auth, settings.quotas, settings.drift, settings.feedback, settings.tracing
+    return not (settings.models or any(tables))
 
 
 def _routes(covered: Sequence[Covered]) -> Iterator[str]:
@@ -168,14 +175,14 @@ def _routes(covered: Sequence[Covered]) -> Iterator[str]:
     rows = [(_cells(found), found.sentences or ["none"]) for found in covered]
     columns = zip(head, *(cells for cells, _ in rows), strict=True)
     widths = [max(map(len, column)) for column in columns]
-    room = _width() - sum(widths) - 2 * (len(head) + 1)
+    room = width() - sum(widths) - 2 * (len(head) + 1)
     yield ""
     if room >= _LEAST:
-        yield from _row(head, ["quotas"], widths, room)
+        yield from map(bold, _row(head, ["quotas"], widths, room))
     for cells, quotas in rows:
         yield from _row(cells, quotas, widths, room)
     gaps = [f"{found.asked} {found.route.shown} {found.gap}" for found in covered if found.gap]
-    yield from _indented("\nNothing covers these, which may be meant:", gaps)
+    yield from below(odd("\nNothing covers these, which may be meant:"), gaps)
 
 
 def _cells(found: Covered) -> tuple[str, ...]:
@@ -189,9 +196,9 @@ def _row(
     padded = (f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True))
     first = f"  {'  '.join(padded)}"
     if room < _LEAST:
-        yield from _wrapped(f"  {'  '.join(cell for cell in cells if cell)}", 8)
+        yield from wrapped(f"  {'  '.join(cell for cell in cells if cell)}", 8)
         for text in quotas:
-            yield from _wrapped(f"      {text}", 8)
+            yield from wrapped(f"      {text}", 8)
         return
     for text in quotas:
         for part in textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False):
@@ -199,21 +206,13 @@ def _row(
             first = " " * len(first)
 
 
-def _indented(title: str, lines: Sequence[str]) -> Iterator[str]:
-    """Tell something below its title, where there is something to tell."""
-    if lines:
-        yield title
-    for line in lines:
-        yield from _wrapped(f"  {line}", 4)
-
-
-def _summary(settings: Settings, tracing: Tracing) -> Iterator[str]:
+def _summary(settings: Settings, tracing: Tracing) -> Iterator[tuple[str, str]]:
     yield from _auth(settings.auth)
     yield from _quotas(settings.quotas)
-    yield f"drift    {_drift(settings.drift)}"
-    yield f"tracing  {_tracing(tracing)}"
-    yield f"metrics  {settings.metrics.path}"
-    yield from map(_model, settings.models)
+    yield "drift", _drift(settings.drift)
+    yield "tracing", _tracing(tracing)
+    yield "metrics", settings.metrics.path
+    yield from (("model", _model(model)) for model in settings.models)
 
 
 def _drift(drift: Drift | None) -> str:
@@ -232,39 +231,39 @@ def _tracing(tracing: Tracing) -> str:
     return f"{tracing.share:.0%} to {tracing.endpoint}"
 
 
-def _auth(auth: Auth | None) -> Iterator[str]:
+def _auth(auth: Auth | None) -> Iterator[tuple[str, str]]:
     if auth is None:
-        yield "auth     off"
+        yield "auth", "off"
         return
     for issuer in auth.issuers:
-        yield f"auth     {issuer.issuer}: {', '.join(issuer.algorithms)} by {issuer.origin}"
+        yield "auth", f"{issuer.issuer}: {', '.join(issuer.algorithms)} by {issuer.origin}"
     if keys := auth.api_keys:
         where = redacted_url(keys.store) if keys.store else keys.file
-        yield f"auth     API keys of {where}, in {keys.header}"
+        yield "auth", f"API keys of {where}, in {keys.header}"
     if auth.own_login:
-        yield "auth     the app's own login, by guard.identify"
-    yield f"scopes   {' '.join(auth.scopes) or 'none'}"
+        yield "auth", "the app's own login, by guard.identify"
+    yield "scopes", " ".join(auth.scopes) or "none"
     if auth.revocation_store:
-        yield f"store    {redacted_url(auth.revocation_store)}, for revocations"
+        yield "store", f"{redacted_url(auth.revocation_store)}, for revocations"
 
 
 def _model(model: Model) -> str:
     scopes = f", scopes {' '.join(model.scopes)}" if model.scopes else ""
     where = " ".join(model.all_routes) or "asked by handlers only"
-    return f"model    {model.name} {model.version} {where}{scopes}"
+    return f"{model.name} {model.version} {where}{scopes}"
 
 
-def _quotas(quotas: Quotas | None) -> Iterator[str]:
+def _quotas(quotas: Quotas | None) -> Iterator[tuple[str, str]]:
     """Sum the quotas up: everybody's first, then what differs, then how they are counted."""
     if quotas is None:
-        yield "quotas   off"
+        yield "quotas", "off"
         return
     told = [(place, said) for place, table in quotas.tables() if (said := _limits(table))]
     told += [("each worker", said) for said in [_of_a_worker(quotas)] if said]
     told += [("not counted", said) for said in [_exempt(quotas)] if said]
     for number, (place, said) in enumerate(told):
-        yield f"{'' if number else 'quotas':9}{f'{place}: ' if place else ''}{said}"
-    yield f"counts   {_store(quotas)}"
+        yield "" if number else "quotas", f"{place}: {said}" if place else said
+    yield "counts", _store(quotas)
 
 
 def _limits(table: Limits) -> str:
