@@ -522,6 +522,27 @@ class TestMistakes:
         assert first == f"{path}: 2 mistakes"
         assert len(lines) == 2
 
+    @pytest.mark.parametrize(
+        ("source", "must"),
+        [
+            ({"tracing": {"endpoint": "localhost"}}, 'a URL like "http://127.0.0.1:4318"'),
+            ({"tracing": {"endpoint": "http://u:p@host"}}, 'a URL like "http://127.0.0.1:4318"'),
+            ({"models": [{"name": "two words"}]}, "a name of at most 64 letters, digits and"),
+            ({"service": {"pseudonym_key_env": "9"}}, "the name of an environment variable"),
+            ({"auth": {**AUTH, "scopes": ["a b"]}}, "one word without blanks"),
+            ({"quotas": {"requests": ["1/day"], "prefix": "a b"}}, "at most 64 letters, digits"),
+            ({"quotas": {"units": {"Tokens": ["1/day"]}}}, "a name of at most 32 small letters"),
+        ],
+        ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
+    )
+    def test_words_in_place_of_patterns(self, source: dict[str, Any], must: str) -> None:
+        """How a text must be spelt is said in words, never as a regular expression."""
+        (problem,) = problems(source)
+
+        assert f"must be {must}" in problem
+        assert "pattern" not in problem
+        assert "u:p" not in problem
+
     def test_long_values_are_cut(self) -> None:
         """A value of any length is shown in 80 characters."""
         (problem,) = problems({"service": {"name": "x" * 10_000}})

@@ -21,12 +21,19 @@ from mlguard.settings.values import (
     Table,
     Text,
     contradiction,
+    spelt,
 )
 from mlguard.urls import redacted_url
 
 Failure: TypeAlias = Literal["local", "open", "closed"]
 Rates: TypeAlias = tuple[RateText, ...]
-Unit = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+Unit = Annotated[
+    str,
+    spelt(
+        "[a-z][a-z0-9_]{0,31}",
+        'a name of at most 32 small letters, digits and "_", which begins with a letter',
+    ),
+]
 Count = Annotated[StrictInt, Field(ge=1, le=2**53)]
 
 COUNTED = ("requests", "rows", "lifetime", "concurrency", "limits")
@@ -136,7 +143,9 @@ class Quotas(Plan):
     """
 
     store: QuotaStore = Field(default="memory://", repr=False)
-    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,64}$")] = "mlguard"
+    prefix: Annotated[
+        str, spelt("[A-Za-z0-9._:-]{1,64}", 'at most 64 letters, digits and ". _ : -"')
+    ] = "mlguard"
     store_timeout: Annotated[float, Field(gt=0, le=5)] = 0.1
     lease: Annotated[StrictInt, Field(ge=0, le=1_000_000)] = 0
     on_store_failure: Failures = Field(default={DEFAULT: "local"})

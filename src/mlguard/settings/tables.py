@@ -40,6 +40,7 @@ from mlguard.settings.values import (
     Text,
     Variable,
     contradiction,
+    spelt,
 )
 from mlguard.urls import redacted_url
 
@@ -240,7 +241,16 @@ class TracingSettings(Table):
             instrumentation.
     """
 
-    endpoint: Annotated[str, Field(pattern=r"^(https?://[^\s@]+|console)$")] | None = None
+    endpoint: (
+        Annotated[
+            str,
+            spelt(
+                r"https?://[^\s@]+|console",
+                'a URL like "http://127.0.0.1:4318" without a password, or "console"',
+            ),
+        ]
+        | None
+    ) = None
     sample: Annotated[float, Field(ge=0, le=1, strict=True)] = 1.0
     server_spans: Literal["ours", "packages"] = "ours"
 

@@ -144,6 +144,11 @@ def _matches(pattern: re.Pattern[str]) -> Callable[[object], bool]:
     return lambda value: isinstance(value, str) and pattern.fullmatch(value) is not None
 
 
+def spelt(pattern: str, be: str) -> BeforeValidator:
+    """Take a text that is spelt like this; else it is said in words what it must be."""
+    return _must(_matches(re.compile(pattern)), be)
+
+
 def _redis(value: str) -> str:
     if value.startswith("redis") and (wrong := problem(value)):
         raise mistake(f"the URL of the Redis {wrong}")
@@ -187,22 +192,25 @@ def split_route(name: str) -> tuple[str | None, str]:
     return (ANY_HOST if host == "*" else host) if host else None, f"/{path}"
 
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+_NAMED = 'a name of at most 64 letters, digits and ". _ -", which begins with a letter or a digit'
+
+Name = Annotated[str, spelt(_NAME, _NAMED)]
 ModelName = Annotated[
-    str,
-    BeforeValidator(_model_name),
-    Field(pattern=rf"^({REST}|[A-Za-z0-9][A-Za-z0-9._-]{{0,63}})$"),
+    str, spelt(rf"{REST}|{_NAME}", f'{_NAMED}, or "*" for the rest'), BeforeValidator(_model_name)
 ]
 SelectorText = Annotated[
     str,
-    _must(
-        _matches(re.compile(r"(path|query|body):.+", re.DOTALL)),
+    spelt(
+        r"(?s:(path|query|body):.+)",
         'where it is said: "path:name", "query:model" or "body:model"',
     ),
 ]
 Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(_listed), Field(min_length=1)]
-Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$")]
+Variable = Annotated[
+    str, spelt(r"[A-Za-z_][A-Za-z0-9_]{0,99}", "the name of an environment variable")
+]
 Variables = Annotated[tuple[Variable, ...], BeforeValidator(_listed)]
 Size = Annotated[
     ByteSize,
@@ -210,10 +218,8 @@ Size = Annotated[
 ]
 HeaderName = Annotated[
     str,
-    _must(
-        _matches(
-            re.compile(r"(?!(?i:host|cookie|content-length|transfer-encoding)\Z)[A-Za-z0-9-]{1,64}")
-        ),
+    spelt(
+        r"(?!(?i:host|cookie|content-length|transfer-encoding)\Z)[A-Za-z0-9-]{1,64}",
         'the name of a header, like "X-API-Key"',
     ),
 ]
@@ -255,5 +261,7 @@ MediaTypes = Annotated[Texts, AfterValidator(_media_types)]
 Classes = Annotated[tuple[str, ...], BeforeValidator(_classes)]
 Algorithm = Literal[*HMAC, *PUBLIC_KEY]  # type: ignore[valid-type]
 Algorithms = Annotated[tuple[Algorithm, ...], Field(min_length=1)]
-Scope = Annotated[str, Field(pattern=r"^[\x21\x23-\x5B\x5D-\x7E]+$")]  # RFC 6749 section 3.3
+Scope = Annotated[  # RFC 6749 section 3.3
+    str, spelt(r"[\x21\x23-\x5B\x5D-\x7E]+", "one word without blanks, quotes and backslashes")
+]
 Scopes = tuple[Scope, ...]
