@@ -3,12 +3,38 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 LOGGER = logging.getLogger("mlguard")
+
+
+class _LastResort(logging.Handler):
+    """Write with level and name where nobody has configured logging.
+
+    Python's own last resort would write the text alone. An app's configuration is never touched,
+    and where there is one, this is silent.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.setFormatter(logging.Formatter("%(levelname)s %(name)s[%(process)d] %(message)s"))
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        is_alone = LOGGER.handlers == [self] and not logging.getLogger().handlers
+        return is_alone and bool(super().filter(record))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            print(self.format(record), file=sys.stderr, flush=True)  # noqa: T201 - a last resort
+        except Exception:  # noqa: BLE001 - as logging's own handlers do
+            self.handleError(record)
+
+
+LOGGER.addHandler(_LastResort())
 
 
 _IS_QUIET: ContextVar[bool] = ContextVar("mlguard_quiet", default=False)
