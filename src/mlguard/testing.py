@@ -11,6 +11,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from mlguard.analyst import AnalystConfig
 from mlguard.app.front import GuardedApp
 from mlguard.auth import KeySet
 from mlguard.auth.api_keys import ApiKey, KeyBook, id_of, new_key
@@ -136,6 +137,13 @@ class GuardTester:
         """The rows sampled for the drift check: model, version, values."""
         self._service.flush()
         return list(self._rows)
+
+    def rows_wanted(self, model: str) -> int:
+        """Tell how many sampled rows a drift verdict on a model takes; 0 where there are none."""
+        settings = self._service.settings
+        config = AnalystConfig.of(settings)
+        found = next((m for m in config.models if m.name == model), None)
+        return config.rows_wanted(found) if found and settings.drift else 0
 
     def metric(self, name: str, **labels: str) -> float:
         """Read a sample by its full name; 0 where it was never observed."""

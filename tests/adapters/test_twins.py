@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator
 from contextlib import suppress
@@ -23,6 +24,7 @@ from jose import jwk, jwt
 
 import mlguard_fastapi as fastapi_adapter
 import mlguard_flask as flask_adapter
+from mlguard.reference import Reference
 from mlguard.testing import GuardTester
 from tests.adapters import common, test_fastapi, test_flask
 from tests.adapters.common import ROWS
@@ -231,3 +233,29 @@ def test_a_failing_observer_fails_no_request(module: Any) -> None:
 
     assert answer.status_code == 200
     assert rehearsal.metric("mlguard_degraded", part="observers") == 1
+
+
+def test_a_reference_alone_has_drift_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both sample a row of each request as soon as a model has a reference."""
+    monkeypatch.setenv("TWIN_SECRET", SECRET)
+    path = tmp_path / "reference.parquet"
+    Reference.build({"a": [float(n) for n in range(300)], "b": [1.0] * 300}).save(path)
+    source = copy.deepcopy(SETTINGS)
+    source["models"][0]["reference"] = str(path)
+    source["models"][0].pop("features", None)
+
+    told = []
+    for make, ask in ((fastapi_twin, over_asgi), (flask_twin, over_wsgi)):
+        app = make.guarded(source)
+        guard = app.state.mlguard if make is fastapi_twin else app.extensions["mlguard"]
+        tester = GuardTester(guard)
+        headers = [*HOST, *tester.headers().items()]
+        ask.InProcess(app).ask(
+            "POST", "/predict", headers=headers, body=b'{"instances": [[1, 2], [1, 2]]}'
+        )
+        name = source["models"][0]["name"]
+        told.append(([row for _, _, row in tester.sampled], tester.rows_wanted(name)))
+
+    assert told == [([[1, 2]], Reference.peek_window(path))] * 2

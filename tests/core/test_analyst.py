@@ -610,6 +610,34 @@ def test_rows_find_their_window() -> None:
     assert value(families, "mlguard_drift_checks_total", version="4", result="error") == 1
 
 
+def test_what_is_missing_to_a_verdict(caplog: pytest.LogCaptureFixture) -> None:
+    """The first row is told, and how many wait; a verdict begins anew."""
+    caplog.set_level("INFO", "mlguard")
+    metrics = DriftMetrics()
+    checker = Checker(AnalystConfig("service", "digest", (IRIS,), window=3), metrics)
+
+    waiting = []
+    for _ in range(4):
+        checker.add("iris", "3", [1.0])
+        waiting.append(value(metrics.families(), "mlguard_drift_rows_waiting", version="3"))
+
+    assert waiting == [1, 2, 0, 1]
+    assert caplog.messages.count("drift: the first row of iris 3 is here, of 3") == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "sample", "requests"), [(1, 1.0, 1000), (4, 1.0, 250), (1, 0.3, 3334)]
+)
+def test_how_many_requests_a_verdict_takes(rows: int, sample: float, requests: int) -> None:
+    """A batch gives as few rows as the settings say, however large it is."""
+    model = {"name": "iris", "reference": "reference.parquet"}
+    drift = {"rows_per_request": rows, "sample": sample, "window": 1000}
+    settings = load({"drift": drift, "models": [model]}, environ={}, named=())
+    config = AnalystConfig.of(settings)
+
+    assert config.requests_for(config.rows_wanted(config.models[0])) == requests
+
+
 def test_windows_are_closed_by_rows_or_by_age() -> None:
     """A window that is too old is judged with the rows it has, or skipped where they are few."""
     metrics, now = DriftMetrics(), [1000.0]
@@ -782,6 +810,7 @@ class TestDrift:
         assert 0.1 < (ask("smallest_detectable", feature="b") or 0) < 1
         assert ask("episode") == 0
         assert ask("window_rows") == 100
+        assert (ask("rows_waiting"), ask("rows_wanted")) == (0, 100)
         estimated = "mlguard_model_performance_estimated"
         judged.until(lambda: value(judged.analyst.families(), f"{estimated}_rows") == 100)
         told = value(judged.analyst.families(), estimated, version="3", metric="accuracy")

@@ -255,7 +255,7 @@ class TestCheck:
             "  quotas   600/minute requests, 10000/hour rows, 50000/day rows",
             "           each worker: 300/minute requests of a client that match no route",
             "  counts   in memory://, where each worker counts alone",
-            "  drift    off",
+            "  drift    off: no model has a reference",
             "  tracing  25% to http://127.0.0.1:4318/v1/traces",
             "  metrics  /metrics",
             "  model    iris 3 /predict",
@@ -632,8 +632,8 @@ app.mount("/prom", make_asgi_app())
         assert code == 1
         assert err.endswith(f"mlguard: {name}:app: nothing covers 1 route\n")
         assert found["mistakes"] == ["nothing covers 1 route"]
-        assert {"about": "drift", "said": "off"} in found["summary"]
-        assert routes["POST", "/predict"]["model"] == "iris"
+        assert {"about": "drift", "said": "off: no model has a reference"} in found["summary"]
+        assert routes["POST", "/predict"]["models"] == ["iris"]
         assert routes["DELETE", "/cache"]["access"] == "scopes admin"
         assert routes["GET", "/health"]["gap"].startswith("needs no token")
 
@@ -748,6 +748,18 @@ app.mount("/prom", make_asgi_app())
 
         assert code == 1
         assert "keys.json" in err
+
+    def test_what_a_verdict_takes(self, told: Any) -> None:
+        """A model with a reference is told with the rows and requests of its first verdict."""
+        Reference.build({"a": [float(n) for n in range(500)]}).save("reference.parquet")
+        written("mlguard.toml", '[[models]]\nname = "iris"\nreference = "reference.parquet"\n')
+
+        _, out, _ = told("check", "mlguard.toml")
+
+        (line,) = [line for line in out.splitlines() if "drift" in line]
+        wanted = Reference.peek_window("reference.parquet")
+        takes = f"a verdict takes {wanted} rows, those of {wanted} requests at least"
+        assert line == f"  drift    iris: {takes}"
 
     def test_a_damaged_reference(self, told: Any) -> None:
         """A reference that cannot be read is told with the command that makes one."""

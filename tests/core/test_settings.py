@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from mlguard.errors import InvalidSettings
+from mlguard.app.service import Service
+from mlguard.errors import InvalidSettings, MissingExtra
 from mlguard.performance import Task
 from mlguard.performance.calibration import ScoreCalibration
 from mlguard.reference import Reference
@@ -89,6 +90,66 @@ class TestDefaults:
 
         with pytest.raises(ValueError, match="frozen"):
             settings.service = settings.service  # type: ignore[misc]
+
+
+class TestDrift:
+    """Are the inputs of a model compared with its reference?"""
+
+    @pytest.fixture
+    def model(self, tmp_path: Path) -> dict[str, Any]:
+        reference = tmp_path / "reference.parquet"
+        Reference.build({"a": [1.0, 2.0]}).save(reference)
+        return {"name": "iris", "reference": str(reference)}
+
+    def test_a_reference_is_enough(self, model: dict[str, Any]) -> None:
+        """It is on with the usual settings as soon as a model has a reference."""
+        drift = loaded({"models": [model]}).drift
+
+        assert drift is not None
+        assert (drift.rows_per_request, drift.window) == (1, None)
+
+    def test_it_can_be_switched_off(self, model: dict[str, Any]) -> None:
+        """A file or the environment says so, whatever else stands in the table."""
+        off = {"models": [model], "drift": {"enabled": False, "route": "/drift"}}
+
+        assert loaded(off).drift is None
+        assert loaded({"models": [model]}, MLGUARD_DRIFT__ENABLED="false").drift is None
+
+    def test_without_the_file_of_the_workers(self, model: dict[str, Any]) -> None:
+        """Drift that is asked for by name and can be checked nowhere is a mistake."""
+        source = {"models": [model], "service": {"host_file": False}, "drift": {}}
+
+        (said,) = problems(source)
+        assert said.startswith("drift: needs the file in which the workers of a host meet")
+
+    @pytest.mark.parametrize("gone", ["package", "file"])
+    def test_nobody_asked_for_it(
+        self,
+        model: dict[str, Any],
+        gone: str,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """Where it cannot be checked the service goes on without, and says what it takes."""
+        source: dict[str, Any] = {"models": [model]}
+        if gone == "package":
+            monkeypatch.setitem(sys.modules, "evidently", None)
+        else:
+            source["service"] = {"host_file": False}
+
+        assert Service(source).settings.drift is None
+        said = {"package": "pip install 'mlguard-core[drift]'", "file": "service.host_file"}
+        assert said[gone] in caplog.text
+        assert "drift.enabled" in caplog.text
+
+    def test_asked_for_by_name_it_needs_its_packages(
+        self, model: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """With the table [drift], a service without the packages does not start."""
+        monkeypatch.setitem(sys.modules, "evidently", None)
+
+        with pytest.raises(MissingExtra, match=r"needs evidently: run `pip install"):
+            Service({"models": [model], "drift": {}})
 
 
 MISTAKES = [

@@ -52,6 +52,7 @@ class Checker:
         self._episodes = {model: Episodes(k, n) for model in config.models}
         self._known: dict[DriftModel, Reference] = {}
         self._drifting: set[DriftModel] = set()
+        self._has_begun: set[DriftModel] = set()
         self._histories: dict[DriftModel, History] = {}
         self._log = RateLimitedLog()
 
@@ -74,9 +75,14 @@ class Checker:
         model = model_of(self._config.models, name, version)
         if model is None:
             return False
-        window = self._windows[model].add(values, self._clock())
+        windows = self._windows[model]
+        window = windows.add(values, self._clock())
+        if model not in self._has_begun:
+            self._has_begun.add(model)
+            LOGGER.info("drift: the first row of %s is here, of %d", _named(model), windows.size)
         if window is not None:
             self._check(model, window)
+        self._metrics.waiting(model, windows.waiting)
         return window is not None
 
     def close_aged(self) -> bool:
@@ -89,6 +95,7 @@ class Checker:
                 self._metrics.skipped(model)
             else:
                 self._check(model, window)
+            self._metrics.waiting(model, 0)
         return bool(closed)
 
     def _prepare(self, model: DriftModel) -> None:
@@ -103,8 +110,14 @@ class Checker:
             self._windows[model] = Windows(size, self._config.max_age)
             self._known[model] = reference
             self._metrics.use(model, reference, size)
+            self._tell_what_is_missing(model, size)
         except Exception as error:  # noqa: BLE001 - one model or window must not stop the others
             LOGGER.error("model %s has no drift checks: %s", model.name, error)
+
+    def _tell_what_is_missing(self, model: DriftModel, rows: int) -> None:
+        requests = self._config.requests_for(rows)
+        text = "drift: %s needs %d rows to a verdict, those of %d requests at least"
+        LOGGER.info(text, _named(model), rows, requests)
 
     def _check(self, model: DriftModel, window: RowWindow) -> None:
         started = time.monotonic()
@@ -164,6 +177,10 @@ class Checker:
             part.replace(path)
         except Exception as error:  # noqa: BLE001 - one model or window must not stop the others
             self._log.warning(str(path), "the drift report %s cannot be written: %r", path, error)
+
+
+def _named(model: DriftModel) -> str:
+    return f"{model.name} {model.version}"
 
 
 def _by_name(row: object, ours: tuple[str, ...], theirs: tuple[str, ...]) -> object:

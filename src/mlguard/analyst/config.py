@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -64,6 +65,7 @@ class AnalystConfig:
         min_rows: Rows below which such a window is skipped.
         drifted_windows: Windows in which a feature must drift for its drift to last.
         last_windows: The last windows of which.
+        rows_per_request: Rows that a request gives, all in all: a share of one where not each does.
         report: Where to write each check's HTML report; None writes none.
         secrets: Variables with secrets, which the analyst does not inherit.
         scored: The models whose performance is estimated.
@@ -77,6 +79,7 @@ class AnalystConfig:
     min_rows: int = 200
     drifted_windows: int = 2
     last_windows: int = 2
+    rows_per_request: float = 1.0
     report: str | None = None
     secrets: tuple[str, ...] = ()
     scored: tuple[ScoredModel, ...] = ()
@@ -103,6 +106,7 @@ class AnalystConfig:
             min_rows=drift.min_rows,
             drifted_windows=drift.drifted_windows,
             last_windows=drift.last_windows,
+            rows_per_request=drift.rows_per_request * drift.sample,
             report=str(drift.report) if drift.report else None,
             secrets=(*secrets, *stores, *filter(None, keys)),
             scored=tuple(_scored(m) for m in settings.models if _has_scores(m)),
@@ -115,6 +119,22 @@ class AnalystConfig:
             return path
         name = re.sub(r"[^\w.-]", "_", model.name)
         return path.with_name(f"{path.stem}-{name}{path.suffix}")
+
+    def rows_wanted(self, model: DriftModel) -> int:
+        """Tell how many rows a verdict on a model takes.
+
+        Raises:
+            InvalidReference: Its reference would say so, and cannot be read.
+        """
+        if self.window:
+            return self.window
+        from mlguard.drift.reference import Reference
+
+        return Reference.peek_window(model.reference_path)
+
+    def requests_for(self, rows: int) -> int:
+        """Tell how many requests give so many rows at least, whatever they hold."""
+        return math.ceil(rows / self.rows_per_request)
 
     def to_json(self) -> str:
         """Write it down for the analyst's standard input."""

@@ -44,6 +44,11 @@ class DriftMetrics:
         """Let a model's checks begin at zero."""
         for result in _RESULTS:
             self._numbers.number(_CHECKS, model.name, model.version, result)
+        self.waiting(model, 0)
+
+    def waiting(self, model: DriftModel, rows: int) -> None:
+        """Say how many rows of a model wait for a verdict."""
+        self._set("rows_waiting", model, to=rows)
 
     def use(self, model: DriftModel, reference: Reference, rows: int) -> None:
         """Say what a model's inputs are compared with, in windows of so many rows."""
@@ -52,6 +57,7 @@ class DriftMetrics:
         for name in reference.features:
             smallest = reference.calibration.detectable(name, rows)
             self._set("smallest_detectable", model, name, to=smallest)
+        self._set("rows_wanted", model, to=rows)
         about = (reference.created, str(reference.rows), str(len(reference.features)))
         self._set("reference_info", model, *about, to=1)
 

@@ -36,6 +36,16 @@ class Windows:
         self._max_age = max_age
         self._open = RowWindow()
 
+    @property
+    def size(self) -> int:
+        """Rows of one that is full."""
+        return self._size
+
+    @property
+    def waiting(self) -> int:
+        """Rows in the window that is open."""
+        return len(self._open.rows)
+
     def add(self, values: object, now: float) -> RowWindow | None:
         """Add a row; return its window where that is full now."""
         self._open.rows.append(values)

@@ -76,7 +76,7 @@ class Service:
         tracer_provider: trace.TracerProvider | None = None,
         departures: tuple[type[BaseException], ...] = (),
     ) -> None:
-        self.settings = settings = load(source)
+        self.settings = settings = _with_what_is_there(load(source))
         _demand_packages(settings)
         self.metrics = Metrics((m.name, m.version) for m in settings.models)
         self._log = RateLimitedLog()
@@ -474,10 +474,27 @@ def stable_conventions() -> None:
     os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http")
 
 
+def _with_what_is_there(settings: Settings) -> Settings:
+    """Leave drift out where nobody asked for it by name and it cannot be checked, and say so."""
+    if settings.drift is None or "drift" in settings.model_fields_set:
+        return settings
+    missing = _missing(_DRIFT_PACKAGES)
+    if missing:
+        needs = f"that needs {', '.join(missing)}: run `pip install 'mlguard-core[drift]'`"
+    elif not settings.service.host_file:
+        needs = "that needs the file of the workers, which service.host_file switches off"
+    else:
+        return settings
+    LOGGER.warning(
+        "a model has a reference, and its inputs are not checked for drift: %s; "
+        "or set drift.enabled to false",
+        needs,
+    )
+    return settings.model_copy(update={"drift": None})
+
+
 def _demand_packages(settings: Settings) -> None:
     """Find out whether optional parts could run, without importing what they import."""
-    from importlib.util import find_spec
-
     store = settings.auth.revocation_store if settings.auth else None
     keys = settings.auth.api_keys if settings.auth else None
     kept = keys.store if keys else None
@@ -488,9 +505,14 @@ def _demand_packages(settings: Settings) -> None:
         ("auth.api_keys.store", "redis", ("hiredis",) if kept else ()),
         ("quotas.store", "redis", ("hiredis",) if counts.startswith("redis") else ()),
     ):
-        missing = [name for name in packages if find_spec(name) is None]
-        if missing:
+        if missing := _missing(packages):
             raise MissingExtra(
                 f"{part} needs {', '.join(missing)}: run `pip install 'mlguard-core[{extra}]'`, "
                 f"or remove {part} from the settings"
             )
+
+
+def _missing(packages: Sequence[str]) -> list[str]:
+    from importlib.util import find_spec
+
+    return [name for name in packages if find_spec(name) is None]

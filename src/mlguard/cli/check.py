@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mlguard.analyst import AnalystConfig
 from mlguard.app.service import Service
 from mlguard.cli.apps import guard_of
 from mlguard.cli.terminal import (
@@ -23,7 +24,7 @@ from mlguard.cli.terminal import (
 )
 from mlguard.errors import InvalidSettings, MLGuardError
 from mlguard.routes.coverage import Coverage, Covered
-from mlguard.settings import DEFAULT, Auth, Drift, Limits, Model, Quotas, Settings
+from mlguard.settings import DEFAULT, Auth, Limits, Model, Quotas, Settings
 from mlguard.tracing import Tracing
 from mlguard.urls import redacted_url
 
@@ -141,7 +142,7 @@ def _written_route(found: Covered) -> dict[str, Any]:
         "methods": found.asked.split(","),
         "route": found.route.shown,
         "access": found.access,
-        "model": found.model,
+        "models": [*found.models],
         "quotas": [{"whose": whose, "limits": [*limits]} for whose, limits in found.quotas],
         "gap": found.gap,
     }
@@ -209,17 +210,23 @@ def _row(
 def _summary(settings: Settings, tracing: Tracing) -> Iterator[tuple[str, str]]:
     yield from _auth(settings.auth)
     yield from _quotas(settings.quotas)
-    yield "drift", _drift(settings.drift)
+    yield from (("drift", said) for said in _drift(settings))
     yield "tracing", _tracing(tracing)
     yield "metrics", settings.metrics.path
     yield from (("model", _model(model)) for model in settings.models)
 
 
-def _drift(drift: Drift | None) -> str:
-    if drift is None:
-        return "off"
-    rows = f"{drift.window} rows" if drift.window else "as many rows as each reference proposes"
-    return f"windows of {rows}"
+def _drift(settings: Settings) -> Iterator[str]:
+    """Tell how long each model's first verdict takes."""
+    if settings.drift is None:
+        has_any = any(model.reference for model in settings.models)
+        yield f"off{'' if has_any else ': no model has a reference'}"
+        return
+    config = AnalystConfig.of(settings)
+    for model in config.models:
+        rows = config.rows_wanted(model)
+        requests = _count(config.requests_for(rows), "request")
+        yield f"{model.name}: a verdict takes {_count(rows, 'row')}, those of {requests} at least"
 
 
 def _tracing(tracing: Tracing) -> str:

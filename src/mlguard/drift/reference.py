@@ -249,6 +249,19 @@ class Reference:
         about, _ = _read(path, with_rows=False)
         return str(about.get("category_key", ""))
 
+    @staticmethod
+    def peek_window(path: str | os.PathLike[str]) -> int:
+        """Read the rows of the window that it proposes.
+
+        Raises:
+            InvalidReference: The file is missing, damaged, or not a reference.
+        """
+        about, _ = _read(path, with_rows=False)
+        try:
+            return int(about["calibration"]["window"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidReference(_damaged(path, error)) from error
+
 
 def _apart(names: Sequence[str]) -> str:
     """Return a column's name that no feature has."""

@@ -133,6 +133,8 @@ METRICS = (
         *_MODEL,
         "reason",
     ),
+    _gauge("mlguard_drift_rows_waiting", "Rows that wait for the next verdict.", *_MODEL),
+    _gauge("mlguard_drift_rows_wanted", "Rows that a verdict takes.", *_MODEL),
     _counter(
         "mlguard_analyst_restarts_total", "Analysts started in the place of one that was gone."
     ),

@@ -83,7 +83,7 @@ def _resolved(
     if "keys" in named:
         problems += _key_files(issuers)
     for model in settings.models if "references" in named else ():
-        problems += _reference(model, category_key)
+        problems += _reference(model, category_key, is_compared=settings.drift is not None)
         problems += _calibration(model)
     if problems:
         raise InvalidSettings(*problems, source=name)
@@ -193,7 +193,7 @@ def _key(place: str, variable: str | None, environ: Mapping[str, str]) -> tuple[
     return None, f"{place} = {variable!r}: {must}"
 
 
-def _reference(model: Model, category_key: bytes | None) -> Iterator[str]:
+def _reference(model: Model, category_key: bytes | None, *, is_compared: bool) -> Iterator[str]:
     if model.reference is None:
         return
     from mlguard.drift.hashing import CategoryHash
@@ -206,7 +206,7 @@ def _reference(model: Model, category_key: bytes | None) -> Iterator[str]:
         yield f"models[{model.name}].reference = '{model.reference}': {error}"
         return
     key = CategoryHash(category_key).name if category_key else ""
-    if key != hashed:
+    if is_compared and key != hashed:
         with_key = "with another key than" if hashed and key else "without the key of"
         where = with_key if key else "with a key, and there is no"
         yield (

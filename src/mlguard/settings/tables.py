@@ -14,7 +14,9 @@ from pydantic import (
     PrivateAttr,
     StrictBool,
     StrictInt,
+    ValidationInfo,
     field_serializer,
+    field_validator,
     model_validator,
 )
 
@@ -173,9 +175,10 @@ class Model(Table):
 
 
 class Drift(Table):
-    """How live inputs are compared with the reference.
+    """How live inputs are compared with the reference: of every model that has one.
 
     Attributes:
+        enabled: Whether they are; without the table too, as soon as a model has a `reference`.
         window: Rows in one comparison; default: what a model's reference proposes.
         max_age: Seconds after which fewer rows are compared, without waiting for more.
         min_rows: Rows below which such a comparison is skipped.
@@ -192,6 +195,7 @@ class Drift(Table):
             each host judges its own.
     """
 
+    enabled: StrictBool = True
     window: Annotated[StrictInt, Field(ge=50, le=1_000_000)] | None = None
     max_age: Annotated[float, Field(ge=1, le=31_536_000, strict=True)] = 86_400.0
     min_rows: Annotated[StrictInt, Field(ge=30, le=1_000_000)] = 200
@@ -266,13 +270,17 @@ class MetricsSettings(Table):
 
 
 class Settings(Table):
-    """Everything the operator decided; a part whose table is missing is off, except metrics."""
+    """Everything the operator decided.
+
+    A part whose table is missing is off, but for metrics, and for drift where a model has a
+    `reference`.
+    """
 
     service: ServiceSettings = ServiceSettings()
     models: tuple[Model, ...] = ()
     auth: Auth | None = None
     quotas: Quotas | None = None
-    drift: Drift | None = None
+    drift: Drift | None = Field(default=None, validate_default=True)
     feedback: FeedbackSettings | None = None
     tracing: TracingSettings | None = None
     metrics: MetricsSettings = MetricsSettings()
@@ -281,6 +289,15 @@ class Settings(Table):
     _secrets: dict[str, tuple[bytes, ...]] = PrivateAttr(default_factory=dict)
     _pseudonym_key: bytes | None = PrivateAttr(None)
     _category_key: bytes | None = PrivateAttr(None)
+
+    @field_validator("drift")
+    @classmethod
+    def _is_checked(cls, drift: Drift | None, info: ValidationInfo) -> Drift | None:
+        """Check drift as soon as a model has a reference, unless that is switched off."""
+        if drift is None:
+            has_any = any(model.reference for model in info.data.get("models", ()))
+            return Drift() if has_any else None
+        return drift if drift.enabled else None
 
     @model_validator(mode="after")
     def _agree(self) -> Settings:
@@ -315,6 +332,11 @@ class Settings(Table):
             raise contradiction(
                 "drift: no model has a `reference` to compare with; "
                 "`mlguard reference build` makes one",
+            )
+        if not drift.store and not self.service.host_file and "drift" in self.model_fields_set:
+            raise contradiction(
+                "drift: needs the file in which the workers of a host meet, which "
+                "`service.host_file` switches off, or a Redis in `drift.store`",
             )
         if drift.route and not (drift.report and self.auth):
             raise contradiction(

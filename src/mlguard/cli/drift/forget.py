@@ -38,7 +38,7 @@ def _forget(options: argparse.Namespace) -> None:
 
     settings = load(options.settings, named=())
     if settings.drift is None:
-        raise InvalidSettings("there is no table [drift]", source=settings.source)
+        raise InvalidSettings("drift is checked of no model", source=settings.source)
     config = AnalystConfig.of(settings)
     try:
         rows = _rows_here(settings)
