@@ -16,19 +16,22 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from docs import build
 from mlguard.app.service import Service
 from mlguard.auth.minting import make_key, mint, secret_signer, signer
 from mlguard.cli import main
 from mlguard.performance import Task
 from mlguard.performance.calibration import ScoreCalibration
 from mlguard.reference import Reference
-from mlguard.settings import Issuer
+from mlguard.settings import Settings
 from mlguard.testing import GuardTester
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 GUIDE = (ROOT / "docs" / "guide.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+DRIFT = (ROOT / "docs" / "drift.md").read_text()
+SETTINGS = (ROOT / "docs" / "settings.md").read_text()
 PERFORMANCE = (ROOT / "docs" / "performance.md").read_text()
 AUTHENTICATION = (ROOT / "docs" / "authentication.md").read_text()
 SECRET = "0" * 64
@@ -113,24 +116,24 @@ def test_the_guides_drift_check_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert names["verdict"].detected is False
 
 
-def test_the_guide_names_every_setting() -> None:
-    """The table of settings is complete, and names nothing that is not there."""
-    from mlguard.settings import Settings
-    from mlguard.settings.mistakes import table_of
+def test_the_settings_page_is_current() -> None:
+    """What the code says of each setting is what the page says."""
+    assert build.PAGE.read_text() == build.page(), "run `python -m docs.build`"
 
-    expected = {
-        f"{name}{'[]' if name == 'models' else ''}.{key}"
-        for name, field in Settings.model_fields.items()
-        for key in (table_of(field.annotation) or Settings).known_keys()
-    }
-    # An issuer's keys stand in [auth] or in an entry; a name makes sense in an entry only.
-    expected = expected - {"auth.name"} | {"auth.issuers[].name"}
-    keys = re.findall(r"^\| (`\w+[.\[].*?) \|", GUIDE.split("**Any key")[0], re.MULTILINE)
-    named = re.findall(r"`(.+?)`", " ".join(keys))
 
-    assert set(named) == expected
-    entry = named[named.index("auth.issuer") : named.index("auth.issuers")]
-    assert {key.removeprefix("auth.") for key in entry} == {*Issuer.model_fields} - {"name"}
+def test_every_setting_has_a_meaning() -> None:
+    """Each key of each table is told in the docstring of its table, and no other."""
+    tables = [table for section in build.SECTIONS for table in section.tables]
+
+    for table in tables:
+        assert {*build.meanings(table)} == {*table.model_fields}
+
+
+def test_every_table_has_a_section() -> None:
+    """No table of the file is left out."""
+    titles = {re.sub(r"[^a-z.]", "", section.title) for section in build.SECTIONS}
+
+    assert {*Settings.model_fields} <= titles
 
 
 @pytest.mark.parametrize("part", ["host", "keys", "api_keys", "revocations", "feedback", "tracing"])
@@ -151,26 +154,32 @@ def test_the_guide_names_every_refusal() -> None:
     assert set(re.findall(r"`(.+?)`", " ".join(codes))) == known
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        "README.md",
-        "docs/guide.md",
-        "docs/authentication.md",
-        "docs/quotas.md",
-        "docs/rows.md",
-        "docs/performance.md",
-        "docs/cost.md",
-        "CONTRIBUTING.md",
-        "examples/README.md",
-    ],
+PAGES = sorted(
+    page.relative_to(ROOT)
+    for pattern in ("*.md", "docs/*.md", "examples/**/*.md", "integrations/*/*.md")
+    for page in ROOT.glob(pattern)
 )
-def test_links_lead_somewhere(page: str) -> None:
-    """Every relative link of a page is a file."""
-    here = ROOT / page
-    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", here.read_text())
 
-    assert [link for link in links if not (here.parent / link.strip()).exists()] == []
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every relative link of a page is a file, and what it names in there is a heading."""
+    here = ROOT / page
+    links = re.findall(r"\]\((?!https?:)([^)]+)\)", here.read_text())
+    astray = []
+    for link in links:
+        name, _, anchor = re.sub(r"\s+", "", link).partition("#")
+        target = here.parent / name if name else here
+        if not target.exists() or (anchor and anchor not in _anchors(target)):
+            astray.append(link)
+
+    assert astray == []
+
+
+def _anchors(page: Path) -> set[str]:
+    """Name the headings of a page as GitHub does."""
+    heads = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head).strip().lower().replace(" ", "-") for head in heads}
 
 
 @pytest.mark.parametrize(
@@ -182,6 +191,8 @@ def test_links_lead_somewhere(page: str) -> None:
             ("guide", GUIDE),
             ("authentication", AUTHENTICATION),
             ("performance", PERFORMANCE),
+            ("drift", DRIFT),
+            ("settings", SETTINGS),
         )
         for number, block in enumerate(blocks(page, "toml"))
     ],

@@ -1,7 +1,7 @@
 """What did the operator decide? One TOML file, overridable from the environment."""
 
 from mlguard.settings.environment import PREFIX
-from mlguard.settings.issuers import Auth, Issuer
+from mlguard.settings.issuers import Auth, Issuer, KeyTable
 from mlguard.settings.load import NAMED, load
 from mlguard.settings.mistakes import SECRET_URLS, nearest
 from mlguard.settings.quotas import DEFAULT, Limits, Plan, Quotas
@@ -43,6 +43,7 @@ __all__ = [
     "Drift",
     "FeedbackSettings",
     "Issuer",
+    "KeyTable",
     "Limits",
     "MetricsSettings",
     "Model",

@@ -38,23 +38,25 @@ _NO_ISSUER = re.compile("[?#@]")
 class Issuer(Table):
     """Whose tokens are accepted, and how they spell what they say.
 
-    Without a source of keys, they are found through the issuer's OpenID Connect discovery.
+    Without a source of keys, one of the five that end in `_url`, `_file` and `_env`, they are found
+    through the issuer's OpenID Connect discovery.
 
     Attributes:
-        name: Names the entry for overrides from the environment.
-        issuer: The `iss` that tokens must carry.
-        audience: The audiences accepted, one or several.
+        name: Names the entry for the environment and for `--issuer`.
+        issuer: The `iss` that tokens must carry, to the last character.
+        audience: The `aud` of accepted tokens, one or several.
         audience_claim: The claim with the audience.
-        algorithms: The signature algorithms accepted; a key serves one of them.
+        algorithms: The signature algorithms accepted: one of HS256, HS384 and HS512 with a secret,
+            else of RS, PS and ES 256, 384 and 512 and EdDSA.
         jwks_url: Where the issuer's JSON Web Key Set is fetched.
         jwks_file: A JSON Web Key Set with the issuer's public keys.
         pem_file: The issuer's public keys or certificates as PEM.
         secret_env: Names the variables with the HMAC secrets, oldest to newest.
         secret_file: The files with the HMAC secrets, oldest to newest.
-        typ: The `typ` headers accepted, spelt by `media_type`; NO_TYPE stands for none.
+        typ: The `typ` headers accepted; "none" stands for a token without one.
         subject_claim: The claim that names the caller.
-        scope_claim: The claim with what the caller may do; default: `scope`, else `scp`.
-        tenant_claim: The claim that tells tenants apart.
+        scope_claim: The claim with what the caller may do; without it `scope`, else `scp`.
+        tenant_claim: The claim that tells tenants apart; then it is required.
     """
 
     name: Name | None = None
@@ -139,7 +141,7 @@ class KeyTable(Table):
     """Who may call by an API key; `mlguard key create` makes some.
 
     Attributes:
-        file: Where keys are kept, as salted hashes; default: api_keys.json beside the settings.
+        file: Where keys are kept, as salted hashes, beside the settings.
         store: A Redis where they are kept instead, for services of several hosts.
         header: The header that carries a key; with "Authorization" it is `Bearer KEY`.
     """
@@ -162,17 +164,17 @@ class KeyTable(Table):
 class Auth(Table):
     """Who may call: the issuers, and what holds for all of them.
 
-    The keys of one issuer may stand in the table itself; here it is an entry like others.
+    The keys of one issuer may stand in the table itself, in place of `issuers`.
 
     Attributes:
         issuers: Each with its own audience, keys and claims; at least one, or one of the next two.
-        api_keys: Who may call by an API key; None where nobody may.
+        api_keys: Who may call by an API key.
         own_login: Whether the app names callers too, by a function given to `guard.identify`.
         scopes: What a token must grant on every route that is not public.
         public: Routes, as the framework spells them, that need no token; "/ui/*" is all below /ui.
         leeway: Seconds that clocks may differ.
         max_age: Seconds after `iat` from which a token is refused, whatever its `exp`.
-        failures_per_client: Refused tokens of an address, after which unknown ones wait; None
+        failures_per_client: Refused tokens of an address, after which unknown ones wait; "off"
             where they never do.
         jwks_max_age: Seconds after which fetched keys are fetched anew, at the latest.
         jwks_max_stale: Seconds beyond that for which they serve while they cannot be fetched.

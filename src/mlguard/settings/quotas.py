@@ -99,7 +99,7 @@ class Plan(Limits):
     """What holds for callers of a plan in place of what holds for everybody.
 
     Attributes:
-        models: What holds for single models, by name.
+        models: What holds for single models, by name: tables with the keys above.
     """
 
     models: dict[ModelName, ModelLimits] = Field(default={})
@@ -122,7 +122,7 @@ class Exempt(Table):
 
 
 class Quotas(Plan):
-    """How much a principal may ask.
+    """How much a caller may ask.
 
     Attributes:
         store: Where counts are kept: memory:// is one process, host:// all workers of a host,
@@ -135,10 +135,12 @@ class Quotas(Plan):
             "closed" answers 503; one word for all, or a table with one for each.
         local_share: Of each limit, what one worker may admit meanwhile where that is local.
         max_in_flight: Requests in flight in one worker, whoever sent them.
-        unmatched_per_client: Requests of an address that match no route; None where any number may.
+        unmatched_per_client: Requests of an address that match no route; "off" where any number
+            may.
         plan_claim: The claim of a token that names its plan.
-        plans: What holds for callers of a plan, by its name.
-        tenant: What all callers of a tenant may ask together.
+        plans: What holds for callers of a plan in place of what holds for everybody, by its name:
+            tables with `requests`, `rows`, `units`, `lifetime`, `concurrency` and `models`.
+        tenant: What all callers of a tenant may ask together: a table with the same keys.
         exempt: Who and what is not counted.
     """
 

@@ -62,12 +62,15 @@ class ServiceSettings(Table):
         max_uri: Bytes that path and query may have together; more is a 414.
         max_header: Bytes that any one header that is read may have; more is a 431.
         max_body: Bytes of a model route's request body that are read at most.
-        body_timeout: Seconds in which a body that is read must have come; later is a 408.
+        body_timeout: Seconds in which a body that is read must have come; later is a 408. Of WSGI
+            servers, gunicorn and werkzeug let it be held; others have timeouts of their own.
         pseudonym_key_env: Names the variable with the key that turns principals into pseudonyms;
             without it, a random key lives as long as the service's folder on this host.
-        host_file: Whether the workers of a host meet in a file.
-        folder: Where the service's private folder is made; default: in the runtime folder or the
-            temporary folder. A folder in `quotas.store` wins.
+        host_file: Whether the workers of a host meet in a file: for the metrics of all, for
+            revocations, drift and `host://`.
+        folder: Where the service's private folder is made, a local folder that its user can write
+            to; without it, in the runtime folder or the temporary folder. A folder in
+            `quotas.store` wins.
     """
 
     name: Name = "ml-service"
@@ -99,12 +102,13 @@ class Model(Table):
         inputs: Where the rows are in the JSON request: keys joined by dots.
         outputs: Where the predictions are in the JSON answer.
         protocol: Fills `inputs` and `outputs`: v1 is KServe and TF-Serving, v2 Open Inference.
-        features: Names of a row's fields, in order; default: the reference's.
-        reference: The file that says what training looked like.
+        features: Names of a row's fields, in order; without it the reference's.
+        reference: The file that says what training looked like; with it drift is checked.
         scopes: What a token must grant to ask this model, beyond `auth.scopes`.
         task: What it answers, for its performance: a class, or a number.
-        classes: Its classes, in the order of their scores; of two, the last is the positive one.
-        scores: Where the classes' probabilities are in the JSON answer.
+        classes: Its classes, in the order of their scores, `[0, 1]` unless they are named; of two,
+            the last is the positive one.
+        scores: Where the classes' probabilities are in the JSON answer; with v2, a tensor's name.
         threshold: The probability from which a row is positive, where only scores are answered.
         calibration: The file that says what its scores are worth.
     """
@@ -179,19 +183,22 @@ class Drift(Table):
 
     Attributes:
         enabled: Whether they are; without the table too, as soon as a model has a `reference`.
-        window: Rows in one comparison; default: what a model's reference proposes.
+        window: Rows in one comparison; without it what a model's reference proposes.
         max_age: Seconds after which fewer rows are compared, without waiting for more.
         min_rows: Rows below which such a comparison is skipped.
         drifted_windows: Comparisons in which a feature must drift for an alert.
         last_windows: The last comparisons of which.
-        sample: Share of requests that give a row, in (0, 1].
+        sample: Share of requests that give a row.
         rows_per_request: Rows taken of one request at most; rows of one batch are not independent.
-        report: Where the last comparison is written as a page for people.
-        route: Where the app shows that page; None is nowhere.
+        report: Where the last comparison is written as a page for people, with how each score went
+            over the last 200 windows; those are in a file of that name that ends in `.history`,
+            without any value of a row. Of several models each has its own, `drift-iris.html`.
+        route: The route at which the app shows that page; of several, `?model=` says whose.
         scope: What a token must grant to see it.
-        category_key_env: Names the variable with the key with which texts are hashed before they
-            leave the worker; None leaves them readable.
-        store: A Redis through which the rows of all hosts reach `mlguard drift serve`; None where
+        category_key_env: Names the variable with the key, of at least 16 bytes, with which texts
+            are hashed before they leave the worker; the reference is built with the same
+            (`--category-key-env`).
+        store: A Redis through which the rows of all hosts reach `mlguard drift serve`; without one
             each host judges its own.
     """
 
@@ -221,7 +228,7 @@ class FeedbackSettings(Table):
         retention: Seconds for which a call's predictions are kept, and labels are taken.
         max_calls: Calls that are kept at most; the oldest give way.
         window: The last labels of a model, from which its performance is measured.
-        route: Where labels may be sent to; None is nowhere.
+        route: The path that takes labels, below the app's root.
         scope: What a token must grant to send some.
     """
 
@@ -237,9 +244,9 @@ class TracingSettings(Table):
 
     Attributes:
         endpoint: The OTLP/HTTP receiver, with or without /v1/traces, or "console", which prints
-            each trace as a tree; default: what OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or
+            each trace as a tree; without it what OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or
             OTEL_EXPORTER_OTLP_ENDPOINT says, else http://127.0.0.1:4318.
-        sample: Share of traces begun here that are kept, in [0, 1]; where it is not set,
+        sample: Share of traces begun here that are kept; where it is not set,
             OTEL_TRACES_SAMPLER may say it.
         server_spans: Who makes a request's span: "ours", or the "packages" of OpenTelemetry's
             instrumentation.
