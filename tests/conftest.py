@@ -13,7 +13,7 @@ import pytest
 # OpenTelemetry reads this once per process, and some tests instrument apps before the kit does.
 os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http")
 
-pytest.register_assert_rewrite("tests.contract.contract", "tests.servers")
+pytest.register_assert_rewrite("tests.contract.bodies", "tests.contract.contract", "tests.servers")
 
 LONGEST_FIRST = ("e2e", "endings", "contract")  # folders
 LONGEST_ID = 60  # characters

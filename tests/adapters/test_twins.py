@@ -211,7 +211,14 @@ def test_paths_that_lead_nowhere_are_told(
         for side in ("inputs", "outputs")
     ]
     assert unread == [2, 2]
-    assert [r.getMessage().split("`")[1] for r in caplog.records] == ["inputs", "outputs"]
+    assert [r.getMessage() for r in caplog.records] == [
+        f'{side} = "{wrong}" of model sum found nothing in POST /predict: the {whole} is an '
+        f'object with {key} (a list): set {side} = "{key}"; its rows were not counted'
+        for side, wrong, whole, key in (
+            ("inputs", "rowz", "body", "instances"),
+            ("outputs", "scorez", "answer", "predictions"),
+        )
+    ]
 
 
 @pytest.mark.parametrize("module", [test_fastapi, test_flask], ids=["FastAPI", "Flask"])

@@ -13,9 +13,12 @@ from starlette.testclient import TestClient
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from mlguard.testing import GuardTester
+from mlguard_fastapi import MLGuard
 from tests import servers
-from tests.apps import fastapi_twin, manners_fastapi, shared_fastapi
+from tests.apps import bodies_fastapi, fastapi_twin, manners_fastapi, shared_fastapi
 from tests.contract.authentication import SECRETS, AuthContract, ask, own
+from tests.contract.bodies import BodyContract, Guarded
 from tests.contract.client import SECRET, SETTINGS, Answer, OverSockets, metric
 from tests.contract.contract import Contract
 from tests.contract.limits import LimitContract, limit_settings
@@ -242,3 +245,10 @@ class TestMannersInProcess(MannersContract):
             client = InProcess(app)
             with client.http:
                 yield client
+
+
+class TestBodies(BodyContract):
+    def make(self, settings: dict[str, Any]) -> Guarded:
+        app = bodies_fastapi.bare()
+        tester = GuardTester(MLGuard(app, settings))
+        return Guarded(InProcess(app), InProcess(bodies_fastapi.bare()), tester)

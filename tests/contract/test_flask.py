@@ -12,9 +12,12 @@ import pytest
 from flask import Flask
 from werkzeug.datastructures import Headers
 
+from mlguard.testing import GuardTester
+from mlguard_flask import MLGuard
 from tests import servers
-from tests.apps import flask_twin, manners_flask, shared_flask
+from tests.apps import bodies_flask, flask_twin, manners_flask, shared_flask
 from tests.contract.authentication import SECRETS, AuthContract
+from tests.contract.bodies import BodyContract, Guarded
 from tests.contract.client import SECRET, SETTINGS, Answer, OverSockets
 from tests.contract.contract import Contract
 from tests.contract.limits import LimitContract, limit_settings
@@ -152,3 +155,10 @@ class TestMannersInProcess(MannersContract):
             patch.setenv("MLGUARD_SERVICE__HOST_FILE", "false")
             app, _ = manners_flask.guarded(manners_settings())
             yield InProcess(app)
+
+
+class TestBodies(BodyContract):
+    def make(self, settings: dict[str, Any]) -> Guarded:
+        app = bodies_flask.bare()
+        tester = GuardTester(MLGuard(app, settings))
+        return Guarded(InProcess(app), InProcess(bodies_flask.bare()), tester)

@@ -286,16 +286,16 @@ class TestCounting:
 
     def test_what_cannot_be_read_was_not_surely_asked(self) -> None:
         """It is charged by its bytes if the handler answers without saying how many rows."""
-        assert IRIS.read(b"[1, 2, 3") == BodyReading(3, 0, None, False, False)
+        assert IRIS.read(b"[1, 2, 3")[:5] == (3, 0, None, False, False)
 
     @pytest.mark.parametrize("raw", [b"", b" \n"], ids=["empty", "blank"])
     def test_nothing_sent(self, raw: bytes) -> None:
         """An empty body holds no rows."""
-        assert IRIS.read(raw) == BodyReading(1, 0, None, False, False)
+        assert IRIS.read(raw)[:5] == (1, 0, None, False, False)
 
     def test_nothing_is_read(self) -> None:
         """Without `inputs` no body is read."""
-        assert Layout(("a",)).read(b'{"a": [1, 2]}') == BodyReading(1, 0, None, False, False)
+        assert Layout(("a",)).read(b"[1, 2]")[:5] == (1, 0, None, False, False)
 
     @pytest.mark.parametrize(
         ("layout", "raw"),
@@ -339,6 +339,209 @@ class TestCounting:
         assert [NAMED.row(rows, index) for index in range(len(rows))] == expected
 
 
+def shaped(shape: str, *features: str, inputs: str = "x") -> Layout:
+    return Layout(features, inputs, "y", shape=shape)
+
+
+ABCD = ("a", "b", "c", "d")
+BOX = {"box": [0, 0, 9, 9], "tags": ["a", "b"], "more": {"k": [1, 2, 3]}}
+
+
+class TestPlaces:
+    @pytest.mark.parametrize(
+        ("place", "said", "expected"),
+        [
+            pytest.param("", [[1, 2], [3, 4]], [[1, 2], [3, 4]], id="the root is a list"),
+            pytest.param("$", {"b": 2, "a": 1}, [[1, 2]], id="the root is one row"),
+            pytest.param("", {"b": [2, 4], "a": [1, 3]}, [[1, 2], [3, 4]], id="columns"),
+            pytest.param(
+                "inputs.0.data", {"inputs": [{"data": [[1, 2]]}, {"data": 7}]}, [[1, 2]], id="index"
+            ),
+            pytest.param("/inputs/1", {"inputs": [7, [[1, 2]]]}, [[1, 2]], id="index by pointer"),
+            pytest.param("/my.rows", {"my.rows": [[1, 2]]}, [[1, 2]], id="a key with a dot"),
+            pytest.param("/0/x", {"0": {"x": [[1, 2]]}}, [[1, 2]], id="an index that is a key"),
+            pytest.param("inputs.2", {"inputs": [[[1, 2]]]}, None, id="no such item"),
+            pytest.param("inputs.00", {"inputs": [[[1, 2]]]}, None, id="no index"),
+        ],
+    )
+    def test_rows(self, place: str, said: Any, expected: Any) -> None:
+        """Rows are found at the root, below indexes and below keys with dots."""
+        layout = Layout(("a", "b"), place)
+        reading = layout.read(json.dumps(said).encode())
+
+        assert reading.found == (expected is not None)
+        assert read(layout, said) == expected
+        assert (
+            expected is None
+            or (reading.rows, reading.least) == (len(expected), 1)
+            or (reading.least == len(expected))
+        )
+
+    @pytest.mark.parametrize(
+        "raw",
+        [
+            pytest.param(b'{"inputs":[{"data":%s,"data":[[1,2]]}]}', id="below an index"),
+            pytest.param(b'{"inputs":[{"data":%s}],"inputs":[{"data":[[1,2]]}]}', id="above it"),
+            pytest.param(b'{"inputs":[{"data":[[1,2]]}],"inputs":[{"data":%s}]}', id="the last"),
+        ],
+    )
+    def test_said_twice(self, raw: bytes) -> None:
+        """Of a key that is said twice around an index, the larger counts."""
+        many = json.dumps([[1, 2]] * 500).encode()
+
+        assert Layout(("a", "b"), "inputs.0.data").read(raw % many).rows == 500
+
+    def test_said_twice_at_the_root(self) -> None:
+        """A column said twice is as long as the longer one."""
+        many = json.dumps([1] * 500).encode()
+
+        assert Layout(("a", "b"), "").read(b'{"a":%s,"a":[1],"b":[2]}' % many).rows == 500
+
+
+class TestStatedShapes:
+    @pytest.mark.parametrize(
+        ("layout", "value", "rows"),
+        [
+            pytest.param(shaped("row"), ROW, 1, id="row: a flat list"),
+            pytest.param(shaped("row", *ABCD), ROW, 1, id="row: a flat list of the features"),
+            pytest.param(shaped("row"), BOX, 1, id="row: an object that holds lists"),
+            pytest.param(shaped("row"), [[[0, 1, 2]] * 28] * 28, 1, id="row: an image"),
+            pytest.param(shaped("row"), "a text, with commas", 1, id="row: a text"),
+            pytest.param(shaped("row", "text"), "a text, with commas", 1, id="row: a named text"),
+            pytest.param(shaped("row", *ABCD), {"a": 1, "z": [1, 2]}, 1, id="row: by names"),
+            pytest.param(shaped("row", *map(str, range(16))), IMAGE, 1, id="row: a named image"),
+            pytest.param(shaped("row"), [{"a": 1}] * 1000, 1000, id="row: no list of objects"),
+            pytest.param(shaped("row"), [[{"a": 1}] * 1000], 1000, id="row: nor one deeper"),
+            pytest.param(shaped("row", *ABCD), [ROW] * 9, 9, id="row: no list of rows"),
+            pytest.param(shaped("row", *ABCD), ROW * 9, 9, id="row: no flat list of more"),
+            pytest.param(shaped("row", *ABCD), {n: [1] * 9 for n in ABCD}, 9, id="row: no columns"),
+            pytest.param(shaped("row", *ABCD), {"r1": ROW, "r2": ROW}, 4, id="row: none by names"),
+            pytest.param(shaped("row", *ABCD), "1,2,3,4\n" * 9, 10, id="row: no lines of CSV"),
+            pytest.param(shaped("rows"), [BOX] * 3, 3, id="rows: objects that hold lists"),
+            pytest.param(shaped("rows", *ABCD), [BOX] * 3, 3, id="rows: the same, named"),
+            pytest.param(shaped("rows"), [[[0, 1, 2]] * 28] * 3, 3, id="rows: nested lists"),
+            pytest.param(shaped("rows", *ABCD), [ROW] * 3, 3, id="rows: lists"),
+            pytest.param(shaped("rows", *ABCD), [ROW * 500], 500, id="rows: 500 in one"),
+            pytest.param(shaped("rows", *ABCD), [[ROW] * 500], 500, id="rows: 500 one deeper"),
+            pytest.param(shaped("rows", "text"), ["a, b", "c"], 2, id="rows: texts"),
+            pytest.param(shaped("rows"), {"a": [1] * 9}, 9, id="rows: columns are as they are"),
+            pytest.param(shaped("columns"), {"a": [[1] * 9, [2] * 9]}, 2, id="columns: of lists"),
+            pytest.param(shaped("columns", *ABCD), {"a": [1, 2], "b": 3}, 2, id="columns: ragged"),
+            pytest.param(shaped("columns"), {"a": {"7": 1}, "b": {"8": 1}}, 2, id="columns: named"),
+            pytest.param(shaped("columns"), {"a": 1}, 1, id="columns: scalars"),
+            pytest.param(shaped("columns", *ABCD), [ROW] * 3, 3, id="columns: a list is a list"),
+        ],
+    )
+    def test_counted(self, layout: Layout, value: Any, rows: int) -> None:
+        """A stated shape holds, as long as what stands there can have it."""
+        assert layout.read(json.dumps({"x": value}).encode()).rows == rows
+
+    @pytest.mark.parametrize(
+        ("layout", "value", "expected"),
+        [
+            pytest.param(shaped("row", *ABCD), ROW, [ROW], id="a flat list"),
+            pytest.param(
+                shaped("row", "a", "b"), {"b": 2, "a": 1, "z": [9]}, [[1, 2]], id="object"
+            ),
+            pytest.param(shaped("row"), ROW, [ROW], id="a flat list, unnamed"),
+            pytest.param(shaped("row"), "a text", [["a text"]], id="a text"),
+            pytest.param(shaped("row"), IMAGE, [None], id="an image is no row of values"),
+            pytest.param(shaped("row", *map(str, range(16))), IMAGE, [[0, 1] * 8], id="named"),
+            pytest.param(shaped("rows", "text"), ["a", "b"], [["a"], ["b"]], id="texts"),
+            pytest.param(
+                shaped("columns", "a", "b"),
+                {"b": [2, 4], "a": [1, 3]},
+                [[1, 2], [3, 4]],
+                id="table",
+            ),
+        ],
+    )
+    def test_sampled(self, layout: Layout, value: Any, expected: Any) -> None:
+        """What is sampled is the record, in the order of the features."""
+        assert read(layout, {"x": value}) == expected
+
+    @pytest.mark.parametrize(
+        ("hidden", "rows"),
+        [
+            pytest.param(b'{"x":%s,"x":{"a":1}}', 500, id="the place"),
+            pytest.param(b'{"x":{"a":%s,"a":1}}', 500, id="a feature"),
+        ],
+    )
+    @pytest.mark.parametrize("shape", ["row", "columns"])
+    def test_said_twice(self, shape: str, hidden: bytes, rows: int) -> None:
+        """A stated shape hides no rows behind a key that is said twice."""
+        many = json.dumps([{"a": 1}] * rows).encode()
+
+        assert shaped(shape, "a", "b").read(hidden % many).rows >= rows
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            pytest.param(0.73, id="a number"),
+            pytest.param([0.0, 1.0, 0.0], id="probabilities"),
+            pytest.param([{"box": [1, 2]}, {"box": [3, 4]}], id="what was found in an image"),
+        ],
+    )
+    def test_answers_to_one_record(self, answer: Any) -> None:
+        """Whatever is said of one record is one prediction."""
+        layout = shaped("row")
+        reading = layout.read(b'{"x": {"a": 1}}')
+
+        assert layout.answered(json.dumps({"y": answer}).encode(), reading).rows == 1
+
+
+class TestWhatIsThere:
+    @pytest.mark.parametrize(
+        ("place", "said", "text", "hint"),
+        [
+            pytest.param(
+                "instances",
+                {"sepal_length": 5.1, "sepal_width": 3.5},
+                "an object with sepal_length, sepal_width",
+                "",
+                id="one row as the root",
+            ),
+            pytest.param("instances", [[1, 2]], "a list", "", id="a list as the root"),
+            pytest.param(
+                "rows",
+                {"id": 7, "data": [[1]]},
+                "an object with id, data (a list)",
+                "data",
+                id="another key",
+            ),
+            pytest.param(
+                "rows",
+                {"my.data": [[1]], "n": 1},
+                "an object with my.data (a list), n",
+                "/my.data",
+                id="a key with a dot",
+            ),
+            pytest.param(
+                "data.rows",
+                {"data": {"row": [1], "n": 1}},
+                "an object with row (a list), n",
+                "data.row",
+                id="deeper",
+            ),
+            pytest.param(
+                "x", {str(n): 1 for n in range(9)}, "an object with 0, 1, 2, 3, 4, …", "", id="many"
+            ),
+            pytest.param("x", {"a\nb": 1, "é" * 99: 1}, None, "", id="keys of strangers"),
+            pytest.param("x", 7, "a number", None, id="a number"),
+            pytest.param("x", {}, "an object without keys", None, id="no keys"),
+        ],
+    )
+    def test_told(self, place: str, said: Any, text: str | None, hint: str | None) -> None:
+        """What stands there instead is told by keys and kinds, with what to write."""
+        there = Layout((), place).read(json.dumps(said).encode()).there
+
+        assert there is not None
+        assert there.hint == hint
+        assert there.text.isprintable()
+        assert text is None or there.text == text
+        assert len(there.text) < 400
+
+
 def asked(rows: int, least: int = 1) -> BodyReading:
     return BodyReading(rows, least, None, True, True)
 
@@ -375,24 +578,50 @@ class TestAnswers:
         """Predictions are counted where the answer says how many they are, never too few."""
         raw = json.dumps({"predictions": predictions}).encode()
 
-        assert NAMED.answered(raw, asked(rows)) == (expected, predictions, None)
+        assert NAMED.answered(raw, asked(rows))[:3] == (expected, predictions, None)
 
     @pytest.mark.parametrize("raw", [b"", b"{", b"[1]", b'{"other": [1]}'], ids=repr)
     def test_not_there(self, raw: bytes) -> None:
         """An answer without them says nothing."""
-        assert NAMED.answered(raw, asked(1)) == (None, None, None)
+        assert NAMED.answered(raw, asked(1))[:3] == (None, None, None)
 
     def test_not_looked_for(self) -> None:
         """Without `outputs` no answer is read."""
         assert not Layout(("a",), "x").reads_answers
-        assert Layout(("a",), "x").answered(b'{"predictions": [1]}', asked(1)) == (None, None, None)
+        assert Layout(("a",), "x").answered(b"{}", asked(1))[:3] == (None, None, None)
+
+    @pytest.mark.parametrize(
+        ("outputs", "answer", "rows", "predictions"),
+        [
+            pytest.param("", 0.73, 1, 0.73, id="a number as the root"),
+            pytest.param("", [0, 1, 1], 3, [0, 1, 1], id="a flat list as the root"),
+            pytest.param(
+                "", {"label": "a", "score": 0.9}, 1, {"label": "a", "score": 0.9}, id="one"
+            ),
+            pytest.param("result.0.label", {"result": [{"label": "a"}]}, 1, "a", id="an index"),
+            pytest.param("rows.label", {"rows": [{"label": "a"}] * 3}, 3, ["a"] * 3, id="of each"),
+            pytest.param("label", [{"label": "a"}] * 3, 3, ["a"] * 3, id="of each at the root"),
+            pytest.param(
+                ("label", "score"), {"label": "a", "score": 0.9}, 1, "a", id="several, of one row"
+            ),
+            pytest.param(
+                ("label", "score"), {"label": [1] * 3, "score": [0.5] * 4}, 4, [1] * 3, id="several"
+            ),
+            pytest.param(("label", "score"), {"score": [0.5] * 3}, 3, None, id="one of several"),
+        ],
+    )
+    def test_places(self, outputs: Any, answer: Any, rows: int, predictions: Any) -> None:
+        """Predictions are found at the root, of each entry of a list, under several keys."""
+        found = Layout((), "x", outputs).answered(json.dumps(answer).encode(), asked(1))
+
+        assert found[:2] == (rows, predictions)
 
     def test_tensors(self) -> None:
         """Tensors of an answer are counted by their shapes."""
         outputs = [{"name": "y", "shape": [3, 2], "data": [0.5] * 6}]
         raw = json.dumps({"outputs": outputs}).encode()
 
-        assert V2.answered(raw, asked(3)) == (3, outputs, None)
+        assert V2.answered(raw, asked(3))[:3] == (3, outputs, None)
 
 
 @pytest.mark.parametrize(

@@ -316,6 +316,21 @@ MISTAKES = [
         id="versions that nobody looks for",
     ),
     pytest.param(
+        {"models": [{"name": "a", "inputs": "."}]},
+        "models[a].inputs = '.': reads nothing: write \"\" for the whole document",
+        id="a place that reads nothing",
+    ),
+    pytest.param(
+        {"models": [{"name": "a", "inputs": "", "outputs": ["x", "y[0].z"]}]},
+        'reads nothing: write "y.0.z"',
+        id="a place in another language",
+    ),
+    pytest.param(
+        {"models": [{"name": "a", "protocol": "v1", "shape": "row"}]},
+        "models[a]: has `protocol`, which says what its rows are: remove `shape`",
+        id="protocol and shape",
+    ),
+    pytest.param(
         {"models": [{"name": "a", "protocol": "v3"}]}, "models[a].protocol = 'v3'", id="protocol"
     ),
     pytest.param(

@@ -10,6 +10,8 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from mlguard.pointers import index_of
+
 MOST_UNPACKED = 8 * 1024 * 1024
 """Bytes to which a packed body is unpacked at most, and 32 times its own: reading costs time."""
 
@@ -82,20 +84,26 @@ def pairs(said: dict[str, Any]) -> Collection[tuple[str, Any]]:
 def at(value: Any, keys: Sequence[str]) -> Any:
     """Find what stands below these keys; None where nothing does."""
     for key in keys:
-        if not isinstance(value, dict):
-            return None
-        value = value.get(key)
+        value = value.get(key) if isinstance(value, dict) else _item(value, key)
     return value
+
+
+def _item(value: Any, key: str) -> Any:
+    """Find the item of a list that a key names; None where there is none."""
+    index = index_of(key) if isinstance(value, list) else None
+    return value[index] if index is not None and index < len(value) else None
 
 
 def column_at(value: Any, keys: Sequence[str]) -> Any:
     """Find what stands below these keys, of each entry where they lead into a list."""
     for place, key in enumerate(keys):
-        if place and isinstance(value, list):
-            return [at(entry, keys[place:]) for entry in value]
-        if not isinstance(value, dict):
-            return None
-        value = value.get(key)
+        if isinstance(value, dict):
+            value = value.get(key)
+        elif isinstance(value, list) and index_of(key) is None:
+            column = [at(entry, keys[place:]) for entry in value]
+            return None if all(found is None for found in column) else column
+        else:
+            value = _item(value, key)
     return value
 
 
@@ -103,14 +111,25 @@ def all_at(value: Any, keys: Sequence[str]) -> list[Any]:
     """Find all that stands below these keys, whichever value a reader takes."""
     found = [value]
     for key in keys:
-        found = [v for said in found if isinstance(said, dict) for v in _said(said, key)]
+        found = [v for said in found for v in _said(said, key)]
     return found
 
 
-def _said(said: dict[str, Any], key: str) -> list[Any]:
+def deepest(value: Any, keys: Sequence[str]) -> tuple[Any, int]:
+    """Follow these keys as far as something stands there: what does, and below how many."""
+    for depth in range(len(keys), 0, -1):
+        if (found := at(value, keys[:depth])) is not None:
+            return found, depth
+    return value, 0
+
+
+def _said(said: Any, key: str) -> list[Any]:
     if isinstance(said, Repeated):
         return [value for name, value in said.pairs if name == key]
-    return [said[key]] if key in said else []
+    if isinstance(said, dict):
+        return [said[key]] if key in said else []
+    index = index_of(key) if isinstance(said, list) else None
+    return [said[index]] if index is not None and index < len(said) else []
 
 
 class Spelling:
@@ -125,6 +144,8 @@ class Spelling:
 
     def is_once(self, raw: bytes) -> bool:
         """Say whether no key of the path stands in the bytes (UTF-8) a second time."""
+        if not self._plain:
+            return True
         raw = raw[: raw.rfind(b'"') + 1]  # of a batch of numbers, hardly anything
         for key in self._plain:
             if raw.count(key) > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any, NamedTuple, TypeAlias
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 from pydantic_core import from_json
 
 from mlguard.bodies.counts import Count, anywhere_in, count, count_list
+from mlguard.bodies.described import EMPTY, NO_JSON, There, described
 from mlguard.bodies.documents import (
     CONTAINERS,
     Spelling,
@@ -23,8 +25,10 @@ from mlguard.bodies.documents import (
     unpacked,
 )
 from mlguard.bodies.rows import Columns, Matrix, Rows, list_table, plain_row, table
+from mlguard.bodies.shapes import Stated, state_rows, stated
 from mlguard.bodies.survey import Survey, survey
 from mlguard.bodies.tensors import are_plain, are_tensors, read_tensors, tensor_table
+from mlguard.pointers import keys_of
 
 _PROTOCOLS = {"v1": ("instances", "predictions"), "v2": ("inputs", "outputs")}
 _CLOSE_TO_ONE = 0.01
@@ -39,6 +43,7 @@ class BodyReading(NamedTuple):
         table: The rows one by one, for sampling; None where there are none to be seen.
         found: Whether something stands at `inputs`.
         readable: Whether the body is JSON.
+        there: What is there instead, where nothing stands at `inputs`.
     """
 
     rows: int
@@ -46,12 +51,13 @@ class BodyReading(NamedTuple):
     table: Rows | None
     found: bool
     readable: bool
+    there: There | None = None
 
 
 Answer: TypeAlias = tuple[Any, Any]
 """What was predicted of one row, and its scores, as they came."""
 
-NOTHING = BodyReading(1, 0, None, False, False)
+NOTHING = BodyReading(1, 0, None, False, False, EMPTY)
 
 
 class Answered(NamedTuple):
@@ -61,11 +67,13 @@ class Answered(NamedTuple):
         rows: How many rows were predicted; None where the answer does not say.
         outputs: What stands at `outputs`; None where nothing does.
         scores: What stands at `scores`; None where nothing is to be read there.
+        there: What is there instead, where nothing stands at `outputs`.
     """
 
     rows: int | None
     outputs: Any
     scores: Any = None
+    there: There | None = None
 
 
 class Layout:
@@ -73,29 +81,45 @@ class Layout:
 
     Args:
         features: Names of a row's fields, in order; empty where unknown.
-        inputs: Keys joined by dots, None where no body is read.
-        outputs: Keys joined by dots, None where no answer is read.
+        inputs: A place, None where no body is read.
+        outputs: A place, or several of which the first is the predictions; None where no answer is
+            read.
         protocol: "v1" or "v2" instead of both.
-        scores: Keys joined by dots, or with "v2" the name of a tensor; None where none are read.
+        scores: A place, or with "v2" the name of a tensor; None where none are read.
+        shape: "auto", or what stands at `inputs`: "rows", one "row" or "columns".
     """
 
     def __init__(
         self,
         features: Sequence[str] = (),
         inputs: str | None = None,
-        outputs: str | None = None,
+        outputs: str | Sequence[str] | None = None,
         protocol: str | None = None,
         scores: str | None = None,
+        shape: str = "auto",
     ) -> None:
         inputs, outputs = _PROTOCOLS[protocol] if protocol else (inputs, outputs)
+        self._protocol = protocol
+        self._said = {"inputs": inputs, "outputs": outputs}
         self.features = tuple(features)
         self._width = len(self.features)
-        self._inputs = inputs.split(".") if inputs else None
-        self._outputs = outputs.split(".") if outputs else None
-        self._scores = scores.split(".") if scores else None
+        self._shape = None if shape == "auto" else shape
+        self._inputs = None if inputs is None else keys_of(inputs)
+        places = (outputs,) if isinstance(outputs, str) else outputs or ()
+        first, *others = map(keys_of, places) if places else (None,)
+        self._outputs, self._others = first, others
+        self._tensors = protocol == "v2"
+        self._scores = None if scores is None or self._tensors else keys_of(scores)
         self._tensor = scores
         self._spelling = Spelling(self._inputs or ())
-        self._tensors = protocol == "v2"
+
+    def said(self, side: str) -> str:
+        """Write "inputs" or "outputs" as the settings do."""
+        said = self._said[side]
+        places = [said] if isinstance(said, str) else list(said or ())
+        if self._protocol:
+            return f'protocol = "{self._protocol}" ({side} = "{said}")'
+        return f"{side} = {json.dumps(places[0] if len(places) == 1 else places)}"
 
     @property
     def reads_answers(self) -> bool:
@@ -134,6 +158,10 @@ class Layout:
                 return None
             counted, table = read_tensors(value, self._width, None)
             return BodyReading(counted.rows, counted.least, table, True, True)
+        if self._shape == "rows":
+            return BodyReading(*state_rows(value, self._width), found=True, readable=True)
+        if self._shape:
+            return None
         simple = count_list(value, self._width, raw, above)
         if simple is None:
             return None
@@ -142,7 +170,7 @@ class Layout:
     def _unreadable(self, raw: bytes) -> BodyReading:
         # What follows the JSON of binary tensors is anything.
         most = max(most_values(raw), len(raw) if self._tensors else 0)
-        return BodyReading(most, 0, None, False, False)
+        return BodyReading(most, 0, None, False, False, NO_JSON)
 
     def _look_into(self, raw: bytes, document: Any, is_once: bool) -> BodyReading:
         keys = self._inputs or ()
@@ -166,30 +194,57 @@ class Layout:
             rows = anywhere_in(document, whole, self._width)
             counts.append(Count(rows, min(rows, 1)))
         rows, least = max(c.rows for c in counts), min(c.least for c in counts)
-        found = any(value is not None for value, _ in said)
-        return BodyReading(rows, least, self._table(said[-1][0]), found, True)
+        if any(value is not None for value, _ in said):
+            return BodyReading(rows, least, self._table(*said[-1]), found=True, readable=True)
+        there = self._described(document, self._inputs or ())
+        return BodyReading(rows, least, None, found=False, readable=True, there=there)
+
+    def _described(self, document: Any, keys: Sequence[str]) -> There:
+        there = described(document, keys)
+        return there._replace(hint=None) if self._protocol else there
+
+    def _stated(self, value: Any, seen: Survey) -> Stated | None:
+        return stated(value, self._shape, self.features, seen) if self._shape else None
 
     def _count(self, value: Any, seen: Survey) -> Count:
         if self._tensors:
             return read_tensors(value, self._width, seen)[0]
-        return count(value, self._width, seen)
+        found = self._stated(value, seen)
+        return Count(found.rows, found.least) if found else count(value, self._width, seen)
 
-    def _table(self, value: Any) -> Rows | None:
+    def _table(self, value: Any, seen: Survey) -> Rows | None:
         if self._tensors:
             return tensor_table(value, self._width)
-        return table(value, self.features)
+        found = self._stated(value, seen) if value else None
+        return found.table if found else table(value, self.features)
 
     def answered(self, raw: bytes, asked: BodyReading) -> Answered:
         """Count the predictions in an answer to what was asked."""
         if self._outputs is None:
             return Answered(None, None)
         document = parse(raw)
-        outputs = at(document, self._outputs)
-        if not self._tensors:
-            scores = column_at(document, self._scores) if self._scores else None
-            return Answered(_predicted(outputs, asked.rows), outputs, scores)
-        found = tensor_table(outputs)
-        return Answered(None if found is None else len(found), outputs)
+        scores = None
+        if self._tensors:
+            outputs = at(document, self._outputs)
+            found = tensor_table(outputs)
+            rows = None if found is None else len(found)
+        else:
+            outputs = column_at(document, self._outputs)
+            rows = self._predicted(outputs, asked)
+            if self._scores is not None:
+                scores = column_at(document, self._scores)
+        for keys in self._others:
+            more = self._predicted(column_at(document, keys), asked)
+            rows = more if rows is None else max(rows, more or 0)
+        if outputs is not None:
+            return Answered(rows, outputs, scores)
+        there = NO_JSON if document is None else self._described(document, self._outputs)
+        return Answered(rows, outputs, scores, there)
+
+    def _predicted(self, outputs: Any, asked: BodyReading) -> int | None:
+        if self._shape == "row" and asked.rows == 1 and outputs is not None:
+            return 1  # whatever is said of one record
+        return _predicted(outputs, asked.rows)
 
     def each(self, predictions: Any, scores: Any, rows: int) -> list[Answer] | None:
         """Pair what was predicted of each row with its scores; None where there is no such thing.
@@ -243,8 +298,7 @@ def _listed(values: Any, rows: int) -> list[Any]:
         values = values.tolist()
     if isinstance(values, Columns | Matrix):
         return [values[n] for n in range(len(values))]
-    is_alone = not isinstance(values, list | tuple) or _is_distribution(values)
-    if rows == 1 and is_alone:
+    if rows == 1 and not (isinstance(values, list | tuple) and len(values) == 1):
         return [values]
     return list(values) if isinstance(values, list | tuple) else []
 

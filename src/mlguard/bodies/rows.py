@@ -97,6 +97,8 @@ def plain_row(rows: Any, index: int, features: Sequence[str]) -> list[Any] | Non
     if hasattr(row, "tolist"):
         row = row.tolist()
     if isinstance(row, Mapping):
+        if features and not any(f in row for f in features):
+            return None
         row = [row.get(f) for f in features] if features else list(row.values())
     elif not isinstance(row, list | tuple):
         row = [row]

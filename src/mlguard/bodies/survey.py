@@ -18,6 +18,7 @@ class Survey(NamedTuple):
         named: Most values of one object that may be rows by their names.
         values: Scalars in lists.
         objects: Objects of scalars alone.
+        keyed: How many objects there are, of any kind.
     """
 
     containers: int
@@ -25,6 +26,7 @@ class Survey(NamedTuple):
     named: int
     values: int
     objects: int
+    keyed: int = 0
 
     def tells_all(self, raw: bytes, above: int) -> bool:
         """Say whether no list or object was written but those that were seen and those above.
@@ -41,12 +43,13 @@ def survey(value: Any, features: Container[str] = ()) -> Survey:
         value: Parsed JSON.
         features: Keys that name columns, not rows.
     """
-    containers = longest = named = scalars = flat = 0
+    containers = longest = named = scalars = flat = keyed = 0
     level = [value] if type(value) in CONTAINERS else []
     while level:
         containers += len(level)
         lists = [c for c in level if type(c) is list]
         objects = [c for c in level if type(c) is not list]
+        keyed += len(objects)
         longest = max(longest, max(map(len, lists), default=0))
         level = _containers(lists)
         scalars += sum(map(len, lists)) - len(level)
@@ -56,13 +59,13 @@ def survey(value: Any, features: Container[str] = ()) -> Survey:
                 flat += 1
                 continue
             level += nested
-            longest = max(longest, _longest_column(nested))
+            longest = max(longest, longest_column(nested))
             if any(nested) and any(key not in features for key, _ in said):
                 named = max(named, len(said))
-    return Survey(containers, longest, named, scalars, flat)
+    return Survey(containers, longest, named, scalars, flat, keyed)
 
 
-def _longest_column(nested: list[Any]) -> int:
+def longest_column(nested: list[Any]) -> int:
     """Count a table's rows: columns that name their rows may name different ones."""
     names = [c for c in nested if type(c) is not list]
     named = len(set().union(*names)) if names else 0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
-from mlguard.bodies import BodyReading
+from mlguard.bodies import NO_JSON, BodyReading, There
 from mlguard.call_ids import new_call_id
 from mlguard.errors import Refused
 from mlguard.guard.models import ServedModel
@@ -72,6 +72,7 @@ class InferenceContext:
             model.name, model.version, number, () if inputs is None else inputs
         )
         self._has_outputs = self._is_settled = False
+        self._answer: There | None = NO_JSON  # until one is read
         self._decided = self._began = self._returned = 0.0
 
     @property
@@ -183,7 +184,8 @@ class InferenceContext:
         """
         if self._reading is None:
             raise AssertionError("only an inference of the settings is read")
-        rows, outputs, scores = self.model.layout.answered(raw, self._reading)
+        rows, outputs, scores, there = self.model.layout.answered(raw, self._reading)
+        self._answer = there
         inference = self.inference
         if inference.predictions is None:
             inference.predictions = outputs
@@ -236,8 +238,8 @@ class InferenceContext:
         failed = type(error).__name__ if error else str(status) if status >= 500 else None
         asked = failed is None and status < 400
         inference.version = str(inference.version)[:LONGEST_VERSION]
-        if asked and answered is None:
-            self._tell_unread()
+        if asked and self._reading is not None:
+            self._tell_unread(self._reading, answered)
         if asked or inference.predictions is not None:
             extra = {} if self._is_settled else self._extra(self._took(answered))
             if extra:
@@ -287,16 +289,19 @@ class InferenceContext:
         for unit, units in extra.items():
             self._parts.metrics.quota_debt(self.model.name, unit, units)
 
-    def _tell_unread(self) -> None:
+    def _tell_unread(self, reading: BodyReading, answered: int | None) -> None:
         """Say where the settings look for rows or predictions and an answered call has none."""
-        reading = self._reading
         told = len(self.inference.inputs)  # by the body, or by the handler
-        if reading is None or (told and not reading.found):
-            return
-        if not told and not reading.found:
-            self._parts.unread(self.model.name, "inputs")
-        if self.model.layout.reads_answers:
-            self._parts.unread(self.model.name, "outputs")
+        if not told and reading.there is not None:
+            self._unread("inputs", reading.there, is_counted=answered is not None)
+        is_told = self.inference.predictions is not None
+        if self._answer is not None and not is_told and self.model.layout.reads_answers:
+            self._unread("outputs", self._answer, is_counted=False)
+
+    def _unread(self, side: str, there: There, *, is_counted: bool) -> None:
+        exchange = self._exchange
+        route = f"{exchange.call.method} {exchange.bound.template}" if exchange else "a call"
+        self._parts.unread(self.model, side, there, route, is_counted=is_counted)
 
     def _finish(self, failed: str | None, ago: float) -> None:
         inference = self.inference

@@ -55,7 +55,9 @@ class ServedModel:
         self.version_from = Selector.of(model.version_from)
         self.versions = frozenset((model.version, *model.versions))
         self.scopes = frozenset(model.scopes)
-        self.layout = Layout(features, model.inputs, model.outputs, model.protocol, model.scores)
+        self.layout = Layout(
+            features, model.inputs, model.outputs, model.protocol, model.scores, model.shape
+        )
         self.task = task_of(model)
         self.keep = keep if self.task is not None else None
         self.checks_drift = drift is not None and model.reference is not None

@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 
 from mlguard.auth import Authenticator
+from mlguard.bodies import There
 from mlguard.chance import CHANCE
 from mlguard.clients import Proxies
 from mlguard.guard.bound import BoundRoute
@@ -19,7 +20,7 @@ from mlguard.guard.deadlines import Deadlines
 from mlguard.guard.in_flight import InFlight
 from mlguard.guard.models import Keep, Offer, ServedModel
 from mlguard.guard.record import Recorder
-from mlguard.logs import RateLimitedLog
+from mlguard.logs import LOGGER, RateLimitedLog
 from mlguard.messages import Inference, ReadBody
 from mlguard.metrics import Metrics
 from mlguard.quotas import Quota, Throttle
@@ -83,6 +84,7 @@ class Parts:
         self.tracing = tracing
         self.pseudonym = pseudonym
         self._log = RateLimitedLog()
+        self._told: set[tuple[str, str, str]] = set()
         self.body_wanted = ReadBody(settings.service.max_body, settings.service.body_timeout)
         self.clock = clock
         self.timer = timer
@@ -170,8 +172,27 @@ class Parts:
             self._log.warning(f"{inference.model} units", text, inference.model, error)
             return 1
 
-    def unread(self, model: str, side: str) -> None:
-        """Say that an answered call showed no rows: a typo there would switch the quota off."""
-        self.metrics.rows_unread(model, side)
-        text = "an answered call of %s has nothing where `%s` points: its rows were not counted"
-        self._log.warning(f"{model} {side}", text, model, side)
+    def unread(
+        self, model: ServedModel, side: str, there: There, route: str, *, is_counted: bool
+    ) -> None:
+        """Say that an answered call showed no rows: a typo there would switch the quota off.
+
+        Args:
+            model: Which.
+            side: "inputs" or "outputs".
+            there: What is there instead.
+            route: The method and the route.
+            is_counted: Whether the rows were counted all the same.
+        """
+        self.metrics.rows_unread(model.name, side)
+        if (told := (model.name, side, there.kind)) in self._told:
+            return
+        self._told.add(told)
+        whole = "the body" if side == "inputs" else "the answer"
+        where = f"`{there.path}` in {whole}" if there.path else whole
+        hint = "" if there.hint is None else f': set {side} = "{there.hint}"'
+        if not is_counted:
+            hint += "; its rows were not counted"
+        said, name = model.layout.said(side), model.name
+        text = "%s of model %s found nothing in %s: %s is %s%s"
+        LOGGER.warning(text, said, name, route, where, there.text, hint)

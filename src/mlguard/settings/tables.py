@@ -32,6 +32,8 @@ from mlguard.settings.values import (
     Name,
     Network,
     PathText,
+    Place,
+    Places,
     RouteText,
     Scope,
     Scopes,
@@ -99,8 +101,12 @@ class Model(Table):
         versions: The versions that it may name; every other one is called "_other".
         route: The route, as the framework spells it, whose bodies are read without code.
         routes: The same, where there are several.
-        inputs: Where the rows are in the JSON request: keys joined by dots.
-        outputs: Where the predictions are in the JSON answer.
+        inputs: Where the rows are in the JSON request: keys and indexes joined by dots, a JSON
+            Pointer (which a key with a dot needs), or "" for the whole body.
+        shape: What stands there: a list of "rows", one "row" (an object, a flat list, an image, a
+            text), "columns" of an object, or "auto" for whatever it may be.
+        outputs: Where the predictions are in the JSON answer, as in `inputs`; several where an
+            answer has several, of which the first is what performance is measured by.
         protocol: Fills `inputs` and `outputs`: v1 is KServe and TF-Serving, v2 Open Inference.
         features: Names of a row's fields, in order; without it the reference's.
         reference: The file that says what training looked like; with it drift is checked.
@@ -121,27 +127,30 @@ class Model(Table):
     versions: tuple[Text, ...] = ()
     route: RouteText | None = None
     routes: tuple[RouteText, ...] = ()
-    inputs: Text | None = None
-    outputs: Text | None = None
+    inputs: Place | None = None
+    shape: Literal["auto", "rows", "row", "columns"] = "auto"
+    outputs: Places | None = None
     protocol: Literal["v1", "v2"] | None = None
     features: tuple[Text, ...] = ()
     reference: FilePath | None = None
     scopes: Scopes = ()
     task: Literal["classification", "regression"] | None = None
     classes: Classes = ()
-    scores: Text | None = None
+    scores: Place | None = None
     threshold: Annotated[float, Field(gt=0, lt=1, strict=True)] = 0.5
     calibration: FilePath | None = None
 
     @model_validator(mode="after")
     def _agree(self) -> Model:
-        if self.protocol and (self.inputs or self.outputs):
+        if self.protocol and (self.inputs, self.outputs) != (None, None):
             raise contradiction(
                 "has `protocol`, which says where the rows are: remove `inputs` and `outputs`",
             )
+        if self.protocol and self.shape != "auto":
+            raise contradiction("has `protocol`, which says what its rows are: remove `shape`")
         if self.route and self.routes:
             raise contradiction("has `route` and `routes`: name them all in `routes`")
-        if self.all_routes and not (self.inputs or self.protocol):
+        if self.all_routes and self.inputs is None and not self.protocol:
             has = "`routes`" if self.routes else "a `route`"
             raise contradiction(
                 f"has {has}: say where its rows are, "
@@ -169,7 +178,7 @@ class Model(Table):
             for name in ("classes", "scores", "threshold", "calibration"):
                 if name in self.model_fields_set:
                     raise contradiction(f'has `{name}`: say `task = "classification"` too')
-        if self.scores and not (self.outputs or self.protocol):
+        if self.scores is not None and not (self.outputs or self.protocol):
             raise contradiction("has `scores`: say where its predictions are, with `outputs`")
 
     @property

@@ -22,6 +22,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from mlguard.drift.values import to_category
+from mlguard.pointers import keys_of
 from mlguard.redis_url import problem
 from mlguard.urls import is_secure
 
@@ -165,6 +166,17 @@ def _listed(value: object) -> object:
     return (value,) if isinstance(value, str | os.PathLike) else value
 
 
+def _place(value: object) -> str:
+    """Take a place in a JSON document."""
+    if not isinstance(value, str):
+        raise mistake('must be keys joined by dots, a JSON Pointer, or "" for the whole document')
+    try:
+        keys_of(value)
+    except ValueError as error:
+        raise mistake(str(error)) from None
+    return value
+
+
 def _classes(value: object) -> object:
     """Spell classes as they are compared: what JSON, NumPy and files turn into another is one."""
     if not isinstance(value, list | tuple):
@@ -208,6 +220,8 @@ SelectorText = Annotated[
 ]
 Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(_listed), Field(min_length=1)]
+Place = Annotated[str, BeforeValidator(_place)]
+Places = Annotated[tuple[Place, ...], BeforeValidator(_listed), Field(min_length=1)]
 Variable = Annotated[
     str, spelt(r"[A-Za-z_][A-Za-z0-9_]{0,99}", "the name of an environment variable")
 ]

@@ -1,0 +1,72 @@
+"""FastAPI routes as people write them, whatever their bodies; the twin is `bodies_flask`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import Body, FastAPI
+from pydantic import BaseModel
+
+from tests.apps.iris import FEATURES, predict
+
+
+class Flower(BaseModel):
+    sepal_length: float
+    sepal_width: float
+    petal_length: float
+    petal_width: float
+
+
+class Flat(BaseModel):
+    features: list[float]
+
+
+class Picture(BaseModel):
+    image: list[list[float]]
+
+
+class Documents(BaseModel):
+    documents: list[dict[str, Any]]
+
+
+def species(flowers: list[Flower]) -> list[str]:
+    return predict([[getattr(flower, name) for name in FEATURES] for flower in flowers])
+
+
+def bare() -> FastAPI:
+    app = FastAPI()
+
+    @app.post("/iris")
+    async def iris(flower: Flower) -> dict[str, Any]:
+        return {"species": species([flower])[0], "probability": 0.75}
+
+    @app.post("/list")
+    def flowers(flowers: list[Flower]) -> list[str]:
+        return species(flowers)
+
+    @app.post("/flat")
+    def flat(body: Flat) -> dict[str, Any]:
+        return {"label": predict([body.features])[0], "probabilities": [0.0, 1.0, 0.0]}
+
+    @app.post("/image")
+    def image(picture: Picture) -> list[float]:
+        return [0.0] * 9 + [float(len(picture.image))]
+
+    @app.post("/documents")
+    def documents(body: Documents) -> dict[str, Any]:
+        return {"answers": [{"topics": list(d)} for d in body.documents]}
+
+    @app.post("/nested")
+    def nested(body: Any = Body()) -> dict[str, Any]:
+        found = predict(body["inputs"][0]["data"])
+        return {"outputs": [{"label": label, "score": 0.5} for label in found]}
+
+    @app.post("/dotted")
+    def dotted(body: Any = Body()) -> dict[str, Any]:
+        return {"iris.species": predict(body["iris.rows"])}
+
+    @app.api_route("/both", methods=["GET", "POST"])
+    def both(body: Any = Body(None)) -> Any:
+        return {"help": "post a list"} if body is None else predict(body)
+
+    return app

@@ -1,0 +1,229 @@
+"""Which bodies does every framework count and sample? Inherited by one class per framework."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from mlguard.testing import GuardTester
+from tests.apps import iris
+from tests.contract.client import SECRET, Answer, Client
+from tests.contract.client import SETTINGS as TWIN
+
+FLOWERS = [[5.1, 3.5, 1.4, 0.2], [6.7, 3.1, 4.7, 1.5]]
+NAMED = [dict(zip(iris.FEATURES, flower, strict=True)) for flower in FLOWERS]
+IMAGE = [[0.5] * 28] * 28
+DOCUMENT = {"title": "a", "authors": ["b", "c", "d"], "cited": {"e": [1, 2]}}
+_JSON = ("Content-Type", "application/json")
+
+
+class Guarded(NamedTuple):
+    """A guarded app of a framework.
+
+    Attributes:
+        client: Asks it.
+        bare: Asks the same app without a guard.
+        tester: Sees what the guard saw.
+    """
+
+    client: Client
+    bare: Client
+    tester: GuardTester
+
+    def ask(
+        self,
+        path: str,
+        body: Any = b"",
+        content_type: str = "application/json",
+        *,
+        method: str = "POST",
+        caller: str = "alice",
+    ) -> Answer:
+        """Ask both; their answers are the same, byte for byte."""
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = [("Content-Type", content_type)] if raw else []
+        known = self.tester.headers(caller).items()
+        answer = self.client.ask(method, path, headers=[*known, *headers], body=raw)
+        bare = self.bare.ask(method, path, headers=headers, body=raw)
+
+        assert (answer.status, answer.body) == (bare.status, bare.body) or answer.code
+        return answer
+
+    def rows(self, model: str = "iris") -> float:
+        """How many rows the model answered."""
+        return self.tester.metric("mlguard_inference_rows_total", model=model, version="1")
+
+    def unread(self, side: str) -> float:
+        return self.tester.metric("mlguard_rows_unread_total", model="iris", side=side)
+
+    def dropped(self, reason: str) -> float:
+        labels = {"model": "iris", "version": "1", "reason": reason}
+        return self.tester.metric("mlguard_drift_rows_dropped_total", **labels)
+
+    @property
+    def sampled(self) -> list[list[Any]]:
+        return [row for _, _, row in self.tester.sampled]
+
+
+def left(answer: Answer) -> int:
+    """How many rows the caller has left, as the answer says; 100 where nothing was spent."""
+    found = re.search(r'"rows-3600";r=(\d+)', answer.header("ratelimit") or "")
+    return int(found[1]) if found else 100
+
+
+class BodyContract:
+    """Black-box tests; a subclass makes the guarded app."""
+
+    def make(self, settings: dict[str, Any]) -> Guarded:
+        raise NotImplementedError
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def reference(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return iris.save_reference(tmp_path_factory.mktemp("reference") / "iris.parquet")
+
+    @pytest.fixture(autouse=True)
+    def _environment(self, monkeypatch: pytest.MonkeyPatch, reference: Path) -> None:
+        monkeypatch.setenv("TWIN_SECRET", SECRET)
+        self.reference_path = reference
+
+    def guarded(self, route: str | None, **model: Any) -> Guarded:
+        """Place one model on a route; it has a reference, so that its rows are sampled."""
+        named = {"name": "iris", "reference": str(self.reference_path), **model}
+        named |= {"route": route} if route else {}
+        named = {key: value for key, value in named.items() if value is not None}
+        tables = {**TWIN, "models": [named], "auth": {**TWIN["auth"], "public": []}}
+        tables |= {"drift": {"rows_per_request": 9}} if "reference" in named else {}
+        return self.make(tables)
+
+    # -- where the rows are --------------------------------------------------------------------
+
+    @pytest.mark.parametrize(
+        ("route", "model", "body", "rows", "sampled"),
+        [
+            pytest.param(
+                "/iris", {"inputs": "", "outputs": ""}, NAMED[0], 1, FLOWERS[:1], id="root object"
+            ),
+            pytest.param(
+                "/iris",
+                {"inputs": "$", "outputs": ["species", "probability"], "shape": "row"},
+                NAMED[0],
+                1,
+                FLOWERS[:1],
+                id="several outputs",
+            ),
+            pytest.param("/list", {"inputs": "", "outputs": ""}, NAMED, 2, FLOWERS, id="root list"),
+            pytest.param(
+                "/list", {"inputs": "", "shape": "rows"}, NAMED, 2, FLOWERS, id="root rows"
+            ),
+            pytest.param(
+                "/flat",
+                {"inputs": "features", "outputs": "label", "shape": "row"},
+                {"features": FLOWERS[0]},
+                1,
+                FLOWERS[:1],
+                id="flat row",
+            ),
+            pytest.param(
+                "/flat",
+                {"inputs": "features", "outputs": "probabilities", "shape": "row"},
+                {"features": FLOWERS[0]},
+                1,
+                FLOWERS[:1],
+                id="flat row, probabilities answered",
+            ),
+            pytest.param(
+                "/nested",
+                {"inputs": "inputs.0.data", "outputs": "outputs.label"},
+                {"inputs": [{"name": "x", "data": FLOWERS}]},
+                2,
+                FLOWERS,
+                id="index in the path",
+            ),
+            pytest.param(
+                "/dotted",
+                {"inputs": "/iris.rows", "outputs": "/iris.species"},
+                {"iris.rows": FLOWERS},
+                2,
+                FLOWERS,
+                id="keys with dots",
+            ),
+        ],
+    )
+    def test_rows(
+        self, route: str, model: dict[str, Any], body: Any, rows: int, sampled: list[Any]
+    ) -> None:
+        """Rows are counted, charged and sampled wherever the settings say they are."""
+        guarded = self.guarded(route, **model)
+        answer = guarded.ask(route, body)
+
+        assert (answer.status, left(answer), guarded.rows()) == (200, 100 - rows, rows)
+        assert sorted(guarded.sampled) == sorted(sampled)
+        assert (guarded.unread("inputs"), guarded.unread("outputs")) == (0, 0)
+
+    def test_what_is_no_row_of_values(self) -> None:
+        """What is no row of the features is counted, and not sampled for a reason that is told."""
+        model = {"inputs": "documents", "outputs": "answers", "shape": "rows"}
+        guarded = self.guarded("/documents", **model)
+        answer = guarded.ask("/documents", {"documents": [DOCUMENT] * 3})
+
+        assert (answer.status, left(answer), guarded.rows()) == (200, 97, 3)
+        assert guarded.sampled == []
+        assert guarded.dropped("shape") == 3
+
+    def test_an_image(self) -> None:
+        """An image is one row, and so is what is said of it."""
+        model = {"inputs": "image", "outputs": "", "shape": "row", "reference": None}
+        guarded = self.guarded("/image", **model)
+        answer = guarded.ask("/image", {"image": IMAGE})
+
+        assert (answer.status, left(answer), guarded.rows()) == (200, 99, 1)
+
+    def test_a_stated_shape_is_no_way_around(self) -> None:
+        """Where one row is stated, a thousand objects are a thousand."""
+        guarded = self.guarded("/list", inputs="", shape="row")
+        answer = guarded.ask("/list", NAMED * 500)
+
+        assert (answer.status, answer.code) == (422, "batch_exceeds_quota")
+
+    # -- what nothing is read from -------------------------------------------------------------
+
+    def test_what_is_there_instead(self, caplog: pytest.LogCaptureFixture) -> None:
+        """A setting that reads nothing is told once, with what was there and what to write."""
+        guarded = self.guarded("/iris", inputs="instances", outputs="species")
+        for _ in range(3):
+            guarded.ask("/iris", NAMED[0])
+
+        there = f"an object with {', '.join(iris.FEATURES)}"
+        wrong = 'inputs = "instances" of model iris found nothing in POST /iris'
+        told = [r.getMessage() for r in caplog.records]
+        assert told == [f'{wrong}: the body is {there}: set inputs = ""']
+        assert guarded.unread("inputs") == 3
+
+    def test_scalar_answers_are_no_noise(self, caplog: pytest.LogCaptureFixture) -> None:
+        """Predictions are found, whatever they are: numbers, texts, objects."""
+        for outputs in ("species", "probability", "", ["species", "probability"]):
+            guarded = self.guarded("/iris", inputs="", outputs=outputs)
+            guarded.ask("/iris", NAMED[0])
+
+            assert guarded.unread("outputs") == 0
+        assert caplog.records == []
+
+    def test_a_get_asks_no_model(self, caplog: pytest.LogCaptureFixture) -> None:
+        """A GET of a route that also takes POSTs is no inference, and nothing unread."""
+        guarded = self.guarded("/both", inputs="", outputs="")
+        answer = guarded.ask("/both", method="GET")
+
+        assert (answer.status, left(answer), guarded.rows()) == (200, 100, 0)
+        assert (
+            guarded.tester.metric(
+                "mlguard_inference_duration_seconds_count", model="iris", version="1"
+            )
+            == 0
+        )
+        assert (guarded.unread("inputs"), caplog.records) == (0, [])
+        assert left(guarded.ask("/both", FLOWERS)) == 98
