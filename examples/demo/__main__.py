@@ -12,22 +12,18 @@ from rich.markup import escape
 
 from examples.demo.stage import Stage
 
-WIDTH = 100  # characters
-
 
 def main() -> int:
     """Play; return the exit code."""
     options = _options()
-    console = _console()
+    console = Console()
     signal.signal(signal.SIGTERM, _leave)
     try:
         console.print(
             "[bold]mlguard[/]: one model served twice, by FastAPI and by Flask, both guarded."
         )
-        console.print(f"Everything is written to {options.folder}", highlight=False)
-        console.print()
         stage = Stage(console)
-        with stage.act("Load scikit-learn and friends"):
+        with stage.act("Load scikit-learn"):
             from examples.demo import play
         try:
             play.play(console, stage, options.folder, seed=options.seed, serve=options.serve)
@@ -52,13 +48,6 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     options.folder = options.folder.absolute()
     return options
-
-
-def _console() -> Console:
-    """Keep lines readable on wide screens and in logs."""
-    console = Console()
-    is_narrow = console.is_terminal and console.width <= WIDTH
-    return console if is_narrow else Console(width=WIDTH)
 
 
 def _leave(*_: object) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -97,6 +98,11 @@ class Service:
             return
         self.ask_to_stop()
         deadline = time.monotonic() + GRACE
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(GRACE)
+        for pid in _marked(self.mark):  # the analyst, which waits ten seconds for other workers
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
         while (self.process.poll() is None or _marked(self.mark)) and time.monotonic() < deadline:
             time.sleep(0.05)
         if self.process.poll() is None:
@@ -111,11 +117,14 @@ class Service:
         return "\n".join(f"  | {line}" for line in lines) or "  | (it said nothing)"
 
 
-def twins(folder: Path, secret: str, receiver: str, ports: Sequence[int]) -> list[Service]:
-    """Describe both services; both read examples/mlguard.toml and differ in four overrides.
+def twins(
+    folder: Path, host: Path, secret: str, receiver: str, ports: Sequence[int]
+) -> list[Service]:
+    """Describe both services; both read examples/mlguard.toml and differ in few overrides.
 
     Args:
         folder: Where model, reference, reports and logs are.
+        host: Where the workers of each meet.
         secret: What tokens are signed with.
         receiver: Where spans go.
         ports: Where the two listen, if those are free; 0 takes any.
@@ -134,6 +143,7 @@ def twins(folder: Path, secret: str, receiver: str, ports: Sequence[int]) -> lis
                 "JWT_SECRET": secret,
                 "MODEL": str(folder / "model.joblib"),
                 "MLGUARD_SERVICE__NAME": f"diabetes-{framework.lower()}",
+                "MLGUARD_SERVICE__FOLDER": str(host),
                 "MLGUARD_MODELS__DIABETES__REFERENCE": str(folder / "reference.parquet"),
                 "MLGUARD_DRIFT__REPORT": str(folder / f"drift-{framework.lower()}.html"),
                 "MLGUARD_TRACING__ENDPOINT": receiver,

@@ -1,16 +1,13 @@
-"""How does a person read what happened?"""
+"""How does a person read what happened? In 80 columns, and the same in a pipe."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from rich import box
-from rich.console import Console, Group
-from rich.padding import Padding
-from rich.table import Table
+from rich.console import Console
 from rich.text import Text
-from rich.tree import Tree
 
 from examples.demo.clients import Tally
 from examples.demo.scrape import Scrape, Verdict
@@ -19,149 +16,160 @@ from examples.demo.services import Service
 from examples.demo.spans import Span
 from examples.demo.thief import Copy
 
-TOLD = ("http.route", "http.response.status_code", "enduser.pseudo.id", "mlguard.")
-"""Attributes that are drawn; spans carry more."""
+WIDTH = 80  # characters
+TOLD = {
+    "http.response.status_code": "status",
+    "enduser.pseudo.id": "caller",
+    "mlguard.model.version": "version",
+    "mlguard.inference.rows": "rows",
+}
+"""Attributes that are shown, and how they are called; spans carry more."""
 
 
 def heading(console: Console, text: str) -> None:
     """Begin a section."""
-    console.print()
-    console.rule(f"[bold]{text}", align="left", style="cyan")
+    say(console, "")
+    say(console, Text(text, "bold cyan"))
 
 
 def note(console: Console, text: str) -> None:
     """Say what a table means."""
-    console.print(Padding(Text.from_markup(text, style="dim"), (0, 1)))
+    for line in textwrap.wrap(text, WIDTH - 2, break_long_words=False, break_on_hyphens=False):
+        say(console, Text(f"  {line}", "dim"))
 
 
-def clients(console: Console, got: Mapping[str, Sequence[Tally]]) -> None:
-    """What each client got from each framework."""
-    table = _table("client", "what it does", *got)
-    for tallies in zip(*got.values(), strict=True):
-        first = tallies[0]
-        table.add_row(first.client, first.behaviour, *(_outcome(t) for t in tallies))
-    console.print(table)
+def say(console: Console, line: str | Text) -> None:
+    """Print a line as it is: neither broken nor filled up."""
+    console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
-def _outcome(tally: Tally) -> Text:
-    lines = []
-    if tally.answered:
-        lines.append(Text(f"{tally.answered} answered", "green"))
-    lines += [Text(f"{times}x {code}", "red") for code, times in tally.refused.items()]
-    return Text("\n").join(lines)
-
-
-def quotas(console: Console, got: Mapping[str, Sequence[Tally]], limits: Mapping[str, str]) -> None:
-    """What each client has used up."""
-    units = {unit: int(rate.split("/")[0]) for unit, rate in limits.items()}
-    columns = [f"{unit}\n{framework}" for unit in units for framework in got]
-    table = _table("client", *columns, right=range(1, len(columns) + 1))
-    for tallies in zip(*got.values(), strict=True):
-        if any(t.left for t in tallies):
-            cells = [_used(t, unit, limit) for unit, limit in units.items() for t in tallies]
-            table.add_row(tallies[0].client, *cells)
-    console.print(table)
-
-
-def _used(tally: Tally, unit: str, limit: int) -> Text:
-    if unit not in tally.left:
-        return Text("-", "dim")
-    used = limit - tally.left[unit]
-    return Text(str(used), "red" if used >= limit else "")
-
-
-def counted(console: Console, scrapes: Mapping[str, Scrape]) -> None:
-    """What the services counted, all workers together."""
-    table = _table("in /metrics", *scrapes, right=range(1, len(scrapes) + 1))
-    for metric, label in (
-        ("mlguard_auth_total", "outcome"),
-        ("mlguard_quota_refused_total", "code"),
-    ):
-        kinds = sorted(
-            {s.labels[label] for scrape in scrapes.values() for s in scrape.series(metric)}
-        )
-        for kind in kinds:
-            totals = [int(scrape.total(metric, **{label: kind})) for scrape in scrapes.values()]
-            if any(totals):
-                table.add_row(f'{metric}{{{label}="{kind}"}}', *map(str, totals))
-    console.print(table)
-
-
-def latencies(console: Console, scrapes: Mapping[str, Scrape]) -> None:
-    """How long answered requests took."""
-    table = _table("milliseconds", "p50", "p95", "p99", right=range(1, 4))
-    for framework, scrape in scrapes.items():
-        for title, quantiles in latency(scrape).items():
-            table.add_row(f"{framework}, {title}", *(f"{1000 * s:.1f}" for s in quantiles.values()))
-    console.print(table)
-
-
-def drift(console: Console, before: Mapping[str, Verdict], after: Mapping[str, Verdict]) -> None:
-    """Which features drifted, by framework, before and after the new analyser."""
-    columns = [f"{name}\n{when}" for name in after for when in ("before", "after")]
-    table = _table("feature", *columns, "threshold", "", right=range(1, len(columns) + 2))
-    order = next(iter(after.values())).features
-    for feature in sorted(order, key=lambda f: -f.score):
-        cells = [_score(v, feature.name) for name in after for v in (before[name], after[name])]
-        verdict = "[bold red]drifted" if feature.detected else ""
-        table.add_row(feature.name, *cells, f"{feature.threshold:.2f}", verdict)
-    console.print(table)
-
-
-def _score(verdict: Verdict, name: str) -> Text:
-    for feature in verdict.features:
-        if feature.name == name:
-            return Text(f"{feature.score:.2f}", "bold red" if feature.detected else "")
-    return Text("-", "dim")
+def table(
+    console: Console, lines: Sequence[Sequence[str | Text]], right: Sequence[int] = ()
+) -> None:
+    """Print lines of cells below each other; those of some columns end together."""
+    rows = [[cell if isinstance(cell, Text) else Text(cell) for cell in line] for line in lines]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        for index, (cell, width) in enumerate(zip(row, widths, strict=True)):
+            cell.align("right" if index in right else "left", width)
+        line = Text("  ") + Text("  ").join(row)
+        line.rstrip()
+        say(console, line)
 
 
 def copies(console: Console, unasked: Copy, stolen: Mapping[str, Copy], free: Copy) -> None:
     """How often the thief's copies say what the model says."""
-    table = _table("the copycat's copy", "answers used", "agrees with the model", right=(1, 2))
-    table.add_row("from his own patients only", "0", f"{unasked.agreement:.0%}")
-    for framework, copy in stolen.items():
-        table.add_row(
-            f"through {framework}, until refused", f"{copy.rows}", f"{copy.agreement:.0%}"
-        )
-    table.add_row("if there were no quota", f"{free.rows:,}", f"[bold red]{free.agreement:.0%}")
-    console.print(table)
+    lines = [
+        ("the copycat's copy", "answers", "agrees with the model"),
+        ("from his own patients only", "0", f"{unasked.agreement:.0%}"),
+        *(
+            (f"through {framework}, until refused", str(copy.rows), f"{copy.agreement:.0%}")
+            for framework, copy in stolen.items()
+        ),
+        ("if there were no quota", f"{free.rows:,}", Text(f"{free.agreement:.0%}", "bold red")),
+    ]
+    table(console, lines, right=(1, 2))
+
+
+def drift(console: Console, before: Mapping[str, Verdict], after: Mapping[str, Verdict]) -> None:
+    """Which features drifted, by framework, before and after the new monitors."""
+    order = sorted(next(iter(after.values())).features, key=lambda f: -f.score)
+    loud, quiet = [f for f in order if f.detected], [f for f in order if not f.detected]
+    lines: list[list[str | Text]] = [["score of a window of rows", "limit", *after, ""]]
+    for feature in loud:
+        moves = [_move(before[n], after[n], [feature.name]) for n in after]
+        drifted = Text("drifted", "bold red")
+        lines.append([feature.name, f"{feature.threshold:.2f}", *moves, drifted])
+    moves = [_move(before[n], after[n], [f.name for f in quiet]) for n in after]
+    lines.append([f"{len(quiet)} others, at most", "", *moves, "below theirs"])
+    table(console, lines, right=(1,))
+
+
+def _move(before: Verdict, after: Verdict, names: Sequence[str]) -> str:
+    """Tell the largest score of some features, before and after."""
+    scores = [[f.score for f in v.features if f.name in names] for v in (before, after)]
+    return " → ".join(f"{max(some):.2f}" if some else "-" for some in scores)
+
+
+def clients(console: Console, got: Mapping[str, Sequence[Tally]]) -> None:
+    """What each client got: in one column where the frameworks decided alike."""
+    outcomes = {framework: [*_outcomes(tallies)] for framework, tallies in got.items()}
+    first = next(iter(outcomes.values()))
+    if all(other == first for other in outcomes.values()):
+        outcomes = {" and of ".join(got): first}
+    for framework, found in outcomes.items():
+        lines = [(who, _coloured(what)) for who, what in found]
+        table(console, [("client", f"what it gets of {framework}"), *lines])
+
+
+def _outcomes(tallies: Sequence[Tally]) -> Iterator[tuple[str, str]]:
+    """Tell what each got, those of one kind that got the same together."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for tally in tallies:
+        refused = [f"{n}x {code}" if n > 1 else code for code, n in tally.refused.items()]
+        answered = [f"{tally.answered} answered"] if tally.answered else []
+        told = ", ".join([*answered, *refused])
+        names.setdefault((tally.behaviour, told), []).append(tally.client)
+    for (_, told), who in names.items():
+        if len(who) > 1:
+            yield f"{len(who)} {who[0].partition(' ')[0]}s", f"{told} each"
+        else:
+            yield who[0], told
+
+
+def _coloured(told: str) -> Text:
+    text = Text(told)
+    text.highlight_regex(r"\d+ answered", "green")
+    text.highlight_regex(r"(\d+x )?\d+ [a-z]+_\w+", "red")
+    return text
 
 
 def trace(console: Console, identifier: str, spans: Sequence[Span]) -> None:
     """Draw one trace as a tree."""
     if not spans:
-        console.print("no trace arrived", style="red")
+        say(console, Text("  no trace arrived", "red"))
         return
-    tree = Tree(f"[dim]trace {identifier}[/]", guide_style="cyan")
-    nodes: dict[bytes, Tree] = {}
+    depths: dict[bytes, int] = {}
+    say(console, Text(f"  trace {identifier}", "dim"))
     for span in sorted(spans, key=lambda s: s.began):
-        nodes[span.span] = nodes.get(span.parent, tree).add(_span(span))
-    console.print(Padding(tree, (0, 1)))
+        depth = depths[span.span] = depths.get(span.parent, -1) + 1
+        told = ", ".join(f"{word} {span.attributes[k]}" for k, word in TOLD.items()
+                         if k in span.attributes)  # fmt: skip
+        branch = Text(f"  {'    ' * depth}└── ", "cyan")
+        say(console, branch + Text.assemble(
+            (span.name, "bold"), f" {1000 * span.seconds:.1f} ms  ", (told, "dim")))  # fmt: skip
 
 
-def _span(span: Span) -> Group:
-    said = [f"{k} = {v}" for k, v in sorted(span.attributes.items()) if k.startswith(TOLD)]
-    title = Text.assemble((span.name, "bold"), f"   {1000 * span.seconds:.2f} ms")
-    return Group(title, *(Text(line, "dim") for line in said))
+def latencies(console: Console, scrapes: Mapping[str, Scrape]) -> None:
+    """How long answered requests took."""
+    lines = [("milliseconds, of half and of 95 %", "whole request", "inference")]
+    for framework, scrape in scrapes.items():
+        cells = [
+            f"{1000 * quantiles['p50']:.1f}  {1000 * quantiles['p95']:.1f}"
+            for quantiles in latency(scrape).values()
+        ]
+        lines.append((framework, cells[0], cells[1]))
+    table(console, lines, right=(1, 2))
 
 
 def where_next(console: Console, services: Sequence[Service], folder: Path, serving: bool) -> None:
     """Say where to look now."""
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 1))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+    lines = []
     for service in services:
         name = service.framework.lower()
-        metrics = f"{service.url}/metrics" if serving else str(folder / f"metrics-{name}.txt")
-        table.add_row(f"{service.framework}, its /metrics", metrics)
-        table.add_row(f"{service.framework}, its drift report", str(folder / f"drift-{name}.html"))
-    table.add_row("All of the above for programs", str(folder / "summary.json"))
-    table.add_row("The code of the services", "examples/fastapi_service.py and flask_service.py")
-    table.add_row("Their settings", "examples/mlguard.toml")
-    table.add_row("Jaeger, Prometheus, alerts", "examples/observability/README.md")
+        lines.append((f"{service.framework}'s drift report", _short(folder / f"drift-{name}.html")))
+        if serving:
+            lines.append((f"{service.framework}'s metrics", f"{service.url}/metrics"))
     if not serving:
-        table.add_row("Play with them yourself", "make demo ARGS=--serve")
-    console.print(table)
+        lines.append(("metrics, logs, summary.json", _short(folder)))
+        lines.append(("play with them yourself", "make demo ARGS=--serve"))
+    lines.append(("the services and their settings", "examples/README.md"))
+    table(console, lines)
+
+
+def _short(path: Path) -> str:
+    """Name a file as it is from here."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def curl(console: Console, services: Sequence[Service], token: str, body: str) -> None:
@@ -173,12 +181,5 @@ def curl(console: Console, services: Sequence[Service], token: str, body: str) -
         for service in services
     ]
     for line in lines:
-        console.print(f"\n{line}", soft_wrap=True, highlight=False, markup=False)
-    console.print()
-
-
-def _table(*columns: str, right: Sequence[int] = ()) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index in right else "left")
-    return table
+        say(console, f"\n{line}")
+    say(console, "")

@@ -40,4 +40,5 @@ class Stage:
             task = bar.add_task(title, total=total)
             yield lambda: bar.advance(task)
         took = time.monotonic() - began
-        self._console.print(f"[green]✓[/] {title} [dim]{took:.1f} s[/]", highlight=False)
+        said = f"[green]✓[/] {title} [dim]{took:.1f} s[/]"
+        self._console.print(said, soft_wrap=True, highlight=False)

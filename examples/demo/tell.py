@@ -35,45 +35,31 @@ def tell(console: Console, seen: Seen) -> None:
 
 def _sections(console: Console, seen: Seen) -> Iterator[Section]:
     yield Section(
-        "What did each client get?",
-        lambda: show.clients(console, seen.clients),
-        "Both services read the same settings file and decide alike. A refusal has a code for "
-        "programs and a sentence for people; with 429 it says when to come back.",
-    )
-    yield Section(
-        "How much of its quota has each client used?",
-        lambda: show.quotas(console, seen.clients, LIMITS),
-        f"Each caller may send {_rate('requests')} and {_rate('rows')}, and reads in the RateLimit "
-        "header of every answer what is left. What is refused costs nothing. Counts are per worker "
-        "here; each client keeps one connection and so one worker.",
-    )
-    yield Section(
-        "What did the services count?",
-        lambda: show.counted(console, seen.scrapes),
-        "A service has two workers and one /metrics.",
-    )
-    yield Section(
-        "How long did answers take?",
-        lambda: show.latencies(console, seen.scrapes),
-        "Read from the histograms in /metrics, while clients, services and drift checks shared "
-        "this computer: an example of what can be read, not of how fast it is.",
-    )
-    yield Section(
-        "Do the inputs still look like training?",
-        lambda: show.drift(console, seen.before, seen.after),
-        f"They do, until the wards' new monitors read {_misread()}. Scores are evidently's, "
-        "computed beside the workers; thresholds allow for the number of rows and features.",
-    )
-    yield Section(
         "How good is a stolen copy of the model?",
         lambda: show.copies(console, seen.unasked, seen.stolen, seen.free),
         _price(seen.free.rows),
     )
     yield Section(
+        "Do the inputs still look like training?",
+        lambda: show.drift(console, seen.before, seen.after),
+        f"They do, until the wards' new monitors read {_misread()}. Scores are evidently's, "
+        "limits are what chance does to so many rows.",
+    )
+    yield Section(
+        "What did each client get?",
+        lambda: show.clients(console, seen.clients),
+        f"Each caller may send {_rate('requests')} and {_rate('rows')}, counted once for both "
+        "workers of a service; the RateLimit header says what is left.",
+    )
+    yield Section(
         "What happened inside one request?",
         lambda: show.trace(console, *seen.traces["FastAPI"]),
-        "Spans are sent over OTLP, here to the demo itself; Flask's look the same. The caller "
-        "appears as a keyed hash, patients do not appear at all.",
+        "By OTLP. The caller is a keyed hash; of patients nothing is in it.",
+    )
+    yield Section(
+        "How long did answers take?",
+        lambda: show.latencies(console, seen.scrapes),
+        "From /metrics, while clients, services and drift checks shared this computer.",
     )
 
 
@@ -91,7 +77,6 @@ def _misread() -> str:
 def _price(rows: int) -> str:
     hours = rows / int(LIMITS["rows"].split("/")[0])
     return (
-        f"On patients the copycat does not have. At {_rate('rows')} the last copy would take "
-        f"{hours:.0f} hours, with refusals in each that somebody can see. Quotas make copying slow "
-        "and visible, not impossible: a simple model is copied from few rows."
+        f"On patients that he does not have. At {_rate('rows')} the last copy takes {hours:.0f} "
+        "hours, with refusals that somebody sees: slow and visible, not impossible."
     )

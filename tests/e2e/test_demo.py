@@ -188,11 +188,23 @@ def test_the_quota_keeps_the_copy_worse(played):
 
 
 @of_one_play
+def test_the_screen_is_one_screen(played):
+    """Sixty lines of eighty columns, without blanks at their ends, in a pipe as well."""
+    lines = played[1].splitlines()
+
+    assert len(lines) <= 60
+    assert [line for line in lines if line != line.rstrip()] == []
+    assert [line for line in lines if len(line) > 80 and str(played[3]) not in line] == []
+
+
+@of_one_play
 def test_the_screen_says_it_all(played):
     """A reader of the log finds each answer without a terminal."""
     screen = played[1]
 
     assert "\x1b" not in screen
+    copy, drift = screen.index("stolen copy"), screen.index("like training")
+    assert copy < drift < screen.index("What did each client get")
     for words in ("5x 401 token_missing", "token_expired", "rate_exceeded", "quota_exceeded"):
         assert words in screen
     for feature in MISREAD:
