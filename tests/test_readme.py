@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
+import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -25,6 +29,7 @@ from mlguard.performance.calibration import ScoreCalibration
 from mlguard.reference import Reference
 from mlguard.settings import Settings
 from mlguard.testing import GuardTester
+from tests.servers import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -41,41 +46,102 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
+TOKENS = """
+[service]
+name = "iris-api"
+
+[[models]]
+name = "iris"
+route = "/predict"
+inputs = "instances"
+outputs = "predictions"
+
+[auth]
+issuer = "https://login.example.com/"
+audience = "iris-api"
+algorithms = ["HS256"]
+secret_env = "IRIS_SECRET"
+
+[quotas]
+store = "host://"
+requests = ["600/minute"]
+rows = ["10000/hour", "50000/day"]
+
+[tracing]
+"""
+SERVERS = {"FastAPI": "uvicorn --port {}", "Flask": "gunicorn --bind 127.0.0.1:{}"}
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "mlguard.toml").write_text(blocks(README, "toml")[0])
+    (tmp_path / "mlguard.toml").write_text(TOKENS)
     monkeypatch.setenv("IRIS_SECRET", SECRET)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_the_fastapi_twin_runs(folder: Path) -> None:
-    """The FastAPI service of the README is guarded by the settings of the README."""
-    names: dict[str, Any] = {}
-    exec(blocks(README, "python")[0], names)
-    rehearsal = GuardTester(names["guard"])
-    with TestClient(names["app"]) as client:
-        body = {"instances": [[5.1, 3.5, 1.4, 0.2]]}
-
-        assert client.post("/predict", json=body).status_code == 401
-        answer = client.post("/predict", json=body, headers=rehearsal.headers())
-        assert answer.json() == {"predictions": [pytest.approx(10.2)]}
+@pytest.fixture
+def first(folder: Path) -> Path:
+    """A folder with the settings of the README."""
+    (folder / "mlguard.toml").write_text(blocks(README, "toml")[0])
+    return folder
 
 
-def test_the_flask_twin_runs(folder: Path) -> None:
-    """The Flask service of the README is guarded by the settings of the README."""
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.parametrize("framework", SERVERS)
+def test_the_first_minutes_are_as_they_are_shown(first: Path, framework: str) -> None:
+    """Each command of the README answers what stands below it, of either framework's server."""
+    number = [*SERVERS].index(framework)
+    (first / "service.py").write_text(blocks(README, "python")[number])
+    port = free_port()
+    serve = f"{SERVERS[framework].format(port)} service:app > server.log 2>&1 &"
+    ready = f"until curl -so /dev/null localhost:{port}/metrics; do sleep 0.1; done"
+    shown = blocks(README, "console")[0].replace(":8000", f":{port}")
+    shown = re.sub(r"^\$ uvicorn.*$", lambda _: f"$ {serve} {ready}", shown, flags=re.MULTILINE)
+    commands = re.findall(r"^\$ (.*)$", shown, re.MULTILINE)
+
+    told = _said(commands, first)
+
+    assert _masked(told) == _masked(re.sub(r"^\$ .*\n", "", shown, flags=re.MULTILINE))
+
+
+def _said(commands: list[str], folder: Path) -> str:
+    """Run commands in a shell; return what they print."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    script = "\n".join(["trap 'kill $!; wait' EXIT", *commands])
+    run = subprocess.run(
+        ["bash", "-c", script],
+        cwd=folder,
+        env={**os.environ, "PATH": path, "MLGUARD_SERVICE__FOLDER": str(folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+    )
+    return run.stdout
+
+
+def _masked(told: str) -> list[str]:
+    """Leave out what differs each time: a key's name."""
+    lines = re.sub(r"^key \w{8} of", "key ID of", told, flags=re.MULTILINE).splitlines()
+    return [line for line in lines if line]
+
+
+@pytest.mark.parametrize("framework", SERVERS)
+def test_the_twins_run(first: Path, framework: str) -> None:
+    """The services of the README are guarded by the settings of the README."""
     names: dict[str, Any] = {"__name__": "service"}
-    exec(blocks(README, "python")[1], names)
-    rehearsal = GuardTester(names["guard"])
-    client = names["app"].test_client()
+    exec(blocks(README, "python")[[*SERVERS].index(framework)], names)
+    tester = GuardTester(names["guard"])
+    app = names["app"]
+    client = TestClient(app) if framework == "FastAPI" else app.test_client()
     body = {"instances": [[5.1, 3.5, 1.4, 0.2]]}
 
     assert client.post("/predict", json=body).status_code == 401
-    answer = client.post("/predict", json=body, headers=rehearsal.headers())
-    assert answer.json == {"predictions": [pytest.approx(10.2)]}
+    assert client.post("/predict", json=body, headers=tester.headers()).status_code == 200
 
 
-def test_the_handler_form_runs(folder: Path) -> None:
+def test_the_handler_form_runs(first: Path) -> None:
     """guard.inference of the README runs outside of a request too."""
     names: dict[str, Any] = {"__name__": "service"}
     exec(blocks(README, "python")[1], names)
@@ -90,16 +156,23 @@ def test_the_handler_form_runs(folder: Path) -> None:
     assert rehearsal.metric("mlguard_inference_rows_total", model="iris", version="1") == 1
 
 
-def test_the_commands_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`mlguard check` and `mlguard token mint` of the README work on its settings."""
-    assert main(["check", "mlguard.toml"]) == 0
-    assert main(["token", "mint", "--subject", "alice"]) == 0
-    assert re.search(r"^ey[\w-]+\.[\w-]+\.[\w-]+$", capsys.readouterr().out, re.MULTILINE)
+def test_drift_is_one_command_and_one_line(first: Path) -> None:
+    """A reference that is built as the README says, and named as it says, has drift checked."""
+    rows = "".join(f"{n % 7},{n % 5}\n" for n in range(300))
+    (first / "training.csv").write_text(f"a,b\n{rows}")
+    command = next(b for b in blocks(README, "sh") if "reference build" in b)
+    settings = blocks(README, "toml")[0]
+    head, below = settings.split("\n\n", 1)
+    named = f"{head}\n{blocks(README, 'toml')[1]}\n{below}"
+    (first / "mlguard.toml").write_text(named)
+
+    assert main(shlex.split(command)[1:]) == 0
+    assert Service("mlguard.toml").settings.drift is not None
 
 
-def test_the_readme_fits_two_screens() -> None:
+def test_the_readme_is_short() -> None:
     """A stranger reads it to its end."""
-    assert len(README.splitlines()) <= 140
+    assert len(README.splitlines()) <= 150
 
 
 def test_the_guides_drift_check_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,6 +268,7 @@ def _anchors(page: Path) -> set[str]:
             ("settings", SETTINGS),
         )
         for number, block in enumerate(blocks(page, "toml"))
+        if "[" in block  # else it is a line of one
     ],
 )
 def test_settings_on_the_pages_are_valid(
@@ -218,7 +292,7 @@ class TestAuthentication:
 
     @pytest.fixture
     def page(self, folder: Path) -> list[str]:
-        """The page's code, in a folder with the README's settings."""
+        """The page's code, in a folder with the settings with tokens."""
         return [b for b in blocks(AUTHENTICATION, "python") if "guard.identify" not in b]
 
     def test_the_apps_own_login(self, folder: Path) -> None:
@@ -323,8 +397,8 @@ class TestAuthentication:
 
     def test_minting_keys(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """A key set that is not there is made, and its tokens are explained to be good."""
-        settings = README.replace('secret_env = "IRIS_SECRET"', 'jwks_file = "keys.json"')
-        toml = blocks(settings.replace('"HS256"', '"ES256"'), "toml")[0]
+        settings = TOKENS.replace('secret_env = "IRIS_SECRET"', 'jwks_file = "keys.json"')
+        toml = settings.replace('"HS256"', '"ES256"')
         (folder / "mlguard.toml").write_text(toml)
         assert main(["token", "mint"]) == 0
         text = capsys.readouterr().out
@@ -412,7 +486,7 @@ def _code(frame: FrameType) -> str:
 
 
 def _with_a_model(code: str, auth: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Run a page's code with the README's settings, without a route that it does not have."""
+    """Run a page's code with the settings with tokens, without a route that it does not have."""
     settings = tomllib.loads(Path("mlguard.toml").read_text())
     del settings["models"]
     settings["auth"].update(auth or {})

@@ -214,6 +214,16 @@ def test_the_screen_says_it_all(played):
 
 
 @of_one_play
+def test_the_readme_shows_what_it_says(played):
+    """Each line that the README shows of it is on the screen, but for its figures."""
+    readme = (ROOT / "README.md").read_text()
+    shown = re.search(r"```text\n(.*?)```", readme, re.DOTALL)[1].splitlines()
+    screen = [re.sub(r"\d+", "0", line) for line in played[1].splitlines()]
+
+    assert [line for line in shown if re.sub(r"\d+", "0", line) not in screen] == []
+
+
+@of_one_play
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc to look around")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
 def test_interrupted_it_leaves_no_process(tmp_path, number):
