@@ -40,6 +40,7 @@ SETTINGS = (ROOT / "docs" / "settings.md").read_text()
 PERFORMANCE = (ROOT / "docs" / "performance.md").read_text()
 AUTHENTICATION = (ROOT / "docs" / "authentication.md").read_text()
 SECRET = "0" * 64
+ADAPTERS = ("fastapi", "flask")
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -249,6 +250,15 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert astray == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_absolute_links_lead_somewhere(page: Path) -> None:
+    """A link into the project's repository names a file that is here."""
+    place = r"https://github\.com/mlguard/mlguard/(?:blob|tree)/main/([^)#\s\"]+)"
+    found = re.findall(place, (ROOT / page).read_text())
+
+    assert [name for name in found if not (ROOT / name).exists()] == []
+
+
 def _anchors(page: Path) -> set[str]:
     """Name the headings of a page as GitHub does."""
     heads = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
@@ -266,6 +276,7 @@ def _anchors(page: Path) -> set[str]:
             ("performance", PERFORMANCE),
             ("drift", DRIFT),
             ("settings", SETTINGS),
+            *((f, (ROOT / "integrations" / f / "README.md").read_text()) for f in ADAPTERS),
         )
         for number, block in enumerate(blocks(page, "toml"))
         if "[" in block  # else it is a line of one
