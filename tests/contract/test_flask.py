@@ -21,7 +21,7 @@ from tests.contract.bodies import BodyContract, Guarded
 from tests.contract.client import SECRET, SETTINGS, Answer, OverSockets
 from tests.contract.contract import Contract
 from tests.contract.limits import LimitContract, limit_settings
-from tests.contract.manners import MannersContract, manners_settings
+from tests.contract.manners import OWN_ERRORS, MannersContract, manners_settings
 from tests.contract.models import ModelContract, model_settings
 
 
@@ -150,11 +150,22 @@ class TestMannersInProcess(MannersContract):
     @pytest.fixture(scope="class")
     @classmethod
     def client(cls) -> Iterator[InProcess]:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("TWIN_SECRET", SECRET)
-            patch.setenv("MLGUARD_SERVICE__HOST_FILE", "false")
-            app, _ = manners_flask.guarded(manners_settings())
-            yield InProcess(app)
+        yield from _manners()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def own(cls) -> Iterator[InProcess]:
+        yield from _manners(OWN_ERRORS)
+
+
+def _manners(refusal_body: Any = None, **service: Any) -> Iterator[InProcess]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TWIN_SECRET", SECRET)
+        patch.setenv("MLGUARD_SERVICE__HOST_FILE", "false")
+        app, guard = manners_flask.guarded(manners_settings(**service))
+        if refusal_body is not None:
+            guard.refusal_body(refusal_body)
+        yield InProcess(app)
 
 
 class TestBodies(BodyContract):

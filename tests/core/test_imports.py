@@ -23,6 +23,7 @@ PUBLIC = [
     "MLGuard",
     "MLGuardError",
     "Principal",
+    "Refusal",
     "Refused",
 ]
 

@@ -15,7 +15,7 @@ from mlguard.app.running import Running
 from mlguard.app.service import Service
 from mlguard.auth import revocation
 from mlguard.errors import InvalidSettings, Refused
-from mlguard.guard import Steps
+from mlguard.guard import Refusal, RefusalBody, Steps
 from mlguard.guard.limits import Declared, limiting, owed
 from mlguard.logs import LOGGER
 from mlguard.messages import Inference
@@ -31,6 +31,7 @@ App = TypeVar("App")
 C = TypeVar("C", bound=Callable[[Inference], int])
 F = TypeVar("F", bound=Callable[..., Any])
 L = TypeVar("L", bound=Callable[[Any], Any])
+W = TypeVar("W", bound=Callable[[Refusal], Mapping[str, Any] | bytes])
 
 
 class GuardedApp(Generic[App]):
@@ -51,6 +52,7 @@ class GuardedApp(Generic[App]):
     ) -> None:
         self._settings = settings
         self._service: Service | None = None
+        self._refusal_body: RefusalBody | None = None
         if app is not None:
             self.init_app(app)
 
@@ -60,6 +62,7 @@ class GuardedApp(Generic[App]):
             raise InvalidSettings("an MLGuard guards one app: make another for another app")
         self._app = app
         self._service = self._install(app)
+        self._service.guard.parts.refusal_body = self._refusal_body
         for route in own_routes(self._service):
             self._add(app, route)
 
@@ -161,6 +164,35 @@ class GuardedApp(Generic[App]):
         Only then may a header, as that of a client's certificate, say who calls.
         """
         return self.service.guard.is_from_trusted_proxy
+
+    def refusal_body(
+        self, function: W | None = None, /, *, media_type: str = "application/json"
+    ) -> Any:
+        """Have a function of the app write the bodies of refusals; status and headers stay ours.
+
+        Where it fails, or returns neither a mapping nor bytes, the problem document is sent.
+
+        Example:
+            @guard.refusal_body
+            def body(refusal: Refusal) -> dict[str, Any]:
+                return {"error": {"message": refusal.title, "code": refusal.code}}
+
+        Args:
+            function: Takes a `Refusal`, returns a mapping, which becomes JSON, or bytes.
+            media_type: Of the bodies.
+
+        Raises:
+            TypeError: The function is async, or none.
+            ValueError: No media type.
+        """
+
+        def register(function: W) -> W:
+            self._refusal_body = RefusalBody(function, media_type)
+            if self._service is not None:
+                self._service.guard.parts.refusal_body = self._refusal_body
+            return function
+
+        return register if function is None else register(function)
 
     def requires(self, *scopes: str) -> Callable[[F], F]:
         """Demand scopes of the callers of one route, beyond those of the settings.

@@ -9,6 +9,7 @@ from mlguard.guard.guard import Guard, reset
 from mlguard.guard.inference import InferenceContext
 from mlguard.guard.models import Offer, tasks_of
 from mlguard.guard.parts import Parts
+from mlguard.guard.refusal_body import Refusal, RefusalBody
 
 __all__ = [
     "BoundRoute",
@@ -19,6 +20,8 @@ __all__ = [
     "InferenceContext",
     "Offer",
     "Parts",
+    "Refusal",
+    "RefusalBody",
     "Steps",
     "reset",
     "tasks_of",

@@ -472,12 +472,20 @@ class Exchange:
         return (*told, (HEADER, self.call_id)) if self.call_id else told
 
     def answer(self) -> tuple[int, Headers, bytes]:
-        """Write the refusal: status, headers and body, the same on every framework."""
+        """Write the refusal: status, headers and body, the same on every framework.
+
+        The body is the app's where it writes one; status and headers never are.
+        """
         deny = self.deny
         if deny is None:
             raise AssertionError("only a refused request has an answer of ours")
-        body = refusals.body(deny, trace_id(self.span))
-        fixed = (("Content-Type", refusals.CONTENT_TYPE), ("Content-Length", str(len(body))))
+        trace, kind, own = trace_id(self.span), refusals.CONTENT_TYPE, self.parts.refusal_body
+        body = None if own is None else own.write(deny, trace)
+        if own is None or body is None:
+            body = refusals.body(deny, trace)
+        else:
+            kind = own.media_type
+        fixed = (("Content-Type", kind), ("Content-Length", str(len(body))))
         return deny.status, (*fixed, *deny.headers, *self._policies(deny)), body
 
     def _policies(self, deny: Deny) -> Headers:

@@ -20,6 +20,7 @@ from mlguard.guard.deadlines import Deadlines
 from mlguard.guard.in_flight import InFlight
 from mlguard.guard.models import Keep, Offer, ServedModel
 from mlguard.guard.record import Recorder
+from mlguard.guard.refusal_body import RefusalBody
 from mlguard.logs import LOGGER, RateLimitedLog
 from mlguard.messages import Inference, ReadBody
 from mlguard.metrics import Metrics
@@ -77,6 +78,7 @@ class Parts:
         self.in_flight = InFlight(quotas.max_in_flight if quotas else None)
         self.quota = quota
         self.login: Callable[[], Any] | None = None
+        self.refusal_body: RefusalBody | None = None
         self.counting: dict[str, Callable[[Inference], int]] = {}
         # Who leaves while the model runs has had it run.
         left: tuple[type[BaseException], ...] = (asyncio.CancelledError, GeneratorExit)

@@ -71,7 +71,7 @@ class Answer(NamedTuple):
     """What a server answered.
 
     Attributes:
-        replies: One for each command; a Refusal where it is an error.
+        replies: One for each command; an ErrorReply where it is an error.
         sent: When the commands left, by time.monotonic.
         received: When all replies were there.
     """

@@ -15,7 +15,7 @@ from mlguard import forks
 from mlguard.redis import waits
 from mlguard.redis.clocks import Clocks
 from mlguard.redis.links import Answer, Link, Steps, Unreachable, Wait, tls_context, unreachable
-from mlguard.redis.resp import Command, Refusal
+from mlguard.redis.resp import Command, ErrorReply
 from mlguard.redis_url import Node, RedisURL
 
 _MOST_IDLE = 32
@@ -169,7 +169,7 @@ class Pool:
             return
         answer: Answer = yield from link.exchange(commands, until)
         for reply in answer.replies:
-            if isinstance(reply, Refusal):
+            if isinstance(reply, ErrorReply):
                 raise Unreachable(reply.reason)
         if not node.is_sentinel:
             self._clocks.greet(node, answer)

@@ -43,7 +43,7 @@ _WORDS = {
 _CODE = re.compile(rf"\b({'|'.join(_WORDS)})\b")
 
 
-class Refusal(NamedTuple):
+class ErrorReply(NamedTuple):
     """A server's answer that is an error.
 
     Attributes:
@@ -60,7 +60,7 @@ class Refusal(NamedTuple):
         return _WORDS.get(self.code, "it refuses what it is asked")
 
     @classmethod
-    def read(cls, text: str) -> Refusal:
+    def read(cls, text: str) -> ErrorReply:
         """Find the code in an error, which older servers quote in another error of a script."""
         found = _CODE.search(text[:500])
         return cls(found[1], text[found.end() :]) if found else cls("", text)
@@ -76,7 +76,7 @@ class Replies:
     """Reads replies out of bytes, in whichever pieces those come; a ValueError where it is junk."""
 
     def __init__(self) -> None:
-        refused: Any = Refusal.read  # no exception, as its types would have it
+        refused: Any = ErrorReply.read  # no exception, as its types would have it
         self._reader = hiredis.Reader(
             protocolError=ValueError, replyError=refused, notEnoughData=_MORE
         )
@@ -87,7 +87,7 @@ class Replies:
         return not self._reader.has_data()
 
     def read(self, many: int) -> Reading:
-        """Read so many replies; a Refusal where one is an error."""
+        """Read so many replies; an ErrorReply where one is an error."""
         replies: list[Any] = []
         while len(replies) < many:
             reply = self._reader.gets()

@@ -18,7 +18,7 @@ from mlguard.redis.calls import SLOTS, Outcome, RedisCall, Reply
 from mlguard.redis.clocks import Clocks
 from mlguard.redis.links import Answer, Steps, Unreachable
 from mlguard.redis.pool import Pool
-from mlguard.redis.resp import Command, Refusal
+from mlguard.redis.resp import Command, ErrorReply
 from mlguard.redis_url import CLUSTER, SENTINEL, SINGLE, Node, RedisURL
 
 _TRIES = 6
@@ -108,7 +108,7 @@ class Router:
             return
         self._answered += len(numbers)
         for number, reply in zip(numbers, trip.replied(numbers, answer.replies), strict=True):
-            if isinstance(reply, Refusal):
+            if isinstance(reply, ErrorReply):
                 yield from self._refused(trip, node, number, reply, until)
             else:
                 self._arrived(trip, node, number, reply, answer)
@@ -124,7 +124,7 @@ class Router:
         trip.arrive(number, read)
 
     def _refused(
-        self, trip: _Trip, node: Node, number: int, refusal: Refusal, until: float
+        self, trip: _Trip, node: Node, number: int, refusal: ErrorReply, until: float
     ) -> Steps:
         """Decide where a call goes that was refused, and so was not done."""
         kind = self._place.kind
@@ -141,7 +141,7 @@ class Router:
         else:
             trip.fail([number], StoreUnavailable(refusal.reason))
 
-    def _moved(self, trip: _Trip, node: Node, number: int, refusal: Refusal) -> None:
+    def _moved(self, trip: _Trip, node: Node, number: int, refusal: ErrorReply) -> None:
         try:
             to = _node(refusal.words.strip().partition(" ")[2], node)
         except StoreUnavailable as error:
@@ -251,13 +251,13 @@ class Router:
         trouble = "no sentinel knows the service"
         for node in tuple(self._known):
             reply = yield from self._ask_one(node, command, until)
-            if isinstance(reply, Refusal) and reply.code == "NOAUTH" and not node.knows_password:
+            if isinstance(reply, ErrorReply) and reply.code == "NOAUTH" and not node.knows_password:
                 told = node._replace(knows_password=True)
                 self._known = [told if known == node else known for known in self._known]
                 reply = yield from self._ask_one(told, command, until)
             if isinstance(reply, list) and len(reply) == 2:
                 return Node(_text(reply[0]), int(reply[1]))
-            trouble = reply.reason if isinstance(reply, Refusal | Unreachable) else trouble
+            trouble = reply.reason if isinstance(reply, ErrorReply | Unreachable) else trouble
         raise StoreUnavailable(trouble)
 
     def _ask_slots(self, until: float) -> Steps:
@@ -268,7 +268,7 @@ class Router:
                 slots = _slots(reply, node)
                 self._known = [*dict.fromkeys([node, *filter(None, slots), *self._known])]
                 return slots
-            trouble = reply.reason if isinstance(reply, Refusal | Unreachable) else trouble
+            trouble = reply.reason if isinstance(reply, ErrorReply | Unreachable) else trouble
         raise StoreUnavailable(trouble)
 
     def _ask_one(self, node: Node, command: Command, until: float) -> Steps:

@@ -16,7 +16,7 @@ from mlguard.redis.calls import Outcome, RedisCall, Reply, Script
 from mlguard.redis.clocks import Clocks
 from mlguard.redis.links import Unreachable
 from mlguard.redis.pool import Pool
-from mlguard.redis.resp import Refusal, Word
+from mlguard.redis.resp import ErrorReply, Word
 from mlguard.redis.router import Router
 from mlguard.urls import redacted_url
 
@@ -123,7 +123,7 @@ class Servers:
         return replies
 
     def _facts(self, reply: Any) -> dict[str, str]:
-        if isinstance(reply, Refusal):
+        if isinstance(reply, ErrorReply):
             text = "whether %s is fit could not be asked: %s"
             self._log.warning("unasked", text, self.shown, reply.reason)
             return {}

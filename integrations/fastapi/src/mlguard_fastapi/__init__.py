@@ -1,6 +1,7 @@
 """mlguard for FastAPI."""
 
 from mlguard.errors import InvalidSettings, MLGuardError, Refused
+from mlguard.guard import Refusal
 from mlguard.messages import Identity, Inference, Principal
 from mlguard_fastapi.guard import MLGuard
 
@@ -11,5 +12,6 @@ __all__ = [
     "MLGuard",
     "MLGuardError",
     "Principal",
+    "Refusal",
     "Refused",
 ]
