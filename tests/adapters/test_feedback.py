@@ -82,6 +82,16 @@ class TestFeedback:
         with pytest.raises(InvalidSettings, match="is already a route of the app"):
             guard.check()
 
+    def test_the_route_is_never_only_observed(self, made: Any) -> None:
+        """Where nothing else is refused, the kit's own route takes its scope all the same."""
+        guard, client = made({**SETTINGS, "service": {"mode": "observe"}})
+        tester = GuardTester(guard)
+        body = {"call_id": "x", "truths": [1]}
+
+        assert client.post("/predict", json={"instances": [[0.9]]}).status_code == 200
+        assert client.post("/feedback", json=body).status_code == 401
+        assert client.post("/feedback", json=body, headers=tester.headers()).status_code == 403
+
     def test_the_route_is_listed(self, made: Any) -> None:
         """The route is one of the app, with the scope that it demands."""
         guard, _ = made(SETTINGS)

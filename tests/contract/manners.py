@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from mlguard.guard import Refusal
-from tests.contract.client import SETTINGS, Client, bearer
+from tests.contract.client import SETTINGS, Client, bearer, metric, samples, token
 
 JSON = ("Content-Type", "application/json")
 
@@ -28,7 +29,7 @@ def manners_settings(**service: Any) -> dict[str, Any]:
 
 
 class MannersContract:
-    """Black-box tests; a subclass provides the fixtures `client` and `own`."""
+    """Black-box tests; a subclass provides the fixtures `client`, `own`, `observing`, `bare`."""
 
     # -- public below a path -----------------------------------------------------------------------
 
@@ -121,6 +122,100 @@ class MannersContract:
 
         assert (answer.status, answer.code) == (401, "token_missing")
         assert answer.header("content-length") == str(len(answer.body))
+
+    # -- only observed -----------------------------------------------------------------------------
+
+    @pytest.mark.parametrize(
+        ("method", "path", "header", "body"),
+        [
+            ("GET", "/uix", None, b""),
+            ("GET", "/uix", "Bearer junk", b""),
+            ("GET", "/uix", f"Bearer {token(exp=1)}", b""),
+            ("GET", "/nowhere", None, b""),
+            ("GET", "/uix?" + "x" * 9000, None, b""),
+            ("POST", "/predict", None, b'{"instances": [[1, 2]]}'),
+            ("POST", "/predict", None, b"{"),
+            ("POST", "/predict", None, b'{"instances": [%s[1]]}' % (b"[1]," * 150)),
+            ("POST", "/predict", None, b'{"instances": [%s[1]]}' % (b"[1]," * 900)),
+            ("POST", "/predict", None, [b'{"instances": [', b"[1]," * 900, b"[1]]}"]),
+        ],
+        ids=["no token", "junk", "expired", "no route", "uri", "model", "no JSON", "rows", "body",
+             "chunked"],
+    )  # fmt: skip
+    def test_answers_are_as_without_the_kit(
+        self, observing: Client, bare: Client, method: str, path: str, header: Any, body: Any
+    ) -> None:
+        """Where the kit only observes, whatever it would refuse is answered as ever."""
+        headers = [JSON, *([("Authorization", header)] if header else [])]
+        answer = observing.ask(method, path, headers=headers, body=body)
+
+        expected = bare.ask(method, path, headers=headers, body=body)
+        assert (answer.status, answer.body) == (expected.status, expected.body)
+        assert sorted(answer.headers) == sorted(expected.headers)
+
+    @pytest.mark.parametrize(
+        ("method", "path", "claims", "rows", "code", "model"),
+        [
+            ("GET", "/uix", None, 0, "token_missing", ""),
+            ("GET", "/uix", {"exp": 1}, 0, "token_expired", ""),
+            ("GET", "/uix", {"scope": "other"}, 0, "scope_missing", ""),
+            ("GET", "/admin", {}, 0, "scope_missing", ""),
+            ("GET", "/uix?" + "x" * 9000, {}, 0, "uri_too_long", ""),
+            ("POST", "/predict", {}, 150, "batch_exceeds_quota", "sum"),
+            ("POST", "/predict", {}, 900, "body_too_large", "sum"),
+            ("POST", "/predict", None, 3, "token_missing", "sum"),
+            ("POST", "/own", {}, 150, "batch_exceeds_quota", "own"),
+        ],
+    )
+    def test_what_would_be_refused_is_counted(
+        self, observing: Client, method: str, path: str, claims: Any, rows: int, code: str,
+        model: str,
+    ) -> None:  # fmt: skip
+        """Each request that would be refused counts once, and none as refused."""
+        before = metric(observing, "mlguard_observed_refusals_total", model=model, code=code)
+        headers = () if claims is None else bearer("watched", **claims)
+        body = json.dumps({"instances": [[1]] * rows}).encode() if rows else b""
+        answer = observing.ask(method, path, headers=[*headers, JSON], body=body)
+
+        assert answer.status == 200
+        after = metric(observing, "mlguard_observed_refusals_total", model=model, code=code)
+        assert after - before == 1
+        names = {(name, dict(labels).get("outcome", "ok")) for name, labels in samples(observing)}
+        assert "mlguard_quota_refused_total" not in {name for name, _ in names}
+        assert {outcome for name, outcome in names if name == "mlguard_auth_total"} <= {"ok"}
+
+    def test_windows_are_counted_as_ever(self, observing: Client) -> None:
+        """Of 40 requests, those beyond the window of 30 are told."""
+        labels = {"model": "", "code": "rate_exceeded"}
+        before = metric(observing, "mlguard_observed_refusals_total", **labels)
+        answers = [observing.ask("GET", "/uix", headers=bearer("many")) for _ in range(40)]
+
+        assert {answer.status for answer in answers} == {200}
+        assert {answer.header("ratelimit") for answer in answers} == {None}
+        assert metric(observing, "mlguard_observed_refusals_total", **labels) - before == 10
+
+    def test_handlers_are_stopped_by_nothing(self, observing: Client) -> None:
+        """guard.limit, guard.requires and guard.inference tell, and let pass."""
+        limited = [observing.ask("GET", "/limited", headers=bearer("lim")) for _ in range(3)]
+        own = [
+            observing.ask("POST", "/own", headers=[*bearer("own"), JSON],
+                          body=json.dumps({"instances": [[1]] * 60}).encode())
+            for _ in range(3)
+        ]  # fmt: skip
+
+        assert [answer.status for answer in (*limited, *own)] == [200] * 6
+        assert own[2].json == {"predictions": [1] * 60}
+
+    def test_answers_are_not_withheld(self, observing: Client) -> None:
+        """What is answered beyond the quota leaves all the same, and its rows are seen."""
+        labels = {"model": "sum", "version": "1"}
+        before = metric(observing, "mlguard_inference_rows_total", **labels)
+        headers = [*bearer("withheld", exp=1), JSON]
+        body = json.dumps({"instances": [[1]] * 120}).encode()
+        answer = observing.ask("POST", "/predict", headers=headers, body=body)
+
+        assert len(answer.json["predictions"]) == 120
+        assert metric(observing, "mlguard_inference_rows_total", **labels) - before == 120
 
 
 class OwnErrors:

@@ -245,6 +245,16 @@ class TestMannersInProcess(MannersContract):
     def own(cls) -> Iterator[InProcess]:
         yield from _manners(OWN_ERRORS)
 
+    @pytest.fixture(scope="class")
+    @classmethod
+    def observing(cls) -> Iterator[InProcess]:
+        yield from _manners(mode="observe")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def bare(cls) -> InProcess:
+        return InProcess(manners_fastapi.bare())
+
 
 def _manners(refusal_body: Any = None, **service: Any) -> Iterator[InProcess]:
     with pytest.MonkeyPatch.context() as patch:

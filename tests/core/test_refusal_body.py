@@ -42,9 +42,8 @@ def test_a_failure_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "mlguard"):
         assert [body.write(DENY, None) for _ in range(3)] == [None] * 3
 
-    assert [record.getMessage() for record in caplog.records] == [
-        "guard.refusal_body failed, and the problem document is sent instead: LookupError('no word')"
-    ]
+    (record,) = caplog.records
+    assert record.getMessage().endswith("is sent instead: LookupError('no word')")
 
 
 async def _async(_: Refusal) -> dict[str, Any]:

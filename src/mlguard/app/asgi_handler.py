@@ -49,7 +49,7 @@ class Handler:
         exchange.request = scope
         body = None
         if bound.model is not None:
-            body = Replay(receive)
+            body = Replay(receive, keeps=bound.observes)
             receive = body.receive
         decision = exchange.matched(bound, limits)
         if await adrive(decision, body.read if body else None) is None:
@@ -86,12 +86,15 @@ class Replay:
 
     Args:
         receive: The server's.
+        keeps: Whether the handler reads what was too large to be read here.
     """
 
-    __slots__ = ("_kept", "_receive")
+    __slots__ = ("_is_whole", "_keeps", "_kept", "_receive")
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, *, keeps: bool = False) -> None:
         self._receive = receive
+        self._keeps = keeps
+        self._is_whole = False
         self._kept: list[Message] = []
 
     async def read(self, limit: int, seconds: float) -> bytes | Cut:
@@ -110,7 +113,7 @@ class Replay:
 
     async def _read(self, limit: int) -> bytes | Cut:
         receive, kept = self._receive, self._kept
-        size, more = 0, True
+        size, more = 0, not self._is_whole
         while more and size <= limit:
             message = await receive()
             kept.append(message)
@@ -119,8 +122,10 @@ class Replay:
             size += len(message.get("body", b""))
             more = message.get("more_body", False)
         if size > limit:
-            kept.clear()  # nobody reads it
+            if not self._keeps:
+                kept.clear()  # nobody reads it
             return Cut.TOO_LARGE
+        self._is_whole = True
         if len(kept) == 1:
             return kept[0].get("body", b"")  # type: ignore[no-any-return]
         return b"".join([each.get("body", b"") for each in kept])

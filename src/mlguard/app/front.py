@@ -346,6 +346,8 @@ class GuardedApp(Generic[App]):
             InvalidSettings: A model's route is not there.
         """
         self.check()
+        if self.service.guard.parts.observes:
+            LOGGER.warning("service.mode is observe: nothing is refused, only counted and told")
         coverage = Coverage(self.service.settings, self.routes(), self.around())
         for line in coverage.remarks():
             LOGGER.warning("%s", line)

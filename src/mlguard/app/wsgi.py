@@ -8,7 +8,7 @@ from contextlib import closing
 from contextvars import Context, copy_context
 from functools import lru_cache, partial
 from http import HTTPStatus
-from io import BytesIO
+from io import BufferedReader, BytesIO, RawIOBase
 from typing import Any, TypeAlias
 
 from opentelemetry.context import Context as SpanContext
@@ -456,6 +456,8 @@ def _read(environ: Environ, limit: int) -> bytes | Cut:
     except OSError:
         return Cut.LEFT
     if length is None and not missing:
+        # For a handler that runs all the same.
+        environ["wsgi.input"] = BufferedReader(_Rejoined(b"".join(chunks), stream))
         return Cut.TOO_LARGE
     if length is not None and missing:
         return Cut.LEFT
@@ -463,6 +465,29 @@ def _read(environ: Environ, limit: int) -> bytes | Cut:
     environ["wsgi.input"] = BytesIO(body)
     environ["wsgi.input_terminated"] = True
     return body
+
+
+class _Rejoined(RawIOBase):
+    """A stream, after what was read of it.
+
+    Args:
+        head: What was read.
+        stream: The rest.
+    """
+
+    def __init__(self, head: bytes, stream: Any) -> None:
+        self._head = BytesIO(head)
+        self._stream = stream
+
+    def readable(self) -> bool:
+        """Say that it can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read some bytes."""
+        found = self._head.read(len(buffer)) or self._stream.read(len(buffer))
+        buffer[: len(found)] = found
+        return len(found)
 
 
 def _announced(environ: Environ) -> int | None:

@@ -25,6 +25,7 @@ class BoundRoute:
         scopes: What a caller must have been granted.
         is_public: Whether no token is needed.
         is_counted: Whether quotas hold.
+        observes: Whether nothing is refused, only told.
     """
 
     __slots__ = (
@@ -34,6 +35,7 @@ class BoundRoute:
         "is_counted",
         "is_public",
         "model",
+        "observes",
         "scopes",
         "template",
     )
@@ -48,6 +50,7 @@ class BoundRoute:
         scopes: frozenset[str] = frozenset(),
         is_public: bool = False,
         is_counted: bool = True,
+        observes: bool = False,
     ) -> None:
         self.host = host
         self.template = template
@@ -56,6 +59,7 @@ class BoundRoute:
         self.scopes = scopes
         self.is_public = is_public
         self.is_counted = is_counted
+        self.observes = observes
         self._names: dict[str, str] = {}
 
     def span_name(self, method: str) -> str:

@@ -20,6 +20,7 @@ class Charges:
         is_counted: Whether it pays at all: an exempt route does not.
         has_paid: Whether the request itself was charged already: it is dispatched once more.
         limited: Which declared limits were charged.
+        observes: Whether nothing is refused, only told.
     """
 
     __slots__ = (
@@ -31,6 +32,7 @@ class Charges:
         "has_paid",
         "is_counted",
         "limited",
+        "observes",
     )
 
     def __init__(self, parts: Parts) -> None:
@@ -39,6 +41,7 @@ class Charges:
         self._places: list[Hashable] = []
         self._has_place = self._is_released = self.has_paid = False
         self.is_counted = True
+        self.observes = False
         self.limited: set[object] = set()
 
     def acquire(self, payer: Caller, model: str | None, *, is_public: bool) -> Deny | None:
@@ -108,7 +111,8 @@ class Charges:
 
     def refused(self, model: str, deny: Deny) -> Deny:
         """Count a refusal."""
-        self._parts.metrics.refused(model, deny.code)
+        if not self.observes:
+            self._parts.metrics.refused(model, deny.code)
         return deny
 
     def release(self) -> None:

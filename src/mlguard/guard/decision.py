@@ -150,10 +150,36 @@ def _decide_late(
     charges.has_paid = True
     for run, paid in zip(runs, charged, strict=True):
         run.pay(paid)
+    _open(exchange, runs, body)
+    return None
+
+
+def go_on(exchange: Exchange, bound: BoundRoute, deny: Deny) -> Steps:
+    """Watch what would be refused, and runs all the same: its rows are seen, nobody pays them."""
+    parts, model, choice = exchange.parts, exchange.model, bound.choice
+    if model is None or exchange.run is not None:
+        return None
+    found = b"" if deny.code == "body_too_large" else (yield parts.body_wanted)
+    body = found if isinstance(found, bytes) else b""
+    asked = [(model, model.layout.read)]
+    if choice is not None and not (isinstance(choice, Choice) and choice.is_early):
+        late = yield Compute(partial(choice.read, exchange.call, exchange.parameters, body))
+        if not isinstance(late, Deny):
+            asked = [(each.model, each.model.layout.read) for each in late]
+    runs = []
+    for each, read in asked:
+        reading = read(body) if len(body) < LARGE else (yield Compute(partial(read, body)))
+        runs.append(InferenceContext(parts, each, exchange, reading=reading))
+    _open(exchange, runs, body)
+    return None
+
+
+def _open(exchange: Exchange, runs: Sequence[InferenceContext], body: bytes) -> None:
+    """Begin what the body asks."""
+    for run in runs:
         _tell_version(exchange, run, body)
         run.open()
     exchange.run = runs[0] if len(runs) == 1 else SeveralInferences(runs)
-    return None
 
 
 def _tell_version(exchange: Exchange, run: InferenceContext, body: bytes) -> None:
@@ -196,7 +222,8 @@ def _welcome(exchange: Exchange, who: Principal | Deny, needed: frozenset[str]) 
     else:
         exchange.principal = who
         refusal = None if needed <= who.scopes else lacking(who, needed)
-    if exchange.parts.authenticator is not None:
+    is_told = refusal is None or not exchange.charges.observes
+    if exchange.parts.authenticator is not None and is_told:
         exchange.parts.metrics.authenticated(refusal.code if refusal else "ok")
     return refusal
 

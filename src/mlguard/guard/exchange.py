@@ -27,7 +27,7 @@ from mlguard.guard.answer import HeldAnswer
 from mlguard.guard.authentication import anonymous, lacking, lapsed
 from mlguard.guard.bound import BoundRoute
 from mlguard.guard.charges import Charges
-from mlguard.guard.decision import Steps, decide
+from mlguard.guard.decision import Steps, decide, go_on
 from mlguard.guard.inference import InferenceContext
 from mlguard.guard.models import ServedModel
 from mlguard.guard.parts import Parts
@@ -70,6 +70,7 @@ class Exchange:
         charges: What it is charged, and holds.
         principal: Who calls, once decided.
         deny: The refusal, where there is one.
+        would_deny: The first refusal that is only told, where nothing is refused.
         decided: Whether a decision was made about what is being dispatched.
         dispatched: Whether a router of a guarded app was asked.
         depth: In how many handlers of decided routes it is: what they dispatch is theirs.
@@ -115,6 +116,7 @@ class Exchange:
         "request",
         "run",
         "span",
+        "would_deny",
     )
 
     def __init__(self, parts: Parts, call: Call) -> None:
@@ -137,6 +139,7 @@ class Exchange:
         self.decided = self.dispatched = False
         self.depth = 0
         self.deny: Deny | None = None
+        self.would_deny: Deny | None = None
         self.principal: Principal | None = None
         self.bound = parts.unmatched
         self.model: ServedModel | None = None
@@ -199,11 +202,15 @@ class Exchange:
         """Refuse what is too long to be looked at by anybody."""
         service, call = self.parts.settings.service, self.call
         if call.uri > service.max_uri:
-            self.deny = refusals.uri_too_long(service.max_uri)
+            deny = refusals.uri_too_long(service.max_uri)
         elif call.longest > service.max_header:
-            self.deny = refusals.header_too_large(service.max_header)
+            deny = refusals.header_too_large(service.max_header)
         else:
             return None
+        if self.bound.observes:
+            self._observe(deny)
+            return None
+        self.deny = deny
         self.decided = True
         self._phase = DECIDED
         return self.deny
@@ -241,7 +248,13 @@ class Exchange:
         self._phase = DECIDED
         self.bound = bound
         self.decided = True  # whatever it raises: it is not asked again
-        deny = self.deny = yield from decide(self, bound, limits)
+        self.charges.observes = bound.observes
+        deny = None if self.would_deny else (yield from decide(self, bound, limits))
+        if deny is not None and bound.observes and not self._has_left:
+            self._observe(deny)
+            yield from go_on(self, bound, deny)
+            deny = None
+        self.deny = deny
         if not self._owns_span and self.span is not trace.INVALID_SPAN:
             self._tell_joined()
         return deny
@@ -250,6 +263,13 @@ class Exchange:
         """End what was dispatched before: what became of it says nothing of the next."""
         self.end_run(200)
         self._error = self._raised = None
+
+    def _observe(self, deny: Deny, model: str = "") -> None:
+        """Tell what would be refused, and charge nothing more: it would not have come so far."""
+        if self.would_deny is None:
+            self.would_deny = deny
+            self.parts.would_refuse(model or (self.model.name if self.model else ""), deny)
+        self.charges.is_counted = False
 
     def skipped(self, bound: BoundRoute) -> None:
         """Let pass what the framework answers without the app's code."""
@@ -294,15 +314,13 @@ class Exchange:
 
     def demand(self, scopes: frozenset[str]) -> Deny | None:
         """Refuse a handler's caller who was not granted all of these scopes."""
-        self._raised = lacking(self.principal, scopes)
-        return self._raised
+        return self._stops(lacking(self.principal, scopes))
 
     def admit(self, model: str, amounts: Mapping[str, int]) -> Admission:
         """Debit what a model costs that a handler asks, where its caller may still ask it."""
         parts, who = self.parts, self.principal
         refusal = lapsed(parts, who) or lacking(who, parts.models[model].scopes)
-        if refusal:
-            self._raised = refusal
+        if refusal := self._stops(refusal, model):
             return refusal
         demand = Cost(model, amounts, is_request=False)
         charged = yield from self.charges.charge(self.payer, demand)
@@ -324,12 +342,21 @@ class Exchange:
         self._stopping("", charged)
         return self._raised
 
+    def _stops(self, deny: Deny | None, model: str = "") -> Deny | None:
+        """Keep in mind the refusal that a handler is about to be stopped by, if it is."""
+        if deny is not None and self.bound.observes:
+            self._observe(deny, model)
+            deny = None
+        self._raised = deny
+        return deny
+
     def _stopping(self, model: str, charged: Reservation | Deny) -> Reservation | Deny:
         """Keep in mind, and count, the refusal that a handler is about to be stopped by."""
-        self._raised = None
-        if isinstance(charged, Deny):
-            self._raised = self.charges.refused(model, charged)
-        return charged
+        if not isinstance(charged, Deny):
+            self._raised = None
+            return charged
+        deny = self._stops(self.charges.refused(model, charged), model)
+        return deny or self.parts.quota.nothing()
 
     @property
     def limited(self) -> set[object]:
@@ -468,7 +495,8 @@ class Exchange:
         """What an admitted answer says of the quota, and by which name labels find it."""
         if self.deny is not None:
             return ()
-        told = self.charges.headers
+        # A client that is shut out by nobody is not to slow down by itself.
+        told = () if self.bound.observes else self.charges.headers
         return (*told, (HEADER, self.call_id)) if self.call_id else told
 
     def answer(self) -> tuple[int, Headers, bytes]:
@@ -586,10 +614,10 @@ class Exchange:
 
     def _tell(self, told: dict[str, Any]) -> None:
         """Write down who asked and what was decided."""
-        deny = self.deny
-        told["mlguard.decision"] = "deny" if deny else "allow"
-        if deny:
-            told["mlguard.deny.code"] = deny.code
+        deny, passed = self.deny, self.would_deny
+        told["mlguard.decision"] = "deny" if deny else "would_deny" if passed else "allow"
+        if found := deny or passed:
+            told["mlguard.deny.code"] = found.code
         if self.principal:
             told["enduser.pseudo.id"] = self.principal.pseudonym
 

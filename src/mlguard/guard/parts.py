@@ -22,12 +22,14 @@ from mlguard.guard.models import Keep, Offer, ServedModel
 from mlguard.guard.record import Recorder
 from mlguard.guard.refusal_body import RefusalBody
 from mlguard.logs import LOGGER, RateLimitedLog
-from mlguard.messages import Inference, ReadBody
+from mlguard.messages import Deny, Inference, ReadBody
 from mlguard.metrics import Metrics
 from mlguard.quotas import Quota, Throttle
 from mlguard.routes.placement import Places
 from mlguard.settings import REST, Settings
 from mlguard.tracing import Tracing
+
+_DAY = 86_400  # seconds
 
 
 class Parts:
@@ -87,7 +89,9 @@ class Parts:
         self.pseudonym = pseudonym
         self._log = RateLimitedLog()
         self._told: set[tuple[str, str, str]] = set()
-        self.body_wanted = ReadBody(settings.service.max_body, settings.service.body_timeout)
+        self.observes = settings.service.mode == "observe"
+        patience = _DAY if self.observes else settings.service.body_timeout
+        self.body_wanted = ReadBody(settings.service.max_body, patience)
         self.clock = clock
         self.timer = timer
         self.models = {
@@ -101,7 +105,12 @@ class Parts:
         self._needed = frozenset(auth.scopes if auth else ())
         self._places = Places(settings)
         self._bound: dict[tuple[str, str, frozenset[str]], BoundRoute] = {}
-        self.unmatched = BoundRoute("", "", scopes=self._needed)
+        self.unmatched = BoundRoute("", "", scopes=self._needed, observes=self.observes)
+        routes = (
+            settings.feedback and settings.feedback.route,
+            settings.drift and settings.drift.route,
+        )
+        self._own_routes = frozenset(filter(None, routes))
         self.current: ContextVar[Any] = ContextVar("mlguard_exchange", default=None)
 
     def bind(self, host: str, template: str, scopes: frozenset[str] = frozenset()) -> BoundRoute:
@@ -135,7 +144,15 @@ class Parts:
             scopes=scopes if is_public else scopes | self._needed,
             is_public=is_public,
             is_counted=not place.is_exempt,
+            # The kit's own routes are new to everybody: nobody is shut out of what worked before.
+            observes=self.observes and template not in self._own_routes,
         )
+
+    def would_refuse(self, model: str, deny: Deny) -> None:
+        """Count and, seldom, log what would be refused if it were not only observed."""
+        self.metrics.would_refuse(model, deny.code)
+        text = "observing only: a request would have been refused with %s %s: %s"
+        self._log.warning(f"would {deny.code}", text, deny.status, deny.code, deny.title)
 
     def throttled(self, client: str) -> None:
         """Say that a client's tokens are not looked at; a proxy would make that everybody's."""

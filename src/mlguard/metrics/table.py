@@ -91,6 +91,12 @@ METRICS = (
     _state("mlguard_keys_age_seconds", "Time since an issuer's keys were fetched.", "issuer"),
     _counter("mlguard_keys_fetches_total", "Fetches of issuers' keys by their result.", "result"),
     _counter("mlguard_quota_refused_total", "Requests that a quota refused.", "model", "code"),
+    _counter(
+        "mlguard_observed_refusals_total",
+        "Requests that would have been refused, were they not only observed.",
+        "model",
+        "code",
+    ),
     _histogram(
         "mlguard_quota_use_ratio",
         "Share of a limit that one caller used in a window, when it has ended.",

@@ -145,6 +145,10 @@ class Metrics:
         """Count a refusal by a quota; `model` is "" where the route has none."""
         self._numbers.add("mlguard_quota_refused_total", self._model(model), code)
 
+    def would_refuse(self, model: str, code: str) -> None:
+        """Count what is only observed, and would be refused."""
+        self._numbers.add("mlguard_observed_refusals_total", self._model(model), code)
+
     def quota_debt(self, model: str, unit: str, units: int) -> None:
         """Count what calls cost beyond what was reserved for them."""
         self._numbers.add("mlguard_quota_debt_total", self._model(model), unit, amount=units)

@@ -59,6 +59,7 @@ class ServiceSettings(Table):
     Attributes:
         name: OpenTelemetry's service.name.
         environment: OpenTelemetry's deployment.environment.name.
+        mode: "observe" decides, counts and tells of each request, and refuses none.
         trusted_proxies: Networks whose X-Forwarded-For and sampled flag are believed; "unix" is
             whoever connects through a Unix socket, and so has no address.
         max_uri: Bytes that path and query may have together; more is a 414.
@@ -77,6 +78,7 @@ class ServiceSettings(Table):
 
     name: Name = "ml-service"
     environment: Text = "development"
+    mode: Literal["enforce", "observe"] = "enforce"
     trusted_proxies: tuple[Network | Literal["unix"], ...] = ()
     max_uri: HeadSize = ByteSize(8 * 1024)
     max_header: HeadSize = ByteSize(16 * 1024)
