@@ -663,7 +663,6 @@ class TestThePage:
     """Does the code on the page about quotas run, and say what it says there?"""
 
     PAGE = (ROOT / "docs" / "quotas.md").read_text()
-    README = (ROOT / "README.md").read_text()
 
     @classmethod
     def blocks(cls, language: str) -> list[str]:
@@ -713,8 +712,10 @@ class TestThePage:
         self, told: Told, place: Place, worker: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """What `mlguard quota show` says on the page is what it says."""
-        Path("mlguard.toml").write_text(re.findall(r"```toml\n(.*?)```", self.README, re.DOTALL)[0])
-        monkeypatch.setenv("MLGUARD_SERVICE__NAME", place.service)
+        quotas_of_page = 'requests = ["600/minute"]\nrows = ["10000/hour", "50000/day"]\n'
+        file = FILE.partition("[quotas]")[0].replace('[[models]]\nname = "own"\n', "")
+        file = file.format(service=place.service, auth="")
+        Path("mlguard.toml").write_text(f"{file}[quotas]\n{quotas_of_page}")
         monkeypatch.setenv("MLGUARD_QUOTAS__STORE", place.secret or place.url)
         quotas = cast("Quotas", load("mlguard.toml", named=()).quotas)
         charge(worker(quotas), quotas, ALICE, Cost("iris", {"rows": 4000}))
