@@ -146,8 +146,9 @@ class Inference:
         model: The model's name in the settings.
         version: The version that answered; a handler may set another.
         rows: How many rows were asked.
-        inputs: The rows, where they could be read: lists in the order of the features.
-        predictions: What the model answered, one entry a row; a handler sets it.
+        inputs: The rows one by one, as they came, where they could be read.
+        predictions: What the model answered, one entry a row, or of one row the prediction itself;
+            a handler sets it.
         seconds: How long it ran, None until it ended.
         scores: The classes' probabilities, one entry a row; a handler sets it where the model has
             a `task`.
@@ -181,6 +182,7 @@ class Outcome:
         call_id: Names the call, where its predictions are kept; else "".
         predictions: What is kept of it, as it came: None where there is nothing, or too much.
         scores: The same, of the classes' probabilities.
+        missing: Why no row was sampled although one should be; "" where there is no reason.
     """
 
     model: str
@@ -195,6 +197,7 @@ class Outcome:
     call_id: str = ""
     predictions: Any = None
     scores: Any = None
+    missing: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,9 @@ from typing import Any
 from fastapi import Body, FastAPI
 from pydantic import BaseModel
 
+from mlguard.errors import MLGuardError
+from mlguard_fastapi import MLGuard
+from tests.apps import kinds
 from tests.apps.iris import FEATURES, predict
 
 
@@ -70,3 +73,26 @@ def bare() -> FastAPI:
         return {"help": "post a list"} if body is None else predict(body)
 
     return app
+
+
+def owned(app: FastAPI, guard: MLGuard) -> None:
+    """Add handlers that guard their model themselves."""
+
+    @app.post("/own")
+    async def own(kind: str, flowers: list[list[float]] = Body()) -> list[str]:
+        async with guard.inference("iris", kinds.ALL[kind](flowers)) as call:
+            call.predictions = predict(flowers)
+        return call.predictions[: call.rows]
+
+    @app.post("/own/stated")
+    def stated(rows: int) -> int:
+        with guard.inference("iris", (n for n in range(9)), rows=rows) as call:
+            return call.rows
+
+    @app.post("/own/wrong")
+    def wrong(kind: str) -> str:
+        try:
+            with guard.inference("iriss" if kind == "name" else "iris", iter("abc")):
+                return "it ran"
+        except (MLGuardError, TypeError) as error:
+            return str(error)

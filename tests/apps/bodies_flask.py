@@ -6,6 +6,9 @@ from typing import Any
 
 from flask import Flask, jsonify, request
 
+from mlguard.errors import MLGuardError
+from mlguard_flask import MLGuard
+from tests.apps import kinds
 from tests.apps.iris import FEATURES, predict
 
 
@@ -53,3 +56,29 @@ def bare() -> Flask:
         return jsonify(predict(request.get_json()))
 
     return app
+
+
+def owned(app: Flask, guard: MLGuard) -> None:
+    """Add views that guard their model themselves."""
+
+    @app.post("/own")
+    def own() -> Any:
+        flowers = request.get_json()
+        with guard.inference("iris", kinds.ALL[request.args["kind"]](flowers)) as call:
+            call.predictions = predict(flowers)
+        return jsonify(call.predictions[: call.rows])
+
+    @app.post("/own/stated")
+    def stated() -> Any:
+        rows = int(request.args["rows"])
+        with guard.inference("iris", (n for n in range(9)), rows=rows) as call:
+            return jsonify(call.rows)
+
+    @app.post("/own/wrong")
+    def wrong() -> Any:
+        name = "iriss" if request.args["kind"] == "name" else "iris"
+        try:
+            with guard.inference(name, iter("abc")):
+                return jsonify("it ran")
+        except (MLGuardError, TypeError) as error:
+            return jsonify(str(error))

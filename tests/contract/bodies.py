@@ -6,11 +6,12 @@ import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import pytest
 
 from mlguard.testing import GuardTester
-from tests.apps import iris
+from tests.apps import iris, kinds
 from tests.contract.client import SECRET, Answer, Client
 from tests.contract.client import SETTINGS as TWIN
 
@@ -227,3 +228,45 @@ class BodyContract:
         )
         assert (guarded.unread("inputs"), caplog.records) == (0, [])
         assert left(guarded.ask("/both", FLOWERS)) == 98
+
+    # -- what a handler gives ------------------------------------------------------------------
+
+    @pytest.mark.parametrize("kind", kinds.ALL)
+    def test_what_a_handler_gives(self, kind: str) -> None:
+        """Rows of any kind are counted, charged and sampled, or it is told why not."""
+        guarded = self.guarded(None)
+        known = [*guarded.tester.headers("alice").items(), _JSON]
+        several, readable = kind in kinds.SEVERAL, kind not in kinds.UNREADABLE
+        flowers = FLOWERS if several else FLOWERS[:1]
+        path = f"/own?kind={quote(kind)}"
+        answer = guarded.client.ask("POST", path, headers=known, body=json.dumps(flowers).encode())
+
+        assert (answer.status, answer.json) == (200, iris.predict(flowers))
+        assert (100 - left(answer), guarded.rows()) == (len(flowers), len(flowers))
+        assert sorted(guarded.sampled) == (flowers if readable else [])
+        assert guarded.dropped("unreadable") == (not readable)
+
+    def test_how_many_rows_a_handler_says(self) -> None:
+        """A stream is as many rows as its handler says, of which none can be seen."""
+        guarded = self.guarded(None)
+        known = guarded.tester.headers("alice").items()
+        answer = guarded.client.ask("POST", "/own/stated?rows=7", headers=known)
+
+        assert (answer.json, left(answer), guarded.rows()) == (7, 93, 7)
+        assert guarded.dropped("unseen") == 1
+
+    @pytest.mark.parametrize(
+        ("kind", "said"),
+        [
+            ("name", "no model is named 'iriss'; did you mean 'iris'?"),
+            ("rows", "rows of the type "),
+        ],
+    )
+    def test_what_a_handler_does_wrong(self, kind: str, said: str) -> None:
+        """A model that nobody knows, and what rows cannot be seen in, are errors at the call."""
+        guarded = self.guarded(None)
+        known = guarded.tester.headers("alice").items()
+        answer = guarded.client.ask("POST", f"/own/wrong?kind={kind}", headers=known)
+
+        assert answer.json.startswith(said)
+        assert guarded.rows() == 0

@@ -271,5 +271,7 @@ def _manners(refusal_body: Any = None, **service: Any) -> Iterator[InProcess]:
 class TestBodies(BodyContract):
     def make(self, settings: dict[str, Any]) -> Guarded:
         app = bodies_fastapi.bare()
-        tester = GuardTester(MLGuard(app, settings))
+        guard = MLGuard(app, settings)
+        bodies_fastapi.owned(app, guard)
+        tester = GuardTester(guard)
         return Guarded(InProcess(app), InProcess(bodies_fastapi.bare()), tester)

@@ -181,5 +181,7 @@ def _manners(refusal_body: Any = None, **service: Any) -> Iterator[InProcess]:
 class TestBodies(BodyContract):
     def make(self, settings: dict[str, Any]) -> Guarded:
         app = bodies_flask.bare()
-        tester = GuardTester(MLGuard(app, settings))
+        guard = MLGuard(app, settings)
+        bodies_flask.owned(app, guard)
+        tester = GuardTester(guard)
         return Guarded(InProcess(app), InProcess(bodies_flask.bare()), tester)

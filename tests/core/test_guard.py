@@ -1281,6 +1281,21 @@ class TestUnits:
             guarded(self.TOKENS).counts("token", lambda _: 1)
 
 
+class Unindexed:
+    """One row, that nobody can take out."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> Any:
+        raise OSError(index)
+
+
+class Unlisted:
+    def tolist(self) -> list[Any]:
+        raise OverflowError
+
+
 class TestDrift:
     @pytest.fixture
     def source(self, reference: Path) -> dict[str, Any]:
@@ -1371,22 +1386,26 @@ class TestDrift:
             pass
 
         assert metric(guard, "mlguard_drift_rows_observed_total") == 5
+        assert metric(guard, "mlguard_drift_rows_dropped_total", reason="unseen") == 1
 
     @pytest.mark.parametrize(
         "rows",
         [
-            pytest.param({"a": [1.0], "b": [2.0]}, id="columns"),
-            pytest.param({1.0, 2.0}, id="a set"),
+            pytest.param(Unindexed(), id="what cannot be indexed"),
+            pytest.param([Unlisted()], id="what cannot be listed"),
+            pytest.param([{1.0, 2.0}], id="a set"),
         ],
     )
     def test_observing_never_fails_the_request(self, source: dict[str, Any], rows: Any) -> None:
-        """Rows that cannot be indexed are dropped: the model has answered, and so does the app."""
-        guard = guarded(source, offer=lambda *_: True)
+        """Rows that cannot be read are dropped: the model has answered, and so does the app."""
+        guard = guarded(source, offer=lambda *_: pytest.fail("it was offered"))
 
         with inference(guard, "iris", rows):
             pass
 
         assert metric(guard, "mlguard_inference_duration_seconds_count", model="iris") == 1
+        assert metric(guard, "mlguard_drift_rows_dropped_total", reason="unreadable") == 1
+        assert metric(guard, "mlguard_degraded", part="observers") == 0
 
     def test_an_analyst_that_fails(self, source: dict[str, Any]) -> None:
         """Observers fail open: what takes the rows may break without breaking the answer."""

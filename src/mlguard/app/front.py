@@ -96,19 +96,26 @@ class GuardedApp(Generic[App]):
             raise InvalidSettings("no app is guarded yet: call init_app(app) first")
         return self._service
 
-    def inference(self, model: str, rows: Any) -> Running:
+    def inference(self, model: str, inputs: Any = None, *, rows: Any = None) -> Running:
         """Guard one run of a model: `async with` in async code, `with` in sync code.
 
         Args:
             model: A model of the settings.
-            rows: The rows, or how many they are.
+            inputs: The rows, or how many they are: a list, a DataFrame, a Series, an array or a
+                tensor along its first axis (as many values as there are features are one row), a
+                dict of columns that are equally long; one record: another dict, a pydantic model,
+                a dataclass, a text, bytes, an image.
+            rows: How many rows the inputs are, where that is not what they look like.
 
         Raises:
             UnknownModel: The settings have no such model.
+            TypeError: Nothing that rows are seen in, and no `rows`.
             Refused: On entering, where the quota does not admit it; becomes the answer.
             BlockingCall: On entering with `with` where an event loop runs.
         """
-        return Running(self.service.guard.inference(model, rows))
+        if inputs is None:
+            inputs, rows = rows, None
+        return Running(self.service.guard.inference(model, inputs, rows))
 
     def counts(self, unit: str) -> Callable[[C], C]:
         """Have a unit of `quotas.units` counted by a function of the call.

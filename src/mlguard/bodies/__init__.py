@@ -15,5 +15,6 @@ __all__ = [
     "There",
     "is_json",
     "parse",
+    "predicted",
     "texts_at",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from mlguard.bodies.documents import CONTAINERS, separated, stands
@@ -21,6 +22,7 @@ class Count(NamedTuple):
 
 
 ONE = Count(1, 1)
+_CLOSE_TO_ONE = 0.01
 
 
 def rows_of(number: int, width: int) -> int:
@@ -108,3 +110,11 @@ def anywhere_in(document: Any, seen: Survey, width: int) -> int:
 
 def _in_text(text: str) -> int:
     return separated(text.encode("utf-8", "surrogatepass"))
+
+
+def is_distribution(values: Sequence[Any]) -> bool:
+    """Say whether these are the probabilities of one row's classes."""
+    if not values or set(map(type, values)) != {float}:
+        return False
+    total: float = sum(values)
+    return min(values) >= 0 and max(values) < 1 and abs(total - 1) <= _CLOSE_TO_ONE

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from pydantic_core import from_json
 
-from mlguard.bodies.counts import Count, anywhere_in, count, count_list
+from mlguard.bodies.counts import Count, anywhere_in, count, count_list, is_distribution
 from mlguard.bodies.described import EMPTY, NO_JSON, There, described
 from mlguard.bodies.documents import (
     CONTAINERS,
@@ -24,14 +24,14 @@ from mlguard.bodies.documents import (
     parse_all,
     unpacked,
 )
-from mlguard.bodies.rows import Columns, Matrix, Rows, list_table, plain_row, table
+from mlguard.bodies.given import Given, given, predicted
+from mlguard.bodies.rows import Columns, Matrix, Rows, list_table, pick, plain_row, read_row, table
 from mlguard.bodies.shapes import Stated, state_rows, stated
 from mlguard.bodies.survey import Survey, survey
 from mlguard.bodies.tensors import are_plain, are_tensors, read_tensors, tensor_table
 from mlguard.pointers import keys_of
 
 _PROTOCOLS = {"v1": ("instances", "predictions"), "v2": ("inputs", "outputs")}
-_CLOSE_TO_ONE = 0.01
 
 
 class BodyReading(NamedTuple):
@@ -281,8 +281,31 @@ class Layout:
         others = [t for t in predictions if t not in told]
         return tensor_table(others[:1]), tensor_table(told)
 
+    def given(self, rows: Any, number: int | None = None) -> Given:
+        """See rows in what a handler gives, and takes for `number` where it says so.
+
+        Raises:
+            TypeError: Nothing that rows are seen in.
+            ValueError: A number below zero.
+        """
+        return given(rows, self.features, number=number)
+
+    def told(self, predictions: Any, asked: int) -> int | None:
+        """Count the predictions that a handler tells of so many rows; None where unknown."""
+        if self._shape == "row" and asked == 1 and predictions is not None:
+            return 1
+        return predicted(predictions, asked)
+
+    def pick(self, rows: Any, index: int) -> Any:
+        """Take one row as it came."""
+        return pick(rows, index, self.features)
+
+    def values(self, row: Any) -> tuple[list[Any] | None, str]:
+        """Read a row as plain values in the features' order; None, and why, where it has none."""
+        return read_row(row, self.features)
+
     def row(self, rows: Any, index: int) -> list[Any] | None:
-        """Read one row as plain values in the features' order; None where its shape is wrong."""
+        """Read one of several rows; None where its shape is wrong."""
         return plain_row(rows, index, self.features)
 
 
@@ -317,19 +340,11 @@ def _predicted(outputs: Any, asked: int) -> int | None:
 
 def _predicted_list(outputs: list[Any], asked: int) -> int:
     number = len(outputs)
-    if asked == 1 and _is_distribution(outputs):
+    if asked == 1 and is_distribution(outputs):
         return 1
     if number < asked and asked in _lengths_within(outputs):  # grouped by what they say
         return asked
     return number
-
-
-def _is_distribution(values: Sequence[Any]) -> bool:
-    """Say whether these are the probabilities of one row's classes."""
-    if not values or set(map(type, values)) != {float}:
-        return False
-    total: float = sum(values)
-    return min(values) >= 0 and max(values) < 1 and abs(total - 1) <= _CLOSE_TO_ONE
 
 
 def _lengths_within(outputs: list[Any]) -> set[int]:

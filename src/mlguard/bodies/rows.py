@@ -87,36 +87,84 @@ def _column(value: Any) -> list[Any] | None:
     return value if isinstance(value, list) else None
 
 
+def pick(rows: Any, index: int, features: Sequence[str]) -> Any:
+    """Take one row; of a DataFrame by its place, with the names of its columns where they fit."""
+    if not hasattr(rows, "iloc"):
+        return rows[index]
+    return _named(rows.iloc[index], features)
+
+
 def plain_row(rows: Any, index: int, features: Sequence[str]) -> list[Any] | None:
-    """Read one row as plain values in the features' order; None where its shape is wrong."""
-    if hasattr(rows, "iloc"):  # a DataFrame, whose columns may be in another order
-        row = rows.iloc[index].to_dict()
-        row = row if set(features) <= set(row) else list(row.values())
-    else:
-        row = rows[index]
-    if hasattr(row, "tolist"):
-        row = row.tolist()
+    """Read one row as plain values in the features' order; None where there is no such thing."""
+    return read_row(pick(rows, index, features), features)[0]
+
+
+def read_row(row: Any, features: Sequence[str]) -> tuple[list[Any] | None, str]:
+    """Read a row as plain values in the features' order.
+
+    Returns:
+        The values, None where there are none; and why: "shape" where it has other fields or holds
+        more than one value a field, "unreadable" where it holds what is no value.
+    """
+    row = _opened(row, features)
     if isinstance(row, Mapping):
         if features and not any(f in row for f in features):
-            return None
+            return None, "shape"
         row = [row.get(f) for f in features] if features else list(row.values())
     elif not isinstance(row, list | tuple):
         row = [row]
-    if features and len(row) != len(features):
-        return None
-    if _PLAIN.issuperset(map(type, row)):
-        return list(row)
-    plain = [_plain(v) for v in row]
-    return None if any(v is _JUNK for v in plain) else plain
+    if len(row) == len(features) or not features:
+        if _PLAIN.issuperset(map(type, row)):
+            return list(row), ""
+        plain = [_plain(v) for v in row]
+        if not any(v is _JUNK for v in plain):
+            return plain, ""
+    is_odd = any(_plain(v) is _JUNK and not isinstance(v, _NESTED) for v in row)
+    return None, "unreadable" if is_odd else "shape"
 
 
+def is_record(row: Any) -> bool:
+    """Say whether a row is an object with fields: a pydantic model or a dataclass."""
+    kind = type(row)
+    return any(hasattr(kind, name) for name in ("model_fields", "__dataclass_fields__", _FIRST))
+
+
+def _opened(row: Any, features: Sequence[str]) -> Any:
+    """See the values of a row of arrays, models or dataclasses."""
+    kind = type(row)
+    if kind is list or kind is dict:
+        return row
+    if hasattr(row, "iloc"):
+        return _named(row, features)
+    if hasattr(row, "tolist"):
+        return row.tolist()
+    if hasattr(row, "numpy"):
+        return row.numpy().tolist()
+    if hasattr(kind, "__dataclass_fields__"):
+        return {name: getattr(row, name, None) for name in kind.__dataclass_fields__}
+    if not is_record(row):
+        return row
+    named = dict(row)
+    if any(f in named for f in features) or not hasattr(row, "model_dump"):
+        return named
+    return row.model_dump(by_alias=True)
+
+
+def _named(row: Any, features: Sequence[str]) -> Any:
+    """See a row of pandas by its names, where it has those of the features, else in order."""
+    named = row.to_dict()
+    return named if set(features) <= set(named) else list(named.values())
+
+
+_FIRST = "__fields__"  # of pydantic's first version
+_NESTED = (list, tuple, dict)
 _PLAIN = frozenset((int, float, bool, type(None)))
 _JUNK = object()
 
 
 def _plain(value: Any) -> Any:
     if hasattr(value, "item") and not getattr(value, "ndim", 0):
-        value = value.item()  # a NumPy scalar
+        value = value.item()  # a scalar of NumPy
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, str):

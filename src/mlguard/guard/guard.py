@@ -68,15 +68,18 @@ class Guard:
         if deny and (exchange or not self.parts.observes):
             raise Refused(deny)
 
-    def inference(self, model: str, rows: Any) -> InferenceContext:
+    def inference(self, model: str, rows: Any, number: int | None = None) -> InferenceContext:
         """Spend the quota, open the span and start the clock around one run of a model.
 
         Args:
             model: A model of the settings; where one of them takes the rest, any other is that.
             rows: The rows, or how many they are.
+            number: How many rows they are, where the handler says it.
 
         Raises:
             UnknownModel: The settings have no such model.
+            TypeError: Nothing that rows are seen in.
+            ValueError: A number below zero.
             Refused: On entering, where the quota does not admit it.
         """
         if model not in self.parts.models:
@@ -88,8 +91,8 @@ class Guard:
         if exchange is None:
             self.parts.unattributed(model)
         if exchange and exchange.run and (run := exchange.run.of(model)):
-            return JoinedInference(run, rows)
-        return InferenceContext(self.parts, self.parts.models[model], exchange, rows)
+            return JoinedInference(run, rows, number)
+        return InferenceContext(self.parts, self.parts.models[model], exchange, rows, number=number)
 
     def identify(self, login: Callable[[], Any]) -> None:
         """Have a function tell who is logged in to the app.

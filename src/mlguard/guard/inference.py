@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import time
 from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -39,6 +38,7 @@ class InferenceContext:
         model: Which.
         exchange: The request whose caller asks and pays; None where nobody does.
         rows: The rows, or how many they are; not where `reading` says it.
+        number: How many rows they are, where the handler says it.
         reading: What the request's body showed; None where no body was looked into.
 
     Attributes:
@@ -55,6 +55,7 @@ class InferenceContext:
         exchange: Exchange | None,
         rows: Any = (),
         *,
+        number: int | None = None,
         reading: BodyReading | None = None,
     ) -> None:
         self._parts = parts
@@ -63,13 +64,13 @@ class InferenceContext:
         self._charges: list[Reservation] = []
         self._reading = reading
         if reading is None:
-            number, inputs = _count(rows)
-            self._least = number
+            asked, inputs = model.layout.given(rows, number)
+            self._least = asked
         else:
-            number, inputs = reading.rows, reading.table
+            asked, inputs = reading.rows, reading.table
             self._least = reading.least
         self.inference = Inference(
-            model.name, model.version, number, () if inputs is None else inputs
+            model.name, model.version, asked, () if inputs is None else inputs
         )
         self._has_outputs = self._is_settled = False
         self._answer: There | None = NO_JSON  # until one is read
@@ -256,9 +257,8 @@ class InferenceContext:
     def _took(self, answered: int | None) -> int:
         """Tell how many rows it turns out to have taken, and charge no more than those."""
         inference = self.inference
-        predictions = inference.predictions
-        told = predictions is not None and not self._has_outputs  # by the handler
-        said = _count(predictions)[0] if told else None
+        told = inference.predictions is not None and not self._has_outputs  # by the handler
+        said = self.model.layout.told(inference.predictions, inference.rows) if told else None
         if said is None and (answered is None or answered == inference.rows):
             return inference.rows
         rows = max(self._least, answered or 0, said or 0)
@@ -323,11 +323,12 @@ class InferenceContext:
         observes = failed is None and model.offer is not None and inference.rows > 0
         sampled: tuple[Any, ...] = ()
         answers: tuple[Any, ...] = ()
+        missing = ""
         if observes:
             try:
-                sampled, answers = model.sample(inference)
-            except Exception as error:  # noqa: BLE001 - rows may be whatever a handler gives
-                self._parts.recorder.failed(error)
+                sampled, answers, missing = model.sample(inference)
+            except Exception:  # noqa: BLE001 - rows may be whatever a handler gives
+                missing = "unreadable"
         outcome = Outcome(
             inference.model,
             inference.version,
@@ -338,6 +339,7 @@ class InferenceContext:
             sampled,
             observes,
             answers,
+            missing=missing,
         )
         if inference.id and failed is None:
             outcome.call_id = inference.id
@@ -355,10 +357,10 @@ class InferenceContext:
 class JoinedInference(InferenceContext):
     """A handler's inference on a route where the settings have opened it: the same one."""
 
-    def __init__(self, run: InferenceContext, rows: Any) -> None:
+    def __init__(self, run: InferenceContext, rows: Any, number: int | None = None) -> None:
         self._run = run
         self.inference = run.inference
-        self._number, self._inputs = _count(rows)
+        self._number, self._inputs = run.model.layout.given(rows, number)
 
     def enter(self) -> Entering:
         """Spend the quota for rows that the body did not show."""
@@ -374,21 +376,3 @@ class JoinedInference(InferenceContext):
     def exit(self, error: BaseException | None) -> Leaving:
         """Leave the end to the route."""
         yield from ()
-
-
-def _count(rows: Any) -> tuple[int, Any]:
-    """Count rows given as a number or as themselves, and tell what can be sampled of them.
-
-    Raises:
-        ValueError: A number below zero.
-        TypeError: Neither a number nor anything that has a length.
-    """
-    if isinstance(rows, str | Mapping):
-        return 1, ()
-    try:
-        number = operator.index(rows)
-    except TypeError:
-        return len(rows), rows
-    if number < 0:
-        raise ValueError(f"{number} rows: must not be below zero")
-    return number, ()

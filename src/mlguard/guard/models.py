@@ -71,35 +71,49 @@ class ServedModel:
             return self.version
         return said[0] if said[0] in self.versions and len({*said}) == 1 else REST
 
-    def sample(self, inference: Inference) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        """Pick the rows that the drift check gets, and what was said of each, as they came."""
+    def sample(self, inference: Inference) -> tuple[tuple[Any, ...], tuple[Any, ...], str]:
+        """Pick the rows that the drift check gets, and what was said of each, as they came.
+
+        Returns:
+            Both, and why there are none although there should be.
+        """
         inputs = inference.inputs
         present = len(inputs)
-        if not present or self.rng.random() >= self._drift.sample:
-            return (), ()
+        if self._drift.sample < 1 and self.rng.random() >= self._drift.sample:
+            return (), (), ""
+        if not present:
+            return (), (), "unseen"
         wanted = min(self._drift.rows_per_request, present)
         if wanted == 1:
             indices = [self.rng.randrange(present) if present > 1 else 0]
         else:
             indices = self.rng.sample(range(present), wanted)
-        rows = tuple([_pick(inputs, index) for index in indices])
+        rows = tuple([self.layout.pick(inputs, index) for index in indices])
         if self.task is None or inference.rows != present:
-            return rows, ()
+            return rows, (), ""
         one, said, sure = self.layout.one, inference.predictions, inference.scores
-        return rows, tuple([one(said, sure, present, index) for index in indices])
+        return rows, tuple([one(said, sure, present, index) for index in indices]), ""
 
     def hand_on(self, metrics: Metrics, outcome: Outcome) -> None:
         """Offer sampled rows to the drift check, off the request's path."""
         version = outcome.version
+        if outcome.missing:
+            metrics.rows_dropped(self.name, version, outcome.missing)
         answers = outcome.answers or (None,) * len(outcome.sampled)
         for row, answer in zip(outcome.sampled, answers, strict=True):
-            values = self.layout.row((row,), 0)
+            values, wrong = self._values(row)
             if values is None:
-                metrics.rows_dropped(self.name, version, "shape")
+                metrics.rows_dropped(self.name, version, wrong)
             elif self.offer and self.offer(self.name, version, values, self._said(answer)):
                 metrics.rows_sampled(self.name, version, 1)
             else:
                 metrics.rows_dropped(self.name, version, "queue_full")
+
+    def _values(self, row: Any) -> tuple[list[Any] | None, str]:
+        try:
+            return self.layout.values(row)
+        except Exception:  # noqa: BLE001 - a row may be whatever a handler gives
+            return None, "unreadable"
 
     def hand_over(self, metrics: Metrics, outcome: Outcome) -> None:
         """Have a call's predictions kept until its labels come, off the request's path."""
@@ -129,8 +143,3 @@ def tasks_of(settings: Settings) -> dict[str, Task]:
     """Tell what the predictions of each model are, where the settings say it."""
     found = {model.name: task_of(model) for model in settings.models}
     return {name: task for name, task in found.items() if task is not None}
-
-
-def _pick(rows: Any, index: int) -> Any:
-    """Take one row; of a DataFrame by its place, with the names of its columns."""
-    return rows.iloc[index].to_dict() if hasattr(rows, "iloc") else rows[index]
