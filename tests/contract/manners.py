@@ -11,6 +11,7 @@ from mlguard.guard import Refusal
 from tests.contract.client import SETTINGS, Client, bearer, metric, samples, token
 
 JSON = ("Content-Type", "application/json")
+ORIGIN = ("Origin", "https://app.example.com")
 
 
 def manners_settings(**service: Any) -> dict[str, Any]:
@@ -67,6 +68,59 @@ class MannersContract:
         answer = client.ask("POST", path, headers=[JSON], body=b'{"instances": [[1, 2]]}')
 
         assert (answer.status, answer.code) == (401, "token_missing")
+
+    # -- browsers ----------------------------------------------------------------------------------
+
+    def test_preflights_pass(self, client: Client) -> None:
+        """A browser may ask whether it may send a token: no token is needed, nothing is charged."""
+        asking = [
+            ORIGIN,
+            ("Access-Control-Request-Method", "POST"),
+            ("Access-Control-Request-Headers", "authorization,content-type"),
+        ]
+        answer = client.ask("OPTIONS", "/predict", headers=asking)
+
+        allowed = (answer.header("access-control-allow-headers") or "").lower()
+        assert answer.status == 200
+        assert answer.header("access-control-allow-origin") == ORIGIN[1]
+        assert {"authorization", "content-type"} <= set(allowed.split(", "))
+        assert answer.header("ratelimit") is None
+
+    @pytest.mark.parametrize(
+        ("rows", "claims", "status", "told"),
+        [
+            (1, {}, 200, "ratelimit"),
+            (1, {"exp": 1}, 401, "www-authenticate"),
+            (1, {"scope": "other"}, 403, "www-authenticate"),
+            (101, {}, 422, "ratelimit-policy"),
+        ],
+    )
+    @pytest.mark.parametrize("path", ["/predict", "/own"])
+    def test_browsers_read_all_of_it(
+        self, client: Client, path: str, rows: int, claims: Any, status: int, told: str
+    ) -> None:
+        """An answer and a refusal carry the app's CORS headers, which expose the kit's."""
+        headers = [*bearer(f"browser {path}", **claims), JSON, ORIGIN]
+        body = json.dumps({"instances": [[1]] * rows}).encode()
+        answer = client.ask("POST", path, headers=headers, body=body)
+
+        exposed = (answer.header("access-control-expose-headers") or "").lower()
+        assert answer.status == status
+        assert answer.header("access-control-allow-origin") == ORIGIN[1]
+        assert answer.header(told) is not None
+        assert {"ratelimit", "ratelimit-policy", "retry-after", "mlguard-call-id",
+                "www-authenticate"} <= set(exposed.split(", "))  # fmt: skip
+
+    def test_browsers_read_when_to_come_again(self, client: Client) -> None:
+        """A spent window is refused so that a page can tell its reader how long to wait."""
+        headers = [*bearer("spent browser"), JSON, ORIGIN]
+        body = json.dumps({"instances": [[1]] * 100}).encode()
+        client.ask("POST", "/predict", headers=headers, body=body)
+        answer = client.ask("POST", "/predict", headers=headers, body=body)
+
+        assert (answer.status, answer.code) == (429, "quota_exceeded")
+        assert answer.header("access-control-allow-origin") == ORIGIN[1]
+        assert answer.header("retry-after") is not None
 
     # -- the app's own errors ----------------------------------------------------------------------
 

@@ -20,12 +20,14 @@ from mlguard.app.own_routes import OwnRoute, answered
 from mlguard.app.service import Service
 from mlguard.guard.limits import Declared, limiting, mark_limits
 from mlguard.messages import Principal
+from mlguard.routes.coverage import Coverage, Covered
 from mlguard.routes.limit_options import Options
 from mlguard.routes.route import Route
 from mlguard.routes.scopes import mark
 from mlguard.routes.surroundings import Around
 from mlguard_fastapi import telemetry
 from mlguard_fastapi.limits import declare, request_of
+from mlguard_fastapi.openapi import GuardedDocument
 from mlguard_fastapi.router import RouterGate
 from mlguard_fastapi.routes import around, routes_of
 
@@ -90,6 +92,10 @@ class MLGuard(GuardedApp[FastAPI]):
             departures=(ClientDisconnect, WebSocketDisconnect),
         )
         app.state.mlguard = self
+        if service.settings.auth is not None:
+            app.openapi = GuardedDocument(  # type: ignore[method-assign]
+                app.openapi, self._covered, self._media_type
+            )
         telemetry.instrument(app, service.tracing)
         app.router.middleware_stack = RouterGate(app.router, service.guard)
         build = app.build_middleware_stack
@@ -118,6 +124,13 @@ class MLGuard(GuardedApp[FastAPI]):
     def around(self) -> Iterable[Around]:
         """List what answers by itself around the guard, or measures for itself inside it."""
         return around(self._app, ASGIMiddleware)
+
+    def _covered(self) -> Iterable[Covered]:
+        return Coverage(self.service.settings, self.routes()).covered()
+
+    def _media_type(self) -> str | None:
+        body = self.service.guard.parts.refusal_body
+        return body.media_type if body else None
 
     def _scope(self) -> Scope:
         """Find the scope of the request that is being handled."""

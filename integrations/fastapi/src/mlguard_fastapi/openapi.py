@@ -1,0 +1,123 @@
+"""What does the app's OpenAPI document say of the guard? Tokens, and refusals."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from mlguard import refusals
+from mlguard.routes.coverage import Covered
+
+Document = dict[str, Any]
+
+SCHEME = "HTTPBearer"
+"""What FastAPI calls the scheme of `Depends(guard.caller)`: of both there is one."""
+
+_PROBLEM = "MLGuardProblem"
+_CONVERTER = re.compile(r"\{(\w+):\w+\}")
+_SCHEMA = {
+    "type": "object",
+    "title": "Refusal",
+    "description": "RFC 9457: why a request was refused.",
+    "required": ["type", "title", "status", "code"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "code": {"type": "string", "description": "Stable; what a program distinguishes."},
+        "trace_id": {"type": "string"},
+    },
+}
+
+
+class GuardedDocument:
+    """The document of an app, as its guard adds to it; made anew where the app's is.
+
+    Args:
+        make: Makes the app's own.
+        covered: Tells what covers its routes.
+        media_type: Tells the type of refusals' bodies, None for problem documents.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], Document],
+        covered: Callable[[], Iterable[Covered]],
+        media_type: Callable[[], str | None],
+    ) -> None:
+        self._make = make
+        self._covered = covered
+        self._media_type = media_type
+        self._last: tuple[Document, Document] | None = None
+
+    def __call__(self) -> Document:
+        """Write it."""
+        own = self._make()
+        if self._last is None or self._last[0] is not own:
+            self._last = own, described(own, self._covered(), self._media_type())
+        return self._last[1]
+
+
+def described(document: Document, covered: Iterable[Covered], media_type: str | None) -> Document:
+    """Add to a document what the guard demands of each operation, and how it refuses.
+
+    Args:
+        document: OpenAPI 3; it is left as it is.
+        covered: What covers the routes of the app.
+        media_type: The type of refusals' bodies, None for problem documents.
+    """
+    by_operation = {
+        (_CONVERTER.sub(r"{\1}", each.route.template), method.lower()): each
+        for each in covered
+        for method in each.route.methods
+    }
+    paths = {
+        path: {
+            method: _operation(told, by_operation.get((path, method)), media_type)
+            for method, told in item.items()
+        }
+        for path, item in document.get("paths", {}).items()
+    }
+    components = {**document.get("components", {})}
+    schemes, schemas = components.get("securitySchemes", {}), components.get("schemas", {})
+    bearer = {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "A token of the configured issuer.",
+    }
+    components["securitySchemes"] = {SCHEME: bearer, **schemes}
+    if media_type is None:
+        components["schemas"] = {**schemas, _PROBLEM: _SCHEMA}
+    return {**document, "paths": paths, "components": components}
+
+
+def _operation(told: Any, covered: Covered | None, media_type: str | None) -> Any:
+    if covered is None or not isinstance(told, Mapping) or not covered.route.is_guarded:
+        return told
+    answers, said = {**told.get("responses", {})}, {**told}
+    if not covered.is_public:
+        said["security"] = _secured(told.get("security", []))
+        answers.setdefault(
+            "401", _refusal("No bearer token, or one that does not hold", media_type)
+        )
+        if covered.scopes:
+            scopes = " ".join(sorted(covered.scopes))
+            answers.setdefault("403", _refusal(f"The token lacks a scope: {scopes}", media_type))
+    if covered.quotas:
+        answers.setdefault("429", _refusal("Too much was asked; retry later", media_type))
+    said["responses"] = answers
+    return said
+
+
+def _secured(security: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Demand the token beside whatever else is demanded."""
+    return [{SCHEME: [], **each} for each in security] or [{SCHEME: []}]
+
+
+def _refusal(description: str, media_type: str | None) -> dict[str, Any]:
+    if media_type is not None:
+        return {"description": description, "content": {media_type: {}}}
+    schema = {"$ref": f"#/components/schemas/{_PROBLEM}"}
+    return {"description": description, "content": {refusals.CONTENT_TYPE: {"schema": schema}}}
