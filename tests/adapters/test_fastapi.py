@@ -206,11 +206,13 @@ def test_a_taken_metrics_path_fails_the_start() -> None:
     """A route of the app is never hidden by the scrape."""
     app = FastAPI()
     app.post("/predict")(predict)
-    app.get("/metrics")(lambda: "mine")
     guarded(app)
+    app.get("/metrics")(lambda: "mine")
 
     with pytest.raises(InvalidSettings, match=r"metrics\.path = '/metrics'"):
         app.state.mlguard.check()
+    with pytest.raises(InvalidSettings, match=r"metrics\.path = '/metrics'"):
+        guarded(app)  # where it is there already, at once
 
 
 def test_the_apps_lifespan_still_runs() -> None:

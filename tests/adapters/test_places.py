@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -61,6 +61,13 @@ def stopped(guard: Any) -> str:
     """Say why an app does not start."""
     with pytest.raises(InvalidSettings) as caught:
         guard.check()
+    return str(caught.value)
+
+
+def unmade(make: Callable[[], Any]) -> str:
+    """Say why no guard can be made for an app."""
+    with pytest.raises(InvalidSettings) as caught:
+        make()
     return str(caught.value)
 
 
@@ -265,11 +272,11 @@ class TestAroundFlask:
 
         if order == "inside":
             mount()
-        _, guard = flask(app=app)
-        if order == "around":
+            said = unmade(lambda: flask(app=app))
+        else:
+            _, guard = flask(app=app)
             mount()
-
-        said = stopped(guard)
+            said = stopped(guard)
 
         expected = {
             "inside": "is already a route of the app, made by prometheus_client; choose another",
@@ -283,7 +290,7 @@ class TestAroundFlask:
         app.post("/predict")(predict)
         app.wsgi_app = Exporter(ProxyFix(app.wsgi_app))  # type: ignore[method-assign]
 
-        said = stopped(flask(app=app)[1])
+        said = unmade(lambda: flask(app=app))
 
         assert f"{__name__}.Exporter answers there too; choose another" in said
 

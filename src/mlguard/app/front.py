@@ -21,7 +21,7 @@ from mlguard.logs import LOGGER
 from mlguard.messages import Inference
 from mlguard.routes.coverage import Coverage
 from mlguard.routes.limit_options import Options, check_options
-from mlguard.routes.placement import check_routes
+from mlguard.routes.placement import check_metrics_path, check_routes
 from mlguard.routes.route import Route
 from mlguard.routes.scopes import checked_scopes, demanding
 from mlguard.routes.surroundings import Around
@@ -63,10 +63,17 @@ class GuardedApp(Generic[App]):
         self._app = app
         self._service = self._install(app)
         self._service.guard.parts.refusal_body = self._refusal_body
+        # At once, where it is known by now: servers of WSGI apps have no start to fail.
+        check_metrics_path(self._service.settings, self.routes(), self.around())
         for route in own_routes(self._service):
             self._add(app, route)
 
     def _install(self, app: App) -> Service:
+        """Put the guard around and into the app.
+
+        Raises:
+            TypeError: It is an app of another framework.
+        """
         raise NotImplementedError
 
     def _add(self, app: App, route: OwnRoute) -> None:
@@ -382,6 +389,21 @@ class GuardedApp(Generic[App]):
             for text in route.missed:
                 said = "guard.limit(%r) does not hold on %s: put it below the route's decorator"
                 LOGGER.warning(said, text, route.template)
+
+
+def check_app(app: object, names: Iterable[str], framework: str) -> None:
+    """Find out whether an app is of a framework, by what the guard needs of it.
+
+    Raises:
+        TypeError: It is not.
+    """
+    if all(hasattr(app, name) for name in names):
+        return
+    kind = f"{type(app).__module__}.{type(app).__qualname__}"
+    hint = "give MLGuard the app itself, not what is put around it"
+    if type(app).__module__.partition(".")[0] in ("fastapi", "flask", "starlette"):
+        hint = f"use {'mlguard_flask' if framework == 'FastAPI' else 'mlguard_fastapi'}"
+    raise TypeError(f"this MLGuard guards {framework} apps, and this is a {kind}: {hint}")
 
 
 def guarded_app_of(app: Any) -> GuardedApp[Any] | None:

@@ -40,12 +40,14 @@ class _Found(NamedTuple):
         routes: Of an app, what covers each; None where there is no app.
         ways: What leads around its guard.
         pages: Where something else is read as metrics are.
+        oversights: What was probably forgotten.
     """
 
     service: Service
     routes: Sequence[Covered] | None = None
     ways: Sequence[str] = ()
     pages: Sequence[str] = ()
+    oversights: Sequence[str] = ()
 
     @property
     def failures(self) -> str:
@@ -111,7 +113,13 @@ def _found(target: str | None, *, is_strict: bool) -> _Found:
     guard, outside = guard_of(target)
     guard.check()
     coverage = Coverage(guard.service.settings, guard.routes(), [*outside, *guard.around()])
-    return _Found(guard.service, coverage.covered(), coverage.ways_around(), coverage.other_pages())
+    return _Found(
+        guard.service,
+        coverage.covered(),
+        coverage.ways_around(),
+        coverage.other_pages(),
+        coverage.oversights(),
+    )
 
 
 def _tell(target: str, found: _Found) -> None:
@@ -120,6 +128,7 @@ def _tell(target: str, found: _Found) -> None:
         lines += _routes(found.routes)
     lines += below(odd("\nThese ways lead around the guard:"), found.ways)
     lines += below("", found.pages)
+    lines += below(odd("\nProbably forgotten:"), found.oversights)
     say(*lines)
 
 
@@ -134,6 +143,7 @@ def _written(found: _Found) -> dict[str, Any]:
         document["routes"] = [_written_route(route) for route in found.routes]
         document["around"] = [*found.ways]
         document["pages"] = [*found.pages]
+        document["oversights"] = [*found.oversights]
     return document
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mlguard.ledger import FLIGHT, LIFETIME, Limit
 from mlguard.quotas import Rules
+from mlguard.routes.oversights import unasked_models, unguarded_models
 from mlguard.routes.placement import Places
 from mlguard.routes.route import Route
 from mlguard.routes.surroundings import Around, exporter
@@ -156,7 +157,17 @@ class Coverage:
             "scrape both"
             for route in self._routes
             if (maker := exporter(route.handler)) and route.template != path
+        ] + [
+            f"{layer.name} names {path}, where the metrics of mlguard are read: if it answers "
+            "there, nobody sees what it says; choose another `metrics.path`, or take it away"
+            for layer in self._around
+            if layer.is_likely
         ]
+
+    def oversights(self) -> list[str]:
+        """Tell what was probably forgotten: models nobody asks, routes that seem to ask one."""
+        unasked = unasked_models(self._settings, self._routes)
+        return [*unasked, *unguarded_models(self._settings, self._routes)]
 
     def _covered(self, route: Route) -> Covered:
         if not route.is_guarded:

@@ -201,6 +201,19 @@ def _names(routes: Collection[Route]) -> set[str]:
     return {r.shown if templates.count(r.template) == 1 else r.name for r in routes}
 
 
+def check_metrics_path(
+    settings: Settings, routes: Iterable[Route], around: Iterable[Around]
+) -> None:
+    """Hold against the app, as far as it is made, where metrics are read.
+
+    Raises:
+        InvalidSettings: Something else answers there.
+    """
+    problems = [*_taken(settings.metrics.path, routes, around)]
+    if problems:
+        raise InvalidSettings(*problems, source=settings.source)
+
+
 def _taken(path: str, routes: Iterable[Route], around: Iterable[Around]) -> Iterator[str]:
     """Find what else answers where metrics are read: one of the two would never be seen."""
     where = f"metrics.path = {path!r}"

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from mlguard.routes.code import codes_of
+
 _NEXT = (
     "app",
     "wsgi_app",
@@ -63,14 +65,18 @@ class Around(NamedTuple):
         name: Which it is: the module and name of its class or function.
         prefix: Below which path it answers; None where that is not known.
         is_inside: Whether the guard stands around it, and not it around the guard.
+        is_likely: Whether its code only names the path, so that nobody knows whether it answers.
     """
 
     name: str
     prefix: str | None
     is_inside: bool = False
+    is_likely: bool = False
 
     def answers(self, path: str) -> bool:
         """Tell whether it is known to answer a path."""
+        if self.is_likely:
+            return False
         return self.prefix is not None and f"{path}/".startswith(self.prefix.rstrip("/") + "/")
 
     def __str__(self) -> str:
@@ -171,6 +177,20 @@ def will_export(kind: Callable[..., Any], options: Mapping[str, Any]) -> Iterato
         defaults = {p.name: p.default for p in inspect.signature(kind).parameters.values()}
     for path in _metrics_paths(defaults | dict(options)):
         yield Around(layer_name(kind), path, is_inside=True)
+
+
+def naming(layers: Iterable[Any], path: str) -> Iterator[Around]:
+    """List layers inside the guard whose code names a path: they may answer it themselves."""
+    for layer in layers:
+        function = layer.dispatch_func if _is_dispatching(layer) else layer
+        if not layer_name(layer).startswith(_PASSING) and any(
+            path in code.texts for code in codes_of(function)
+        ):
+            yield Around(layer_name(layer), path, is_inside=True, is_likely=True)
+
+
+def _is_dispatching(layer: Any) -> bool:
+    return _held(layer, "dispatch_func") is not None
 
 
 def exporter(handler: Any) -> str | None:

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Scope
 from starlette.websockets import WebSocketDisconnect
 
 from mlguard.app.asgi import ASGIMiddleware
-from mlguard.app.front import F, GuardedApp
+from mlguard.app.front import F, GuardedApp, check_app
 from mlguard.app.own_routes import OwnRoute, answered
 from mlguard.app.service import Service
 from mlguard.guard.limits import Declared, limiting, mark_limits
@@ -86,6 +86,7 @@ class MLGuard(GuardedApp[FastAPI]):
         return limitation
 
     def _install(self, app: FastAPI) -> Service:
+        check_app(app, ("router", "state", "build_middleware_stack"), "FastAPI")
         service = Service(
             self._settings,
             tracer_provider=telemetry.configured(app),
@@ -123,7 +124,7 @@ class MLGuard(GuardedApp[FastAPI]):
 
     def around(self) -> Iterable[Around]:
         """List what answers by itself around the guard, or measures for itself inside it."""
-        return around(self._app, ASGIMiddleware)
+        return around(self._app, ASGIMiddleware, self.service.settings.metrics.path)
 
     def _covered(self) -> Iterable[Covered]:
         return Coverage(self.service.settings, self.routes()).covered()

@@ -14,7 +14,7 @@ from mlguard.app.front import guarded_app_of
 from mlguard.guard.limits import Declared, limited, missed, written
 from mlguard.routes.route import Route
 from mlguard.routes.scopes import demanded
-from mlguard.routes.surroundings import Around, around_of, will_export
+from mlguard.routes.surroundings import Around, around_of, naming, will_export
 
 
 def routes_of(router: Router, prefix: str = "", host: str = "") -> Iterator[Route]:
@@ -61,18 +61,20 @@ def _listed(found: Any, original: Any, template: str, host: str) -> Route:
     )
 
 
-def around(app: FastAPI, ours: type) -> Iterator[Around]:
+def around(app: FastAPI, ours: type, path: str) -> Iterator[Around]:
     """List what answers by itself around the guard, or measures for itself inside it.
 
     Args:
         app: The app; what was put around it is known once its middleware is built.
         ours: The class of the guard's outermost layer.
+        path: Where metrics are read.
     """
     outermost = app.middleware_stack
     if outermost is not None:
         yield from around_of(outermost, lambda layer: isinstance(layer, ours))
     for added in app.user_middleware:
         yield from will_export(added.cls, added.kwargs)
+        yield from naming([added.kwargs.get("dispatch") or added.cls], path)
 
 
 def leaves(routes: list[BaseRoute]) -> Iterator[BaseRoute]:

@@ -9,7 +9,7 @@ from typing import Any
 from flask import Flask, Request, Response, request
 from werkzeug.exceptions import ClientDisconnected
 
-from mlguard.app.front import GuardedApp
+from mlguard.app.front import GuardedApp, check_app
 from mlguard.app.own_routes import OwnRoute
 from mlguard.app.service import Service
 from mlguard.app.wsgi import WSGIMiddleware
@@ -44,6 +44,7 @@ class MLGuard(GuardedApp[Flask]):
         return declare(options)
 
     def _install(self, app: Flask) -> Service:
+        check_app(app, ("wsgi_app", "extensions", "full_dispatch_request"), "Flask")
         service = Service(self._settings, departures=(ClientDisconnected,))
         app.extensions["mlguard"] = self
         self._inner = app.wsgi_app  # before the instrumentation hides it in a function
@@ -77,7 +78,7 @@ class MLGuard(GuardedApp[Flask]):
 
     def around(self) -> Iterable[Around]:
         """List what answers by itself around the guard, or measures for itself inside it."""
-        return around(self._app, self._outer)
+        return around(self._app, self._outer, self.service.settings.metrics.path)
 
     def _request(self) -> Request:
         return request

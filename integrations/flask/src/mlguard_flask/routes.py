@@ -15,7 +15,7 @@ from mlguard.app.wsgi import WSGI
 from mlguard.guard.limits import limited, missed, written
 from mlguard.routes.route import Route
 from mlguard.routes.scopes import demanded
-from mlguard.routes.surroundings import Around, around_of, exporting, layers_to
+from mlguard.routes.surroundings import Around, around_of, exporting, layers_to, naming
 
 
 def routes_of(app: Flask, inner: WSGI, around: Iterable[Any]) -> Iterator[Route]:
@@ -63,15 +63,19 @@ def _mounted(mounted: Any, prefix: str, *, is_guarded: bool) -> Iterator[Route]:
         yield from (r.below(prefix) for r in front.routes())
 
 
-def around(app: Flask, ours: Any) -> Iterator[Around]:
+def around(app: Flask, ours: Any, path: str) -> Iterator[Around]:
     """List what answers by itself around the guard, or measures for itself inside it.
 
     Args:
         app: The app.
         ours: The guard's outermost layer.
+        path: Where metrics are read.
     """
     yield from around_of(app.wsgi_app, lambda layer: layer is ours)
-    yield from exporting(layers_to(ours, lambda layer: _is_served(layer, app)))
+    inside = layers_to(ours, lambda layer: _is_served(layer, app))[1:-1]
+    yield from exporting(inside)
+    functions = [f for each in app.before_request_funcs.values() for f in each]
+    yield from naming([*inside, *functions], path)
 
 
 def _is_served(layer: Any, app: Flask) -> bool:
