@@ -154,3 +154,27 @@ def test_swagger_of_flask_restx() -> None:
         assert client.get("/swaggerui/swagger-ui.css").status_code == 200
         assert client.get("/predict").status_code == 401
         assert document["securityDefinitions"] == {"token": token}
+
+
+@pytest.mark.parametrize(
+    ("issuer", "keys", "security"),
+    [
+        (False, {}, [{"MLGuardKey": []}]),
+        (False, {"header": "Authorization"}, [BEARER]),
+        (True, {}, [BEARER, {"MLGuardKey": []}]),
+    ],
+    ids=["keys", "keys as bearers", "tokens or keys"],
+)
+def test_keys(issuer: bool, keys: dict[str, Any], security: Any) -> None:
+    """A key is a credential of the document too: in its header, or as a bearer."""
+    auth = {"api_keys": keys, **(SETTINGS["auth"] if issuer else {})}
+    document = made(SETTINGS | {"auth": auth, "models": []})[0].openapi()
+
+    assert document["paths"]["/mine"]["get"]["security"] == security
+    schemes = document["components"]["securitySchemes"]
+    if {"MLGuardKey": []} in security:
+        assert schemes["MLGuardKey"] == {
+            "type": "apiKey", "in": "header", "name": "X-API-Key", "description": "A key.",
+        }  # fmt: skip
+    else:
+        assert schemes["HTTPBearer"]["bearerFormat"] == "API key"

@@ -22,12 +22,12 @@ from mlguard.guard.limits import Declared, limiting, mark_limits
 from mlguard.messages import Principal
 from mlguard.routes.coverage import Coverage, Covered
 from mlguard.routes.limit_options import Options
+from mlguard.routes.openapi import GuardedDocument
 from mlguard.routes.route import Route
 from mlguard.routes.scopes import mark
 from mlguard.routes.surroundings import Around
 from mlguard_fastapi import telemetry
 from mlguard_fastapi.limits import declare, request_of
-from mlguard_fastapi.openapi import GuardedDocument
 from mlguard_fastapi.router import RouterGate
 from mlguard_fastapi.routes import around, routes_of
 
@@ -95,7 +95,7 @@ class MLGuard(GuardedApp[FastAPI]):
         app.state.mlguard = self
         if service.settings.auth is not None:
             app.openapi = GuardedDocument(  # type: ignore[method-assign]
-                app.openapi, self._covered, self._media_type
+                app.openapi, self._covered, self._media_type, service.settings.auth
             )
         telemetry.instrument(app, service.tracing)
         app.router.middleware_stack = RouterGate(app.router, service.guard)

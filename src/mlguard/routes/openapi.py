@@ -1,4 +1,4 @@
-"""What does the app's OpenAPI document say of the guard? Tokens, and refusals."""
+"""What does the app's OpenAPI document say of the guard? Credentials, and refusals."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from typing import Any
 
 from mlguard import refusals
 from mlguard.routes.coverage import Covered
+from mlguard.settings import Auth
 
 Document = dict[str, Any]
 
-SCHEME = "HTTPBearer"
+BEARER = "HTTPBearer"
 """What FastAPI calls the scheme of `Depends(guard.caller)`: of both there is one."""
+
+KEY = "MLGuardKey"
 
 _PROBLEM = "MLGuardProblem"
 _CONVERTER = re.compile(r"\{(\w+):\w+\}")
@@ -38,6 +41,7 @@ class GuardedDocument:
         make: Makes the app's own.
         covered: Tells what covers its routes.
         media_type: Tells the type of refusals' bodies, None for problem documents.
+        auth: Whose credentials are accepted; None where nobody is asked for any.
     """
 
     def __init__(
@@ -45,7 +49,9 @@ class GuardedDocument:
         make: Callable[[], Document],
         covered: Callable[[], Iterable[Covered]],
         media_type: Callable[[], str | None],
+        auth: Auth | None,
     ) -> None:
+        self._schemes = schemes(auth) if auth else {}
         self._make = make
         self._covered = covered
         self._media_type = media_type
@@ -55,17 +61,37 @@ class GuardedDocument:
         """Write it."""
         own = self._make()
         if self._last is None or self._last[0] is not own:
-            self._last = own, described(own, self._covered(), self._media_type())
+            self._last = own, described(own, self._covered(), self._media_type(), self._schemes)
         return self._last[1]
 
 
-def described(document: Document, covered: Iterable[Covered], media_type: str | None) -> Document:
+def schemes(auth: Auth) -> Document:
+    """Say how credentials are sent: each scheme of security, by its name."""
+    found: Document = {}
+    is_bearer = bool(auth.api_keys) and not auth.key_header
+    if auth.issuers or is_bearer:
+        found[BEARER] = {
+            "type": "http",
+            "scheme": "bearer",
+            "bearerFormat": "JWT" if auth.issuers else "API key",
+            "description": f"A {'token of the configured issuer' if auth.issuers else 'key'}.",
+        }
+    if auth.api_keys and not is_bearer:
+        header = auth.api_keys.header
+        found[KEY] = {"type": "apiKey", "in": "header", "name": header, "description": "A key."}
+    return found
+
+
+def described(
+    document: Document, covered: Iterable[Covered], media_type: str | None, schemes: Document
+) -> Document:
     """Add to a document what the guard demands of each operation, and how it refuses.
 
     Args:
         document: OpenAPI 3; it is left as it is.
         covered: What covers the routes of the app.
         media_type: The type of refusals' bodies, None for problem documents.
+        schemes: How credentials are sent, by the schemes' names.
     """
     by_operation = {
         (_CONVERTER.sub(r"{\1}", each.route.template), method.lower()): each
@@ -74,46 +100,45 @@ def described(document: Document, covered: Iterable[Covered], media_type: str | 
     }
     paths = {
         path: {
-            method: _operation(told, by_operation.get((path, method)), media_type)
+            method: _operation(told, by_operation.get((path, method)), media_type, schemes)
             for method, told in item.items()
         }
         for path, item in document.get("paths", {}).items()
     }
     components = {**document.get("components", {})}
-    schemes, schemas = components.get("securitySchemes", {}), components.get("schemas", {})
-    bearer = {
-        "type": "http",
-        "scheme": "bearer",
-        "bearerFormat": "JWT",
-        "description": "A token of the configured issuer.",
-    }
-    components["securitySchemes"] = {SCHEME: bearer, **schemes}
+    own, schemas = components.get("securitySchemes", {}), components.get("schemas", {})
+    if schemes or own:
+        components["securitySchemes"] = own | schemes
     if media_type is None:
         components["schemas"] = {**schemas, _PROBLEM: _SCHEMA}
     return {**document, "paths": paths, "components": components}
 
 
-def _operation(told: Any, covered: Covered | None, media_type: str | None) -> Any:
+def _operation(
+    told: Any, covered: Covered | None, media_type: str | None, schemes: Document
+) -> Any:
     if covered is None or not isinstance(told, Mapping) or not covered.route.is_guarded:
         return told
     answers, said = {**told.get("responses", {})}, {**told}
     if not covered.is_public:
-        said["security"] = _secured(told.get("security", []))
-        answers.setdefault(
-            "401", _refusal("No bearer token, or one that does not hold", media_type)
-        )
+        if schemes:
+            said["security"] = _secured(told.get("security", []), schemes)
+        missing = f"No {covered.credential}, or one that does not hold"
+        answers.setdefault("401", _refusal(missing, media_type))
         if covered.scopes:
             scopes = " ".join(sorted(covered.scopes))
-            answers.setdefault("403", _refusal(f"The token lacks a scope: {scopes}", media_type))
+            answers.setdefault("403", _refusal(f"The caller lacks a scope: {scopes}", media_type))
     if covered.quotas:
         answers.setdefault("429", _refusal("Too much was asked; retry later", media_type))
     said["responses"] = answers
     return said
 
 
-def _secured(security: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Demand the token beside whatever else is demanded."""
-    return [{SCHEME: [], **each} for each in security] or [{SCHEME: []}]
+def _secured(security: list[dict[str, Any]], schemes: Iterable[str]) -> list[dict[str, Any]]:
+    """Demand one of the credentials beside whatever else is demanded."""
+    # `Depends(guard.caller)` demands a bearer, as FastAPI knows it before any settings.
+    others = [{name: said for name, said in each.items() if name != BEARER} for each in security]
+    return [{scheme: [], **other} for other in others or [{}] for scheme in schemes]
 
 
 def _refusal(description: str, media_type: str | None) -> dict[str, Any]:
