@@ -6,7 +6,9 @@ import inspect
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Generic, TypeVar
 
 from mlguard.app.drivers import adrive, drive
@@ -34,6 +36,23 @@ L = TypeVar("L", bound=Callable[[Any], Any])
 W = TypeVar("W", bound=Callable[[Refusal], Mapping[str, Any] | bytes])
 
 
+Source = str | os.PathLike[str] | Mapping[str, Any] | Settings
+_instead: ContextVar[Source | None] = ContextVar("mlguard_settings_instead", default=None)
+
+
+@contextmanager
+def settings_instead(source: Source | None) -> Iterator[None]:
+    """Have guards that are made meanwhile take these settings in place of those that apps name.
+
+    For whoever looks at an app whose settings are not there yet; None leaves all as it is.
+    """
+    token = _instead.set(source)
+    try:
+        yield
+    finally:
+        _instead.reset(token)
+
+
 class GuardedApp(Generic[App]):
     """The part of MLGuard that both adapters share.
 
@@ -48,7 +67,7 @@ class GuardedApp(Generic[App]):
     def __init__(
         self,
         app: App | None = None,
-        settings: str | os.PathLike[str] | Mapping[str, Any] | Settings = "mlguard.toml",
+        settings: Source = "mlguard.toml",
     ) -> None:
         self._settings = settings
         self._service: Service | None = None
@@ -61,12 +80,18 @@ class GuardedApp(Generic[App]):
         if self._service is not None:
             raise InvalidSettings("an MLGuard guards one app: make another for another app")
         self._app = app
+        if (instead := _instead.get()) is not None:
+            self._settings = instead
         self._service = self._install(app)
         self._service.guard.parts.refusal_body = self._refusal_body
         # At once, where it is known by now: servers of WSGI apps have no start to fail.
         check_metrics_path(self._service.settings, self.routes(), self.around())
         for route in own_routes(self._service):
             self._add(app, route)
+
+    def look_at(self, app: App) -> None:
+        """Know an app without guarding it, to tell its routes and its documents."""
+        self._app = app
 
     def _install(self, app: App) -> Service:
         """Put the guard around and into the app.
@@ -83,6 +108,13 @@ class GuardedApp(Generic[App]):
     def routes(self) -> Iterable[Route]:
         """List every route of the app, mounted apps included."""
         raise NotImplementedError
+
+    def documents(self) -> Iterable[tuple[str, Mapping[str, Any]]]:
+        """Describe the app by OpenAPI documents, each with the prefix of its paths.
+
+        None where its framework writes none.
+        """
+        return ()
 
     def around(self) -> Iterable[Around]:
         """List what answers by itself around the guard, or measures for itself inside it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -29,7 +29,7 @@ from mlguard.routes.surroundings import Around
 from mlguard_fastapi import telemetry
 from mlguard_fastapi.limits import declare, request_of
 from mlguard_fastapi.router import RouterGate
-from mlguard_fastapi.routes import around, routes_of
+from mlguard_fastapi.routes import around, documents_of, routes_of
 
 _BEARER = HTTPBearer(auto_error=False, description="A token of the configured issuer.")
 
@@ -121,6 +121,10 @@ class MLGuard(GuardedApp[FastAPI]):
     def routes(self) -> Iterable[Route]:
         """List every route of the app, mounted apps included."""
         return routes_of(self._app.router)
+
+    def documents(self) -> Iterable[tuple[str, Mapping[str, Any]]]:
+        """Describe the app by OpenAPI documents, each with the prefix of its paths."""
+        return documents_of(self._app)
 
     def around(self) -> Iterable[Around]:
         """List what answers by itself around the guard, or measures for itself inside it."""

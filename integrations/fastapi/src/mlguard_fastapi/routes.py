@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from fastapi import FastAPI
 from fastapi import routing as fastapi_routing
+from fastapi.openapi.utils import get_openapi
 from starlette.routing import BaseRoute, Host, Mount, Router, WebSocketRoute
 from starlette.types import ASGIApp
 
@@ -59,6 +60,16 @@ def _listed(found: Any, original: Any, template: str, host: str) -> Route:
         host=host,
         handler=getattr(original, "_base_app", original.app) if is_mount else demands.endpoint,
     )
+
+
+def documents_of(app: FastAPI, prefix: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Describe an app, and those mounted in it, without what it keeps of its own description."""
+    yield prefix, get_openapi(title=app.title, version=app.version, routes=app.routes)
+    for route in app.routes:
+        if isinstance(route, Mount):
+            mounted = getattr(route, "_base_app", route.app)
+            if isinstance(mounted, FastAPI):
+                yield from documents_of(mounted, prefix + route.path)
 
 
 def around(app: FastAPI, ours: type, path: str) -> Iterator[Around]:

@@ -36,9 +36,16 @@ class MLGuard(GuardedApp[Flask]):
             call.
     """
 
+    _outer: Any
+
     def caller(self) -> Principal | None:
         """Say who sent the request that is being handled."""
         return self.service.guard.caller()
+
+    def look_at(self, app: Flask) -> None:
+        """Know an app without guarding it, to tell its routes."""
+        super().look_at(app)
+        self._inner = self._outer = app.wsgi_app
 
     def _declare(self, options: Options) -> Declared:
         return declare(options)
