@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlguard import __version__
-from mlguard.cli import check, drift, feedback, key, quota, reference, token
+from mlguard.cli import check, drift, feedback, init, key, quota, reference, token, trial
 from mlguard.cli.groups import help_of
 from mlguard.cli.terminal import complain, speaking
 from mlguard.errors import MLGuardError
 
 _INTERRUPTED = 130  # as a shell says it of Ctrl-C
 _TASKS = {
-    "guard an app": (check,),
+    "guard an app": (init, trial, check),
     "who calls, and how much": (token, key, quota),
     "drift and performance": (reference, drift, feedback),
 }

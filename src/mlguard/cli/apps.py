@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlguard.app.front import GuardedApp
+from mlguard.app.front import GuardedApp, Source, settings_instead
 from mlguard.cli.terminal import lasting, others_speak
 from mlguard.errors import InvalidSettings
 from mlguard.routes.surroundings import Around, answering, guard_in, has_guard, layers_to
@@ -62,6 +62,27 @@ def guard_of(target: str) -> tuple[GuardedApp[Any], list[Around]]:
     if found is None:
         raise InvalidSettings(f"is not guarded: {_advice(app, target)}", source=target)
     return found
+
+
+def app_and_guard(target: str, instead: Source | None) -> tuple[Any, GuardedApp[Any] | None]:
+    """Import an app, and find its guard, None without one.
+
+    Args:
+        target: The app.
+        instead: Settings in place of those that it names; where they do not do, its own do.
+
+    Raises:
+        InvalidSettings: It cannot be imported.
+    """
+    try:
+        with settings_instead(instead):
+            app = imported(target)
+    except InvalidSettings:
+        if instead is None:
+            raise
+        app = imported(target)
+    found = guard_around(app)
+    return app, found[0] if found else None
 
 
 def guard_around(app: object) -> tuple[GuardedApp[Any], list[Around]] | None:
