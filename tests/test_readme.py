@@ -34,6 +34,7 @@ from tests.servers import free_port
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 GUIDE = (ROOT / "docs" / "guide.md").read_text()
+DEPLOYING = (ROOT / "docs" / "deploying.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 DRIFT = (ROOT / "docs" / "drift.md").read_text()
 SETTINGS = (ROOT / "docs" / "settings.md").read_text()
@@ -176,9 +177,9 @@ def test_the_readme_is_short() -> None:
     assert len(README.splitlines()) <= 150
 
 
-def test_the_guides_drift_check_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_drift_check_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The drift check without a web framework runs as it stands."""
-    code = next(block for block in blocks(GUIDE, "python") if "check(" in block)
+    code = next(b for b in blocks(DRIFT, "python") if "Reference.load" in b)
     rows = [[float(n % 7), float(n % 5)] for n in range(500)]
     Reference.build({"a": [r[0] for r in rows], "b": [r[1] for r in rows]}).save(
         tmp_path / "reference.parquet"
@@ -211,9 +212,9 @@ def test_every_table_has_a_section() -> None:
 
 
 @pytest.mark.parametrize("part", ["host", "keys", "api_keys", "revocations", "feedback", "tracing"])
-def test_the_guide_says_what_happens_without_a_part(part: str) -> None:
-    """Who sees a part degraded finds in the guide what that means."""
-    assert f'`mlguard_degraded{{part="{part}"}}`' in GUIDE.split("## When something is gone")[1]
+def test_it_is_said_what_happens_without_a_part(part: str) -> None:
+    """Who sees a part degraded finds on the page what that means."""
+    assert f'`mlguard_degraded{{part="{part}"}}`' in DEPLOYING.split("## When something is gone")[1]
 
 
 def test_the_guide_names_every_refusal() -> None:

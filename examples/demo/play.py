@@ -64,7 +64,7 @@ def play(console: Console, stage: Stage, folder: Path, *, seed: int, serve: bool
 
 
 def _prepare(stage: Stage, folder: Path) -> tuple[train.Trained, Patients]:
-    with stage.act("Train a classifier of patients, write down what its inputs look like"):
+    with stage.act("Train a classifier, write down what its inputs look like"):
         trained = train.train()
         train.save_model(trained, folder)
         train.save_reference(trained, folder)

@@ -17,7 +17,7 @@ from mlguard.metrics.worker import MAX_ERROR_TYPES
 from tests.servers import ROOT
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
-GUIDE = ROOT / "docs" / "guide.md"
+PAGE = ROOT / "docs" / "observing.md"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
@@ -46,9 +46,9 @@ def labels(families: list[Family], name: str, label: str) -> set[str]:
 
 
 def test_the_documentation_has_the_table() -> None:
-    """The guide lists each metric of the table with its labels, and no other."""
+    """The page lists each metric of the table with its labels, and no other."""
     rows = re.findall(
-        r"^\| `((?:mlguard|http)_\w+)` \|((?: `\w+`)*) +\|", GUIDE.read_text(), re.MULTILINE
+        r"^\| `((?:mlguard|http)_\w+)` \|((?: `\w+`)*) +\|", PAGE.read_text(), re.MULTILINE
     )
 
     documented = [(name, tuple(re.findall(r"\w+", labels))) for name, labels in rows]

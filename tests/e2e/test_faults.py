@@ -1,4 +1,4 @@
-"""What do clients and operators notice when something is gone? The table of docs/guide.md."""
+"""What do clients and operators notice when something is gone? The table of docs/deploying.md."""
 
 from __future__ import annotations
 
