@@ -27,7 +27,7 @@ from mlguard.routes.placement import check_metrics_path, check_routes
 from mlguard.routes.route import Route
 from mlguard.routes.scopes import checked_scopes, demanding
 from mlguard.routes.surroundings import Around
-from mlguard.settings import Settings
+from mlguard.settings import MetricsSettings, Settings
 
 App = TypeVar("App")
 C = TypeVar("C", bound=Callable[[Inference], int])
@@ -127,6 +127,12 @@ class GuardedApp(Generic[App]):
     def _method(self) -> str:
         """Tell its method."""
         raise NotImplementedError
+
+    @property
+    def _metrics_path(self) -> str:
+        """Where metrics are read, or will be by default where nothing is guarded yet."""
+        settings = self._service.settings.metrics if self._service else MetricsSettings()
+        return settings.path
 
     @property
     def service(self) -> Service:

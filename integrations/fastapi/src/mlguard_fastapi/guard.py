@@ -128,7 +128,7 @@ class MLGuard(GuardedApp[FastAPI]):
 
     def around(self) -> Iterable[Around]:
         """List what answers by itself around the guard, or measures for itself inside it."""
-        return around(self._app, ASGIMiddleware, self.service.settings.metrics.path)
+        return around(self._app, ASGIMiddleware, self._metrics_path)
 
     def _covered(self) -> Iterable[Covered]:
         return Coverage(self.service.settings, self.routes()).covered()

@@ -85,7 +85,7 @@ class MLGuard(GuardedApp[Flask]):
 
     def around(self) -> Iterable[Around]:
         """List what answers by itself around the guard, or measures for itself inside it."""
-        return around(self._app, self._outer, self.service.settings.metrics.path)
+        return around(self._app, self._outer, self._metrics_path)
 
     def _request(self) -> Request:
         return request
