@@ -31,7 +31,7 @@ class Request(NamedTuple):
     body: bytes = b""
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """What came back.
 
     Attributes:
@@ -53,15 +53,15 @@ class Answer(NamedTuple):
         return next((value for known, value in self.headers if known == name), "")
 
 
-class Sending(Protocol):
+class Sender(Protocol):
     """Sends a request, and returns what came back."""
 
-    def __call__(self, request: Request, /) -> Answer:
+    def __call__(self, request: Request, /) -> Response:
         """Send it."""
 
 
 @contextmanager
-def running(app: Any) -> Iterator[Sending]:
+def running(app: Any) -> Iterator[Sender]:
     """Have an app answer requests as a server would, what it does at its start included.
 
     Raises:
@@ -82,7 +82,7 @@ def _is_asgi(app: Any) -> bool:
     )
 
 
-def _asgi(app: Any, runner: asyncio.Runner) -> Iterator[Sending]:
+def _asgi(app: Any, runner: asyncio.Runner) -> Iterator[Sender]:
     import httpx2
 
     living = _living(app)
@@ -97,7 +97,7 @@ def _asgi(app: Any, runner: asyncio.Runner) -> Iterator[Sending]:
             raised.append(error)
             raise
 
-    async def ask(request: Request) -> Answer:
+    async def ask(request: Request) -> Response:
         transport = httpx2.ASGITransport(with_state, raise_app_exceptions=False)
         async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
             began = time.perf_counter()
@@ -119,7 +119,7 @@ def _asgi(app: Any, runner: asyncio.Runner) -> Iterator[Sending]:
         runner.run(living.__aexit__(None, None, None))
 
 
-def _wsgi(app: Any, request: Request) -> Answer:
+def _wsgi(app: Any, request: Request) -> Response:
     import httpx2
 
     transport = httpx2.WSGITransport(app, raise_app_exceptions=False)
@@ -131,10 +131,10 @@ def _wsgi(app: Any, request: Request) -> Answer:
         return _answer(answer, began)
 
 
-def _answer(answer: Any, began: float, raised: list[Exception] | None = None) -> Answer:
+def _answer(answer: Any, began: float, raised: list[Exception] | None = None) -> Response:
     error = "".join(f"{type(e).__name__}: {e}" for e in (raised or ())[-1:])
     headers = tuple((name.lower(), value) for name, value in answer.headers.multi_items())
-    return Answer(answer.status_code, headers, answer.content, time.perf_counter() - began, error)
+    return Response(answer.status_code, headers, answer.content, time.perf_counter() - began, error)
 
 
 def _silent(request: Request) -> MLGuardError:

@@ -21,9 +21,9 @@ from mlguard.app.front import GuardedApp, Source
 from mlguard.cli.apps import adapter_of, app_and_guard
 from mlguard.cli.init import add_example, look
 from mlguard.cli.init.examples import Example, example_of, fitting
-from mlguard.cli.init.handlers import Handler, handlers_of
+from mlguard.cli.init.handlers import Endpoint, handlers_of
 from mlguard.cli.init.writing import SECRET, settings_of
-from mlguard.cli.sending import Answer, Request, running
+from mlguard.cli.sending import Request, Response, running
 from mlguard.cli.terminal import bad, bold, good, odd, say, say_json, titled, wrapped
 from mlguard.errors import InvalidSettings, MLGuardError
 from mlguard.logs import LOGGER
@@ -65,14 +65,14 @@ class _Trial:
     request: Request
     origin: str
     who: str
-    answer: Answer
+    answer: Response
     rows: dict[tuple[str, str], int] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)
     drift: list[str] = field(default_factory=list)
     spans: list[ReadableSpan] = field(default_factory=list)
     metrics: list[tuple[str, Mapping[str, str], float]] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
-    refused: Answer | None = None
+    refused: Response | None = None
     wrong: str = ""
 
 
@@ -174,7 +174,7 @@ def _tried(app: Any, guard: GuardedApp[Any], settings: str, options: argparse.Na
     return trial
 
 
-def _asked(guard: GuardedApp[Any], route: str | None) -> tuple[Handler, str]:
+def _asked(guard: GuardedApp[Any], route: str | None) -> tuple[Endpoint, str]:
     """Choose whom to ask: the handler of a route, and the model that the settings place there."""
     settings = guard.service.settings
     handlers, places = handlers_of(guard), Places(settings)
@@ -196,7 +196,7 @@ def _asked(guard: GuardedApp[Any], route: str | None) -> tuple[Handler, str]:
     raise MLGuardError("no model has a route, and no route looks like a model's: say --route")
 
 
-def _example(guard: GuardedApp[Any], handler: Handler, model: str, given: str | None) -> Example:
+def _example(guard: GuardedApp[Any], handler: Endpoint, model: str, given: str | None) -> Example:
     """Take the example that was given, or make one up: of the schema, else of the settings."""
     settings = next((m for m in guard.service.settings.models if m.name == model), None)
     served = guard.service.guard.parts.models.get(model)
@@ -213,7 +213,7 @@ def _example(guard: GuardedApp[Any], handler: Handler, model: str, given: str | 
 
 
 def _caller(
-    guard: GuardedApp[Any], tester: GuardTester, handler: Handler, subject: str
+    guard: GuardedApp[Any], tester: GuardTester, handler: Endpoint, subject: str
 ) -> tuple[str, dict[str, str]]:
     """Say who calls, and by which headers: none where nobody is asked."""
     settings = guard.service.settings
@@ -265,7 +265,7 @@ def _rows(metrics: Sequence[tuple[str, Mapping[str, str], float]]) -> dict[tuple
     }
 
 
-def _left(answer: Answer) -> list[str]:
+def _left(answer: Response) -> list[str]:
     """Say what is left of each limit, by the headers of an answer."""
     left = dict(_LEFT.findall(answer.header("ratelimit")))
     said = []
@@ -323,16 +323,16 @@ def _wrong(trial: _Trial, guard: GuardedApp[Any], example: Example) -> str:
     return ""
 
 
-def _code(answer: Answer) -> str:
+def _code(answer: Response) -> str:
     """Tell the code of a refusal of the kit's, "" where it is none."""
     return str(_problem(answer).get("code", ""))
 
 
-def _title(answer: Answer) -> str:
+def _title(answer: Response) -> str:
     return str(_problem(answer).get("title", ""))
 
 
-def _problem(answer: Answer) -> dict[str, Any]:
+def _problem(answer: Response) -> dict[str, Any]:
     if not answer.header("content-type").startswith("application/problem+json"):
         return {}
     found = json.loads(answer.body)
@@ -369,7 +369,7 @@ def _told(trial: _Trial, target: str) -> Iterator[str]:
         yield f"{good('ok')}: {count} {'row' if count == 1 else 'rows'} counted and charged"
 
 
-def _line(answer: Answer) -> str:
+def _line(answer: Response) -> str:
     problem = _problem(answer)
     said = f"{problem['code']}: {problem.get('title')}" if "code" in problem else _text(answer.body)
     colour = good if answer.status < 400 else bad
@@ -422,7 +422,7 @@ def _document(trial: _Trial, target: str) -> dict[str, Any]:
     }
 
 
-def _written(answer: Answer) -> dict[str, Any]:
+def _written(answer: Response) -> dict[str, Any]:
     return {
         "status": answer.status,
         "code": _code(answer) or None,

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlguard.app.front import GuardedApp
 from mlguard.cli.init.examples import Example, example_of
-from mlguard.cli.init.handlers import Handler, handlers_of, health_routes, models_of
+from mlguard.cli.init.handlers import Endpoint, handlers_of, health_routes, models_of
 from mlguard.cli.init.places import Place, answers_in, rows_in, written
 from mlguard.cli.init.schemas import Schema, made_up
-from mlguard.cli.sending import Answer, Request
+from mlguard.cli.sending import Response, Sender
 from mlguard.errors import MLGuardError
 
 _GENERIC = frozenset({"app", "main", "service", "server", "api", "wsgi", "asgi", "run", "src"})
@@ -27,7 +27,7 @@ _NAMELESS = re.compile(r"[^A-Za-z0-9._-]+")
 _SETTINGS = re.compile(r"[{<].*|^$")
 
 
-class Line(NamedTuple):
+class Proposal(NamedTuple):
     """One setting.
 
     Attributes:
@@ -51,9 +51,9 @@ class ModelDraft:
         example: A request to it, None where nobody knows one.
     """
 
-    name: Line
-    handler: Handler
-    keys: dict[str, Line] = field(default_factory=dict)
+    name: Proposal
+    handler: Endpoint
+    keys: dict[str, Proposal] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
     example: Example | None = None
 
@@ -75,10 +75,10 @@ class Draft:
     """
 
     target: str
-    service: Line
+    service: Proposal
     models: list[ModelDraft]
     public: list[str]
-    metrics_path: Line
+    metrics_path: Proposal
 
     @property
     def guessed(self) -> list[str]:
@@ -94,9 +94,6 @@ class Draft:
     def unknown(self) -> list[str]:
         """What nobody could tell."""
         return [f"models[{m.name.value}]: {said}" for m in self.models for said in m.unknown]
-
-
-Sender = Callable[[Request], Answer]
 
 
 def draft(
@@ -134,7 +131,7 @@ def draft(
     return Draft(target, service, models, health_routes(handlers), _metrics(guard))
 
 
-def _chosen(handlers: Sequence[Handler], route: str | None) -> list[list[Handler]]:
+def _chosen(handlers: Sequence[Endpoint], route: str | None) -> list[list[Endpoint]]:
     if route is not None:
         named = [h for h in handlers if route in (h.route.template, h.route.name)]
         if not named:
@@ -148,12 +145,12 @@ def _chosen(handlers: Sequence[Handler], route: str | None) -> list[list[Handler
     return found
 
 
-def _service(target: str) -> Line:
+def _service(target: str) -> Proposal:
     parts = target.partition(":")[0].split(".")
     for part in reversed(parts):
         if part not in _GENERIC:
-            return Line(_named(part), "the app's module")
-    return Line(_named(Path.cwd().name), "the folder's name")
+            return Proposal(_named(part), "the app's module")
+    return Proposal(_named(Path.cwd().name), "the folder's name")
 
 
 def _named(text: str) -> str:
@@ -161,15 +158,15 @@ def _named(text: str) -> str:
 
 
 def _model(
-    group: Sequence[Handler],
-    service: Line,
+    group: Sequence[Endpoint],
+    service: Proposal,
     names: set[str],
-    handlers: Sequence[Handler],
+    handlers: Sequence[Endpoint],
     given: str | None,
 ) -> ModelDraft:
     handler = group[0]
     if handler.models:
-        return ModelDraft(Line(handler.models[0]), handler)
+        return ModelDraft(Proposal(handler.models[0]), handler)
     segments = [s for s in handler.route.template.split("/") if not _SETTINGS.match(s)]
     told = [s for s in segments if not _VERBS.match(s)]
     words = [w for w in handler.name.split("_") if w and not _VERBS.match(w)]
@@ -180,15 +177,15 @@ def _model(
     while name in names:
         name += "-2"
     names.add(name)
-    model = ModelDraft(Line(name, why), handler)
+    model = ModelDraft(Proposal(name, why), handler)
     spelt = [_spelt(h, handlers) for h in group]
     why = "" if given is not None else "it looks like a model's"
     key, value = ("route", spelt[0]) if len(spelt) == 1 else ("routes", spelt)
-    model.keys[key] = Line(value, why)
+    model.keys[key] = Proposal(value, why)
     return model
 
 
-def _spelt(handler: Handler, handlers: Sequence[Handler]) -> str:
+def _spelt(handler: Endpoint, handlers: Sequence[Endpoint]) -> str:
     """Spell a route as the settings do: with its host where others have its template."""
     template = handler.route.template
     hosts = {h.route.host for h in handlers if h.route.template == template}
@@ -203,10 +200,10 @@ def _look(model: ModelDraft, given: str | None, send: Sender | None) -> None:
         return
     origin = "" if given is not None else handler.origin
     if handler.kind in ("form", "query", "files", "csv") and not _is_json(example):
-        model.keys["inputs"] = Line(handler.kind, origin)
+        model.keys["inputs"] = Proposal(handler.kind, origin)
         fields = [*(handler.takes or {}).get("properties", {})]
         if handler.kind in ("form", "query") and fields:
-            model.keys["features"] = Line(fields, origin)
+            model.keys["features"] = Proposal(fields, origin)
     else:
         _place(model, None if example is None else rows_in(example.value), given, origin)
     _answers(model, send)
@@ -219,19 +216,19 @@ def _is_json(example: Example | None) -> bool:
 def _place(model: ModelDraft, place: Place | None, given: str | None, origin: str) -> None:
     if place is None:
         keys = [*(model.handler.takes or {}).get("properties", {})]
-        model.keys["inputs"] = Line(written(keys[:1]), origin)
+        model.keys["inputs"] = Proposal(written(keys[:1]), origin)
         model.unknown.append(
             "what its rows look like; an example of a request tells: --example FILE"
         )
         return
     if place.protocol:
-        model.keys["protocol"] = Line(place.protocol, origin)
+        model.keys["protocol"] = Proposal(place.protocol, origin)
         return
-    model.keys["inputs"] = Line(place.inputs, origin)
+    model.keys["inputs"] = Proposal(place.inputs, origin)
     if place.shape != "rows" or place.doubt:
-        model.keys["shape"] = Line(place.shape, origin)
+        model.keys["shape"] = Proposal(place.shape, origin)
     if place.features:
-        model.keys["features"] = Line([*place.features], origin)
+        model.keys["features"] = Proposal([*place.features], origin)
     elif place.width and given is not None:
         model.unknown.append(
             f"the names of the {place.width} values in a row: set `features`, or a `reference`"
@@ -263,10 +260,10 @@ def _answers(model: ModelDraft, send: Sender | None) -> None:
             "where its predictions are in the answer: set `outputs`, or let --send find out"
         )
     else:
-        model.keys["outputs"] = Line(written(found), origin)
+        model.keys["outputs"] = Proposal(written(found), origin)
 
 
-def _parsed(answer: Answer) -> Any:
+def _parsed(answer: Response) -> Any:
     try:
         return json.loads(answer.body)
     except ValueError:
@@ -283,10 +280,10 @@ def _shown(schema: Schema | None) -> Any:
     return made_up(schema)
 
 
-def _metrics(guard: GuardedApp[Any]) -> Line:
+def _metrics(guard: GuardedApp[Any]) -> Proposal:
     """Choose where metrics are read: not where the app answers already."""
     path = "/metrics"
     is_taken = any(r.template == path for r in guard.routes())
     if is_taken or any(layer.answers(path) for layer in guard.around()):
-        return Line("/mlguard/metrics", "/metrics is the app's own")
-    return Line(path)
+        return Proposal("/mlguard/metrics", "/metrics is the app's own")
+    return Proposal(path)

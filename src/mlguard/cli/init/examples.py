@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlencode
 
-from mlguard.cli.init.handlers import Handler
+from mlguard.cli.init.handlers import Endpoint
 from mlguard.cli.init.schemas import made_up
 from mlguard.cli.sending import Request
 from mlguard.errors import MLGuardError
@@ -45,7 +45,7 @@ class Example(NamedTuple):
     media: str = ""
     body: bytes = b""
 
-    def request(self, handler: Handler, name: str = "") -> Request:
+    def request(self, handler: Endpoint, name: str = "") -> Request:
         """Address it to a handler; what stands in the path is the model's name, or 1."""
         path = _PARAMETER.sub(lambda found: _filled(found, name), handler.route.template)
         query = f"?{urlencode(self.value)}" if self.kind == "query" and self.value else ""
@@ -59,7 +59,7 @@ def _filled(found: re.Match[str], name: str) -> str:
     return name if is_name and name else "1"
 
 
-def example_of(handler: Handler, given: str | None, width: int = 0) -> Example | None:
+def example_of(handler: Endpoint, given: str | None, width: int = 0) -> Example | None:
     """Read the example that was given, or make one up; None where nothing says how.
 
     Args:
@@ -99,7 +99,7 @@ def fitting(model: Model, features: Sequence[str]) -> Example | None:
     return _sent("json", value, origin)
 
 
-def _read(handler: Handler, given: str) -> Example:
+def _read(handler: Endpoint, given: str) -> Example:
     raw, name = _given(given)
     try:
         value = json.loads(raw)
@@ -124,7 +124,7 @@ def _given(given: str) -> tuple[bytes, str]:
         ) from error
 
 
-def _plain(handler: Handler, raw: bytes, name: str) -> Example:
+def _plain(handler: Endpoint, raw: bytes, name: str) -> Example:
     """Take what is no JSON as what its name says, or as what the handler takes."""
     media = mimetypes.guess_type(name)[0] or ""
     if handler.kind == "csv" or (media == _CSV and handler.kind != "files"):
@@ -151,7 +151,7 @@ def _sent(kind: str, value: Any, origin: str) -> Example:
 
 
 def _files(
-    handler: Handler, origin: str, name: str, raw: bytes, fields: Mapping[str, Any]
+    handler: Endpoint, origin: str, name: str, raw: bytes, fields: Mapping[str, Any]
 ) -> Example:
     """Write a multipart body (RFC 7578): the file, and the fields beside it."""
     media = mimetypes.guess_type(name)[0] or "application/octet-stream"
@@ -165,7 +165,7 @@ def _files(
     return Example(origin, "files", None, f"multipart/form-data; boundary={_BOUNDARY}", body)
 
 
-def _without_files(handler: Handler) -> dict[str, Any]:
+def _without_files(handler: Endpoint) -> dict[str, Any]:
     takes = dict(handler.takes or {})
     properties = {k: v for k, v in takes.get("properties", {}).items() if k != handler.part}
     needed = [name for name in takes.get("required", ()) if name != handler.part]

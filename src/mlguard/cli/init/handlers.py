@@ -35,7 +35,7 @@ _HEALTH = re.compile(r"/(health|healthz|livez|readyz|ping|live|ready|alive|statu
 _CONVERTER = re.compile(r"{(\w+):\w+}")
 
 
-class Handler(NamedTuple):
+class Endpoint(NamedTuple):
     """What one route takes and answers, by one of its methods.
 
     Attributes:
@@ -77,7 +77,7 @@ class Handler(NamedTuple):
         return is_named or (self.kind == "json" and numbers_in(self.takes) > 1)
 
 
-def handlers_of(guard: GuardedApp[Any]) -> list[Handler]:
+def handlers_of(guard: GuardedApp[Any]) -> list[Endpoint]:
     """List what an app's routes take, but those of the kit and of the framework."""
     described = dict(_described(guard))
     found = []
@@ -92,9 +92,9 @@ def handlers_of(guard: GuardedApp[Any]) -> list[Handler]:
     return found
 
 
-def models_of(handlers: Iterable[Handler]) -> list[list[Handler]]:
+def models_of(handlers: Iterable[Endpoint]) -> list[list[Endpoint]]:
     """Group the handlers that ask a model: those of one function are one model's."""
-    groups: dict[int, list[Handler]] = {}
+    groups: dict[int, list[Endpoint]] = {}
     routes: set[str] = set()
     for handler in handlers:
         if handler.asks_a_model and handler.route.name not in routes:
@@ -103,7 +103,7 @@ def models_of(handlers: Iterable[Handler]) -> list[list[Handler]]:
     return list(groups.values())
 
 
-def health_routes(handlers: Iterable[Handler]) -> list[str]:
+def health_routes(handlers: Iterable[Endpoint]) -> list[str]:
     """List the routes at which somebody only asks whether the service lives."""
     plain = (h.route for h in handlers if h.method == "GET" and not h.asks_a_model)
     return [route.shown for route in plain if _HEALTH.search(route.template)]
@@ -134,9 +134,9 @@ def _described(guard: GuardedApp[Any]) -> Iterator[tuple[tuple[str, str], Operat
                 yield (method.upper(), prefix + path), (operation, document)
 
 
-def _handler(route: Route, method: str, operation: Operation | None) -> Handler:
+def _handler(route: Route, method: str, operation: Operation | None) -> Endpoint:
     """Ask the document, and where that says little, the code."""
-    said = Handler(route, method)
+    said = Endpoint(route, method)
     if operation is not None:
         said = _by_document(said, *operation)
     code = taken(route.handler, method)
@@ -146,8 +146,8 @@ def _handler(route: Route, method: str, operation: Operation | None) -> Handler:
 
 
 def _by_document(
-    said: Handler, operation: Mapping[str, Any], document: Mapping[str, Any]
-) -> Handler:
+    said: Endpoint, operation: Mapping[str, Any], document: Mapping[str, Any]
+) -> Endpoint:
     answers = _of_answer(operation, document)
     content = operation.get("requestBody", {}).get("content", {})
     for media, kind in _MEDIA.items():
@@ -201,7 +201,7 @@ def _says_something(schema: Schema) -> bool:
     return bool({*schema} - {"title", "description", "additionalProperties"})
 
 
-def _by_code(said: Handler, code: Taken) -> Handler:
+def _by_code(said: Endpoint, code: Taken) -> Endpoint:
     properties: dict[str, Any] = {key: {} for key in code.keys}
     takes = {"type": "object", "properties": properties, "required": [*properties]}
     answers = {"type": "object", "properties": {key: {} for key in code.answers}}

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from mlguard.cli.init.draft import Draft, Line, ModelDraft
+from mlguard.cli.init.draft import Draft, ModelDraft, Proposal
 
 SECRET = "MLGUARD_SECRET"  # noqa: S105 - the name of a variable
 """The variable with the secret of the tokens that are for trying things out."""
@@ -71,7 +71,7 @@ def _model(model: ModelDraft) -> Iterator[str]:
     yield '# reference = "reference.parquet"   # for drift: mlguard reference build training.csv'
 
 
-def _setting(key: str, line: Line) -> Iterator[str]:
+def _setting(key: str, line: Proposal) -> Iterator[str]:
     text = f"{key} = {value(line.value)}"
     comment = f"# guessed: {line.guessed}" if line.guessed else ""
     if comment and len(text) >= _COMMENT:
