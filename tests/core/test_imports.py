@@ -54,6 +54,9 @@ def test_importing_is_fast() -> None:
         pytest.param("mlguard", (*FRAMEWORKS, *SCIENCE, "pydantic", "jose"), id="the package"),
         pytest.param("mlguard.auth", (*FRAMEWORKS, *SCIENCE), id="tokens"),
         pytest.param("mlguard.reference", (*FRAMEWORKS, *SCIENCE), id="references"),
+        pytest.param(
+            "mlguard.extraction", (*FRAMEWORKS, *SCIENCE[1:], "evidently"), id="extraction"
+        ),
         pytest.param("mlguard.drift", (*FRAMEWORKS, "evidently", "sklearn"), id="drift"),
         pytest.param(
             "mlguard.app.service", (*FRAMEWORKS, *SCIENCE, *LIMITERS, *FILE), id="the service"
