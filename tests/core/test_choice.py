@@ -14,6 +14,8 @@ from mlguard.bodies import texts_at
 from mlguard.errors import InvalidSettings, UnknownModel
 from mlguard.guard import Guard
 from mlguard.guard.decision import LARGE
+from mlguard.guard.selector import Selector
+from mlguard.messages import Call
 from mlguard.routes.coverage import Coverage
 from mlguard.routes.placement import check_routes
 from mlguard.routes.route import Route
@@ -71,6 +73,18 @@ class TestTexts:
     def test_at(self, body: bytes, texts: list[str] | None) -> None:
         """All that a reader may take for the text is listed; None where nobody can tell."""
         assert texts_at(body, ["meta", "model"]) == texts
+
+    @pytest.mark.parametrize(
+        ("place", "body"),
+        [("/a.b/model", b'{"a.b": {"model": "x"}}'), ("0.model", b'[{"model": "x"}]')],
+        ids=["a key with a dot", "in a list"],
+    )
+    def test_places(self, place: str, body: bytes) -> None:
+        """A place is spelt as those of rows are."""
+        said = Selector.of(f"body:{place}")
+
+        assert said is not None
+        assert said.by(Call("POST"), {}, body) == ["x"]
 
     def test_no_text(self) -> None:
         """What is no text and no number is a name that nobody has."""

@@ -301,6 +301,11 @@ MISTAKES = [
         id="no such place of a name",
     ),
     pytest.param(
+        {"models": [{"name": "a", "route": "/y", "inputs": "x", "model_from": "body:."}]},
+        "models[a].model_from = 'body:.': reads nothing",
+        id="a place of a name that reads nothing",
+    ),
+    pytest.param(
         {"models": [{"name": "a", "version_from": "body:version"}]},
         "models[a]: has `version_from`, but no `route` whose requests could say it",
         id="a version without a route",

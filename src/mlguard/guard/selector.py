@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl
 
 from mlguard.bodies import texts_at
 from mlguard.messages import Call
+from mlguard.pointers import keys_of
 
 LONGEST = 256
 """Characters of a name; what is longer is nobody's."""
@@ -18,11 +19,13 @@ class Selector(NamedTuple):
 
     Attributes:
         kind: "path", "query" or "body".
-        key: The parameter, or the keys joined by dots.
+        key: The parameter.
+        keys: Those of the place in the body.
     """
 
     kind: str
     key: str
+    keys: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, text: str | None) -> Selector | None:
@@ -30,7 +33,7 @@ class Selector(NamedTuple):
         if text is None:
             return None
         kind, _, key = text.partition(":")
-        return cls(kind, key)
+        return cls(kind, key, keys_of(key) if kind == "body" else ())
 
     @property
     def is_early(self) -> bool:
@@ -53,7 +56,7 @@ class Selector(NamedTuple):
             return [str(parameters[self.key])[: LONGEST + 1]] if self.key in parameters else []
         if self.kind == "query":
             return self._by_query(call)
-        found = texts_at(body, self.key.split(".")) if body else []
+        found = texts_at(body, self.keys) if body else []
         return None if found is None else [text[: LONGEST + 1] for text in found]
 
     def _by_query(self, call: Call) -> list[str] | None:

@@ -166,6 +166,14 @@ def _listed(value: object) -> object:
     return (value,) if isinstance(value, str | os.PathLike) else value
 
 
+def _selector(value: str) -> str:
+    """Check the place in a body."""
+    kind, _, place = value.partition(":")
+    if kind == "body":
+        _place(place)
+    return value
+
+
 def _place(value: object) -> str:
     """Take a place in a JSON document."""
     if not isinstance(value, str):
@@ -217,6 +225,7 @@ SelectorText = Annotated[
         r"(?s:(path|query|body):.+)",
         'where it is said: "path:name", "query:model" or "body:model"',
     ),
+    AfterValidator(_selector),
 ]
 Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(_listed), Field(min_length=1)]
