@@ -80,9 +80,9 @@ class Checker:
         if model not in self._has_begun:
             self._has_begun.add(model)
             LOGGER.info("drift: the first row of %s is here, of %d", _named(model), windows.size)
+        self._metrics.waiting(model, windows.waiting)
         if window is not None:
             self._check(model, window)
-        self._metrics.waiting(model, windows.waiting)
         return window is not None
 
     def close_aged(self) -> bool:
