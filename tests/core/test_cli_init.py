@@ -527,6 +527,102 @@ class TestManners:
         assert tomllib.loads(out)["metrics"] == {"path": "/mlguard/metrics"}
 
 
+ZOOS = {
+    "fastapi": """\
+from fastapi import FastAPI, HTTPException
+from pydantic import BaseModel
+app = FastAPI()
+class Rows(BaseModel):
+    instances: list[list[float]]
+@app.post("/models/{name}/predict")
+def predict(name: str, rows: Rows):
+    if name != "iris":
+        raise HTTPException(404)
+    return {"predictions": [1 for _ in rows.instances]}
+""",
+    "flask": """\
+from flask import Flask, abort, request
+app = Flask(__name__)
+@app.post("/models/<string:name>/predict")
+def predict(name):
+    if name != "iris":
+        abort(404)
+    return {"predictions": [1 for _ in request.json["instances"]]}
+""",
+}
+ASKING = {
+    "fastapi": """\
+from fastapi import FastAPI, Request
+from mlguard_fastapi import MLGuard
+app = FastAPI()
+guard = MLGuard(app, "mlguard.toml")
+@app.post("/anything")
+async def anything(request: Request):
+    body = await request.json()
+    async with guard.inference("own", body["rows"]):
+        return len(body["rows"])
+""",
+    "flask": """\
+from flask import Flask, request
+from mlguard_flask import MLGuard
+app = Flask(__name__)
+guard = MLGuard(app, "mlguard.toml")
+@app.post("/anything")
+def anything():
+    rows = request.json["rows"]
+    with guard.inference("own", rows):
+        return {"rows": len(rows)}
+""",
+}
+
+
+@pytest.mark.parametrize("framework", ["fastapi", "flask"])
+class TestWhichModel:
+    def test_named_by_the_path(self, told: Any, framework: str) -> None:
+        """A route whose path names the model is the model's of the path that is given."""
+        target = f"{module(ZOOS[framework])}:app"
+        asked = ["--route", "/models/iris/predict", "--example", '{"instances": [[1, 2], [3, 4]]}']
+
+        told("init", target, *asked, "-o", "mlguard.toml")
+        code, out, err = told("try", target, *asked)
+
+        (model,) = tomllib.loads(Path("mlguard.toml").read_text())["models"]
+        template = "/models/{name}/predict"
+        route = template if framework == "fastapi" else "/models/<string:name>/predict"
+        assert (model["name"], model["route"]) == ("iris", route)
+        assert model["model_from"] == "path:name"
+        assert (code, err) == (0, "")
+        assert "rows     2 of iris 1" in out
+
+    def test_whichever_the_path_names(self, told: Any, framework: str) -> None:
+        """Without a path, the models are not known, which is said in the file and by `try`."""
+        target = f"{module(ZOOS[framework])}:app"
+        example = ["--example", '{"instances": [[1, 2]]}']
+
+        _, out, _ = told("init", target, *example)
+        code, _, err = told("try", target, *example)
+
+        assert tomllib.loads(out)["models"][0]["name"] == "*"
+        assert "# could not tell: which models its path names" in out
+        assert (code, err) == (1, "mlguard: the app refused the example: 404\n")
+
+    def test_asked_by_the_handler(self, told: Any, framework: str) -> None:
+        """A model that a handler asks itself has no route in the file, and is counted."""
+        name = module(ASKING[framework])
+
+        missing = told("try", f"{name}:app")
+        told("init", f"{name}:app", "-o", "mlguard.toml")
+        sys.modules.pop(name, None)
+        code, out, err = told("try", f"{name}:app", "--example", '{"rows": [1, 2, 3]}')
+
+        (model,) = tomllib.loads(Path("mlguard.toml").read_text())["models"]
+        assert missing[0] == 1
+        assert f"`mlguard init {name}:app -o mlguard.toml` writes one" in missing[2]
+        assert model == {"name": "own"}
+        assert (code, err) == (0, "")
+        assert "rows     3 of own 1" in out
+
+
 class TestTry:
     """What `try` tells."""
 

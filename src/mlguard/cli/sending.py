@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, NamedTuple, Protocol
 
-from mlguard.cli.terminal import others_speak
+from mlguard.cli.terminal import lasting, others_speak
 from mlguard.errors import MLGuardError
 
 _PATIENCE = 60.0  # seconds for an answer, or for a start
@@ -72,7 +72,17 @@ def running(app: Any) -> Iterator[Sender]:
             with asyncio.Runner() as runner:
                 yield from _asgi(app, runner)
         else:
-            yield lambda request: _wsgi(app, request)
+            yield _told_of(lambda request: _wsgi(app, request))
+
+
+def _told_of(send: Sender) -> Sender:
+    """Have a person told what lasts."""
+
+    def sending(request: Request) -> Response:
+        with lasting(f"asking {request.method} {request.path}"):
+            return send(request)
+
+    return sending
 
 
 def _is_asgi(app: Any) -> bool:
@@ -86,7 +96,8 @@ def _asgi(app: Any, runner: asyncio.Runner) -> Iterator[Sender]:
     import httpx2
 
     living = _living(app)
-    state = runner.run(living.__aenter__())
+    with lasting("starting the app"):
+        state = runner.run(living.__aenter__())
 
     raised: list[Exception] = []
 
@@ -114,7 +125,7 @@ def _asgi(app: Any, runner: asyncio.Runner) -> Iterator[Sender]:
             return _answer(answer, began, raised)
 
     try:
-        yield lambda request: runner.run(ask(request))
+        yield _told_of(lambda request: runner.run(ask(request)))
     finally:
         runner.run(living.__aexit__(None, None, None))
 

@@ -149,7 +149,8 @@ def wrapped(line: str, indent: int) -> list[str]:
 def titled(line: str, indent: int) -> Iterator[str]:
     """Break a line whose first columns say what the others are about."""
     first, *others = wrapped(line, indent)
-    yield bold(first[:indent]) + first[indent:]
+    title, rest = first[:indent], first[indent:]
+    yield f"{bold(title.rstrip())}{title[len(title.rstrip()) :]}{rest}"
     yield from others
 
 

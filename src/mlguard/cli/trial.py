@@ -21,7 +21,7 @@ from mlguard.app.front import GuardedApp, Source
 from mlguard.cli.apps import adapter_of, app_and_guard
 from mlguard.cli.init import add_example, look
 from mlguard.cli.init.examples import Example, example_of, fitting
-from mlguard.cli.init.handlers import Endpoint, handlers_of
+from mlguard.cli.init.handlers import Endpoint, handlers_of, named_by
 from mlguard.cli.init.writing import SECRET, settings_of
 from mlguard.cli.sending import Request, Response, running
 from mlguard.cli.terminal import bad, bold, good, odd, say, say_json, titled, wrapped
@@ -131,7 +131,13 @@ def _secrets_of_this_run(settings: str) -> Iterator[None]:
 
 def _guarded(options: argparse.Namespace) -> tuple[Any, GuardedApp[Any], str]:
     """Import an app and guard it, if it is not; returns where its settings are from, too."""
-    app, guard = app_and_guard(options.target, options.settings)
+    try:
+        app, guard = app_and_guard(options.target, options.settings)
+    except InvalidSettings as error:
+        if options.settings or Path(_USUAL).exists() or _USUAL not in str(error):
+            raise
+        text = f"{error}; `mlguard init {options.target} -o {_USUAL}` writes one"
+        raise MLGuardError(text) from error
     if guard is not None:
         return app, guard, guard.service.settings.source
     source: Source
@@ -178,8 +184,12 @@ def _asked(guard: GuardedApp[Any], route: str | None) -> tuple[Endpoint, str]:
     """Choose whom to ask: the handler of a route, and the model that the settings place there."""
     settings = guard.service.settings
     handlers, places = handlers_of(guard), Places(settings)
-    wanted = [route] if route else [name for m in settings.models for name in m.all_routes]
-    for name in wanted:
+    if route:
+        handler = named_by(handlers, route)
+        models = places.of(handler.route.host, handler.route.template).models
+        named = (handler.filled(handler.path) or {}).get(handler.name_parameter, "")
+        return handler, named if named in models else next(iter(models or handler.models), "")
+    for name in [name for m in settings.models for name in m.all_routes]:
         host, template = split_route(name)
         found = [
             h for h in handlers if h.route.template == template and host in (None, h.route.host)
@@ -187,9 +197,6 @@ def _asked(guard: GuardedApp[Any], route: str | None) -> tuple[Endpoint, str]:
         for handler in sorted(found, key=lambda h: h.method == "GET" and h.kind != "query"):
             models = places.of(handler.route.host, handler.route.template).models
             return handler, models[0] if models else next(iter(handler.models), "")
-    if route:
-        known = ", ".join(dict.fromkeys(h.route.shown for h in handlers)) or "none"
-        raise MLGuardError(f"--route {route}: the app has no such route; it has {known}")
     for handler in handlers:
         if handler.models or handler.asks_a_model:
             return handler, next(iter(handler.models), "")
@@ -311,6 +318,8 @@ def _wrong(trial: _Trial, guard: GuardedApp[Any], example: Example) -> str:
             raised = f": {answer.error}" if answer.error else f" ({kind})" if kind else ""
             return f"the app failed at {where}: {answer.status}{raised}"
         hint = ": it was made up; give one that the app takes, with --example FILE"
+        if answer.status == 404:
+            hint += ", or a path that it serves, with --route"
         return f"the app refused the example: {answer.status}{hint if made_up else ''}"
     if not sum(trial.rows.values()):
         has_models = bool(guard.service.settings.models)

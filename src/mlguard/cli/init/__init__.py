@@ -47,7 +47,10 @@ def add_example(parser: argparse.ArgumentParser) -> None:
         help="the body of a request: a file, - for standard input, or JSON as it stands; default: "
         "made up, from what the app says of itself",
     )
-    parser.add_argument("--route", help="whose example it is, as the framework spells it")
+    parser.add_argument(
+        "--route",
+        help="whose example it is: as the framework spells it, or a path that it serves",
+    )
 
 
 def _init(options: argparse.Namespace) -> None:

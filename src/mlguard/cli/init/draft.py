@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from mlguard.app.front import GuardedApp
 from mlguard.cli.init.examples import Example, example_of
-from mlguard.cli.init.handlers import Endpoint, handlers_of, health_routes, models_of
+from mlguard.cli.init.handlers import Endpoint, handlers_of, health_routes, models_of, named_by
 from mlguard.cli.init.places import Place, answers_in, rows_in, written
 from mlguard.cli.init.schemas import Schema, made_up
 from mlguard.cli.sending import Response, Sender
@@ -72,6 +72,7 @@ class Draft:
         models: Its models.
         public: Routes that need no token.
         metrics_path: Where metrics are read.
+        has_pages: Whether it shows its OpenAPI document.
     """
 
     target: str
@@ -79,6 +80,7 @@ class Draft:
     models: list[ModelDraft]
     public: list[str]
     metrics_path: Proposal
+    has_pages: bool = False
 
     @property
     def guessed(self) -> list[str]:
@@ -128,16 +130,13 @@ def draft(
         model = _model(group, service, names, handlers, given)
         _look(model, given, send)
         models.append(model)
-    return Draft(target, service, models, health_routes(handlers), _metrics(guard))
+    has_pages = any(r.template == "/openapi.json" for r in guard.routes())
+    return Draft(target, service, models, health_routes(handlers), _metrics(guard), has_pages)
 
 
 def _chosen(handlers: Sequence[Endpoint], route: str | None) -> list[list[Endpoint]]:
     if route is not None:
-        named = [h for h in handlers if route in (h.route.template, h.route.name)]
-        if not named:
-            known = ", ".join(dict.fromkeys(h.route.shown for h in handlers)) or "none"
-            raise MLGuardError(f"--route {route}: the app has no such route; it has {known}")
-        return [[max(named, key=lambda h: (h.method != "GET", bool(h.kind)))]]
+        return [[named_by(handlers, route)]]
     found = models_of(handlers)
     if not found:
         known = ", ".join(dict.fromkeys(h.route.shown for h in handlers)) or "none"
@@ -182,7 +181,23 @@ def _model(
     why = "" if given is not None else "it looks like a model's"
     key, value = ("route", spelt[0]) if len(spelt) == 1 else ("routes", spelt)
     model.keys[key] = Proposal(value, why)
+    if handler.name_parameter:
+        _name_by_path(model)
     return model
+
+
+def _name_by_path(model: ModelDraft) -> None:
+    """Have the path name the model: the one of the path that is meant, or whichever comes."""
+    handler = model.handler
+    filled = handler.filled(handler.path) or {}
+    named = filled.get(handler.name_parameter)
+    model.name = Proposal(_named(named), "the path") if named else Proposal("*")
+    model.keys["model_from"] = Proposal(f"path:{handler.name_parameter}", "its route")
+    if named is None:
+        model.unknown.append(
+            "which models its path names: give each an entry like this one, with its name, or say "
+            "--route with a path"
+        )
 
 
 def _spelt(handler: Endpoint, handlers: Sequence[Endpoint]) -> str:
@@ -251,6 +266,8 @@ def _answers(model: ModelDraft, send: Sender | None) -> None:
                 f"what it answers: it refused the example with {answer.status}; give one that it "
                 "takes, with --example FILE"
             )
+            if value is None:
+                return
         else:
             value, origin = _parsed(answer), ""
     rows = model.example.value if model.example else None

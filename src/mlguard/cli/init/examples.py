@@ -5,14 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import mimetypes
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlencode
 
-from mlguard.cli.init.handlers import Endpoint
+from mlguard.cli.init.handlers import PARAMETER, Endpoint
 from mlguard.cli.init.schemas import made_up
 from mlguard.cli.sending import Request
 from mlguard.errors import MLGuardError
@@ -25,7 +24,6 @@ _PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJg"
     "gg=="
 )
-_PARAMETER = re.compile(r"{(\w+)(?::\w+)?}|<(?:(\w+)(?:\([^)]*\))?:)?(\w+)>")
 
 
 class Example(NamedTuple):
@@ -47,16 +45,13 @@ class Example(NamedTuple):
 
     def request(self, handler: Endpoint, name: str = "") -> Request:
         """Address it to a handler; what stands in the path is the model's name, or 1."""
-        path = _PARAMETER.sub(lambda found: _filled(found, name), handler.route.template)
+        path = handler.path or PARAMETER.sub(
+            lambda found: name if name and handler.name_parameter in found.groups() else "1",
+            handler.route.template,
+        )
         query = f"?{urlencode(self.value)}" if self.kind == "query" and self.value else ""
         headers = {"Content-Type": self.media} if self.media else {}
         return Request(handler.method, path + query, headers, self.body)
-
-
-def _filled(found: re.Match[str], name: str) -> str:
-    parameter = found[1] or found[3]
-    is_name = "model" in parameter or "name" in parameter
-    return name if is_name and name else "1"
 
 
 def example_of(handler: Endpoint, given: str | None, width: int = 0) -> Example | None:

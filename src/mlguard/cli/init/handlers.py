@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from mlguard.app.front import GuardedApp
 from mlguard.cli.init.code import Taken, taken
 from mlguard.cli.init.schemas import Schema, expanded
+from mlguard.errors import MLGuardError
 from mlguard.routes.route import Route
 
 BY_DOCUMENT = "the app's OpenAPI document"
@@ -32,6 +33,9 @@ _OTHER = re.compile(
     re.IGNORECASE,
 )
 _HEALTH = re.compile(r"/(health|healthz|livez|readyz|ping|live|ready|alive|status)/?$")
+PARAMETER = re.compile(r"{(\w+)(?::\w+)?}|<(?:\w+(?:\([^)]*\))?:)?(\w+)>")
+"""What a path says itself, as FastAPI and Flask spell it."""
+
 _CONVERTER = re.compile(r"{(\w+):\w+}")
 
 
@@ -47,6 +51,7 @@ class Endpoint(NamedTuple):
         origin: Who says so.
         part: Of what is uploaded, the name of the part.
         models: The models that it asks itself, by `guard.inference(...)`.
+        path: Which path is meant, "" where any is.
     """
 
     route: Route
@@ -57,6 +62,27 @@ class Endpoint(NamedTuple):
     origin: str = ""
     part: str = "file"
     models: tuple[str, ...] = ()
+    path: str = ""
+
+    def filled(self, path: str) -> dict[str, str] | None:
+        """Tell what stands in a path for each parameter; None where this does not serve it."""
+        names, pattern, end = [], "", 0
+        for found in PARAMETER.finditer(self.route.template):
+            names.append(found[1] or found[2])
+            pattern += re.escape(self.route.template[end : found.start()]) + "([^/]+)"
+            end = found.end()
+        same = re.fullmatch(pattern + re.escape(self.route.template[end:]), path)
+        return dict(zip(names, same.groups(), strict=True)) if same else None
+
+    def serves(self, path: str) -> bool:
+        """Tell whether a path is one of its."""
+        return self.filled(path) is not None
+
+    @property
+    def name_parameter(self) -> str:
+        """What names the model in the path, "" where nothing does."""
+        names = [a or b for a, b in PARAMETER.findall(self.route.template)]
+        return next((name for name in names if "model" in name or name == "name"), "")
 
     @property
     def name(self) -> str:
@@ -90,6 +116,21 @@ def handlers_of(guard: GuardedApp[Any]) -> list[Endpoint]:
                 template = _CONVERTER.sub(r"{\1}", route.template)
                 found.append(_handler(route, method, described.get((method, template))))
     return found
+
+
+def named_by(handlers: Iterable[Endpoint], route: str) -> Endpoint:
+    """Find the handler of a route, named as the framework spells it or by a path that it serves.
+
+    Raises:
+        MLGuardError: There is none.
+    """
+    handlers = list(handlers)
+    found = [h for h in handlers if route in (h.route.template, h.route.name)]
+    found = found or [h._replace(path=route) for h in handlers if h.serves(route)]
+    if not found:
+        known = ", ".join(dict.fromkeys(h.route.shown for h in handlers)) or "none"
+        raise MLGuardError(f"--route {route}: the app has no such route; it has {known}")
+    return max(found, key=lambda h: (h.method != "GET", bool(h.kind)))
 
 
 def models_of(handlers: Iterable[Endpoint]) -> list[list[Endpoint]]:

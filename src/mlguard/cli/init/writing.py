@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,18 +15,21 @@ SECRET = "MLGUARD_SECRET"  # noqa: S105 - the name of a variable
 _COMMENT = 40  # columns before a comment beside a setting
 _WIDEST = 100
 
+_OBSERVE = """\
+# mode = "observe"                      # decide and count, and refuse nobody yet"""
 _AUTH = """\
 [auth]                                  # tokens of your own, to begin with: `mlguard token mint`
 issuer = "dev"
 audience = {audience}
 algorithms = ["HS256"]
 secret_env = "{secret}"           # the variable with their secret, of at least 32 bytes
-public = {public}{guessed}
+public = {public}{guessed}{pages}
 # With an identity provider, whose public keys are fetched, in place of those four:
 # issuer = "https://login.example.com/"
 # audience = {audience}
 # algorithms = ["RS256"]
 """
+_PAGES = '\n# Swagger\'s pages would be public by "/docs/*" and "/openapi.json".'
 _QUOTAS = """\
 [quotas]                                # of each caller
 store = "host://"                       # one count for all workers of a host; redis://... for hosts
@@ -42,7 +46,7 @@ def settings_of(draft: Draft) -> str:
     """Write a settings file."""
     parts = [
         "\n".join(_head(draft)),
-        "\n".join(["[service]", *_setting("name", draft.service)]) + "\n",
+        "\n".join(["[service]", *_setting("name", draft.service), _OBSERVE]) + "\n",
         *("\n".join(_model(model)) + "\n" for model in draft.models),
         _auth(draft),
         _QUOTAS,
@@ -55,7 +59,7 @@ def settings_of(draft: Draft) -> str:
 
 def _head(draft: Draft) -> Iterator[str]:
     yield f"# The settings of {draft.target}, as `mlguard init` found them."
-    yield '# What is "guessed" may be wrong;  shows what comes of it.'
+    yield '# What is "guessed" may be wrong; `mlguard try` shows what comes of it.'
     yield ""
 
 
@@ -67,8 +71,10 @@ def _model(model: ModelDraft) -> Iterator[str]:
     for key, line in model.keys.items():
         yield from _setting(key, line)
     for said in model.unknown:
-        yield f"# could not tell: {said}"
-    yield '# reference = "reference.parquet"   # for drift: mlguard reference build training.csv'
+        broken = textwrap.wrap(f"could not tell: {said}", _WIDEST - 2)
+        yield from (f"# {part}" for part in broken)
+    reference = '# reference = "reference.parquet"'
+    yield f"{reference:{_COMMENT}}# for drift: mlguard reference build training.csv"
 
 
 def _setting(key: str, line: Proposal) -> Iterator[str]:
@@ -87,6 +93,7 @@ def _auth(draft: Draft) -> str:
         secret=SECRET,
         public=value(draft.public),
         guessed="  # guessed: their names" if draft.public else "",
+        pages=_PAGES if draft.has_pages else "",
     )
 
 
