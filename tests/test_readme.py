@@ -158,6 +158,22 @@ def test_the_handler_form_runs(first: Path) -> None:
     assert rehearsal.metric("mlguard_inference_rows_total", model="iris", version="1") == 1
 
 
+@pytest.mark.parametrize("framework", SERVERS)
+def test_the_commands_for_an_app_of_ones_own(first: Path, framework: str) -> None:
+    """What is proposed for the service of the README is tried, and so is what stands there."""
+    (first / "service.py").write_text(blocks(README, "python")[[*SERVERS].index(framework)])
+
+    (first / "body.json").write_text('{"instances": [[5.1, 3.5, 1.4, 0.2]]}')
+    own = README.split("For your own app,")[1].split("\n\n")[0]
+    commands = re.findall(r"`mlguard (.*?)`", own, re.DOTALL)
+
+    assert len(commands) == 3
+    for command in commands:
+        run = [sys.executable, "-c", "from mlguard.cli import main; raise SystemExit(main())"]
+        said = subprocess.run([*run, *command.split()], cwd=first, capture_output=True, check=False)
+        assert said.returncode == 0, said.stdout + said.stderr
+
+
 def test_drift_is_one_command_and_one_line(first: Path) -> None:
     """A reference that is built as the README says, and named as it says, has drift checked."""
     rows = "".join(f"{n % 7},{n % 5}\n" for n in range(300))
