@@ -149,7 +149,7 @@ def test_honest_clients_are_not_flagged(
     """There is no verdict on clients that send the population, in whatever order and part."""
     rows = make(NATURAL).to_numpy(dtype=object).tolist()
     if request_rows == 1:
-        rows = rows[:1500]
+        rows = rows[:700]
 
     for at in range(0, len(rows), request_rows):
         verdict = monitor.observe("somebody", rows[at : at + request_rows])
@@ -211,7 +211,7 @@ def test_answers_that_flip_nearby_are_probing() -> None:
     mixing = rng.normal(size=(6, 6))
     known = rng.normal(size=(3000, 6)) @ mixing
     start = known[0]
-    steps = start + rng.normal(0, 0.01, (200, 6)) @ mixing
+    steps = start + rng.normal(0, 0.01, (80, 6)) @ mixing
     silent = ExtractionMonitor(known, key=KEY)
     told = ExtractionMonitor(known, key=KEY)
 
@@ -276,7 +276,7 @@ def test_wide_rows_are_projected(width: int) -> None:
     """Embeddings that no longer lie where the model's inputs do are seen; others are not."""
     rng = np.random.default_rng(8)
     mixing = rng.normal(size=(12, width))
-    known, natural = (np.tanh(rng.normal(size=(n, 12)) @ mixing / 3) for n in (2000, 1000))
+    known, natural = (np.tanh(rng.normal(size=(n, 12)) @ mixing / 3) for n in (800, 500))
     monitor = ExtractionMonitor(known, key=KEY)
     drawn = known[rng.integers(len(known), size=(100, width)), np.arange(width)]
 

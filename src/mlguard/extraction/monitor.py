@@ -69,7 +69,8 @@ class ExtractionMonitor:
         if hold < 0:
             raise ValueError(f"hold={hold!r} must not be negative")
         self._reader, values = fields_of(reference, names)
-        self._profile = Profile(self._reader, values, seed)
+        with np.errstate(all="ignore"):
+            self._profile = Profile(self._reader, values, seed)
         secret = hashlib.blake2b(key).digest() if key else os.urandom(64)
         self._rng = np.random.default_rng(int.from_bytes(secret, "big"))
         self._hash = RowHash(secret)

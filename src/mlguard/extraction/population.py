@@ -87,15 +87,13 @@ class Scales:
         return cls(numeric, center, spread, low, high, *lines, axes, share, deviation)
 
     def numbers(self, values: Floats) -> Floats:
-        """Return the numbers of rows in standard deviations; NaN is missing, and 1000 the most."""
-        scaled = (values[:, self.numeric] - self.center) / self.spread
+        """Return numbers in standard deviations; NaN is missing, and 1000 the most."""
+        scaled = (values - self.center) / self.spread
         return np.minimum(np.maximum(scaled, -_MOST), _MOST)
 
     def by_rank(self, values: Floats) -> Floats:
-        """Return the normal scores of numbers; what is missing counts as usual."""
-        given = values[:, self.numeric]
-        given = np.where(np.isnan(given), self.center, given)
-        scaled = (given - self.low) / (2 * (self.high - self.low) + (self.high == self.low))
+        """Return the normal scores of numbers, none of which is missing."""
+        scaled = (values - self.low) / (2 * (self.high - self.low) + (self.high == self.low))
         scaled = np.minimum(np.maximum(scaled, 0.0), 0.5) + np.arange(len(self.numeric))
         at = np.searchsorted(self.knots, scaled)
         found: Floats = self.base[at] + self.slope[at] * scaled
@@ -141,91 +139,29 @@ def _axes(reader: RowReader, values: Floats) -> tuple[NDArray[np.intp], Floats]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Cloud:
-    """Where the points of a space lie.
-
-    Attributes:
-        center: Their mean.
-        forms: Side by side, the form whose value is the squared Mahalanobis distance, and the same
-            as if the features were independent.
-    """
-
-    center: Singles
-    forms: Singles
-
-    @classmethod
-    def of(cls, points: Singles, blocks: NDArray[np.intp], projection: Singles | None) -> Cloud:
-        """Learn it.
-
-        Args:
-            points: Before they are projected.
-            blocks: Which column each axis is of: those of one are not independent.
-            projection: Of wide points.
-        """
-        wide = points.astype(np.float64)
-        shrinkage = min(0.5, _SHRINKAGE + min(wide.shape[1], WIDTH) / (4 * len(wide)))
-        center = wide.mean(axis=0)
-        wide -= center
-        if projection is None:
-            full = wide.T @ wide / len(wide)
-            apart = np.where(blocks[:, None] == blocks, full, 0.0)
-        else:
-            small = wide @ projection
-            full = small.T @ small / len(wide)
-            apart = projection.T @ (wide.var(axis=0)[:, None] * projection)
-            center = center @ projection
-        floor = np.diag(0.01 + shrinkage * np.diag(full))
-        inverse = np.linalg.inv((1 - shrinkage) * full + floor)
-        alone = np.linalg.inv((1 - shrinkage) * apart + floor)
-        forms = np.concatenate([inverse, alone], axis=1)
-        return cls(center.astype(np.float32), forms.astype(np.float32))
-
-    def distances(self, points: Singles, unknown: Bools | None) -> tuple[Singles, Singles]:
-        """Return how far off each point is, and how much likelier if features were independent.
-
-        Args:
-            points: Projected.
-            unknown: Coordinates to do without: what the others make likeliest is put there, which
-                gives the distance of the others by themselves.
-        """
-        off = points - self.center
-        width = off.shape[1]
-        if unknown is not None:
-            off[unknown] = 0.0
-        both = off @ self.forms
-        far = np.einsum("ij,ij->i", both[:, :width], off)
-        alone = np.einsum("ij,ij->i", both[:, width:], off)
-        if unknown is not None:
-            rows = np.flatnonzero(unknown.any(axis=1))
-            far[rows] = self._without(off[rows], unknown[rows])
-        return far, far - alone
-
-    def _without(self, off: Singles, unknown: Bools) -> Singles:
-        precision = self.forms[:, : off.shape[1]]
-        step = (unknown / np.diag(precision)).astype(np.float32)
-        for _ in range(_FILLS):
-            off -= step * (off @ precision)
-        found: Singles = np.einsum("ij,ij->i", off @ precision, off)
-        return found
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Points:
     """Rows as points.
 
     Attributes:
-        plain: By value.
-        by_rank: By rank.
+        both: By value and by rank, rows, coordinates.
         numbers: In standard deviations, not clipped.
     """
 
-    plain: Singles
-    by_rank: Singles
+    both: Singles
     numbers: Floats
+
+    @property
+    def by_rank(self) -> Singles:
+        """Return the points by rank."""
+        found: Singles = self.both[1]
+        return found
+
+    def __len__(self) -> int:
+        return len(self.numbers)
 
     def take(self, rows: NDArray[Any]) -> Points:
         """Return some of the rows."""
-        return Points(self.plain[rows], self.by_rank[rows], self.numbers[rows])
+        return Points(self.both[:, rows], self.numbers[rows])
 
 
 class Space:
@@ -244,15 +180,16 @@ class Space:
     def points(self, values: Floats) -> Points:
         """Place rows, before a projection."""
         scales, width = self.scales, len(self.scales.numeric)
-        plain = np.empty((len(values), len(self.blocks)), np.float32)
-        ranked = np.empty_like(plain)
-        numbers = scales.numbers(values)
+        given = values if width == values.shape[1] else values[:, scales.numeric]
+        is_missing = np.isnan(given)
+        both = np.empty((2, len(values), len(self.blocks)), np.float32)
+        numbers = scales.numbers(given)
         clipped = np.minimum(np.maximum(numbers, -_CLIP), _CLIP)
-        plain[:, :width] = np.where(np.isnan(clipped), 0.0, clipped)
-        ranked[:, :width] = scales.by_rank(values)
+        both[0, :, :width] = np.where(is_missing, 0.0, clipped)
+        both[1, :, :width] = scales.by_rank(np.where(is_missing, scales.center, given))
         if len(scales.axes):
-            plain[:, width:] = ranked[:, width:] = scales.by_category(values)
-        return Points(plain, ranked, numbers)
+            both[:, :, width:] = scales.by_category(values)
+        return Points(both, numbers)
 
     def unknown(self, values: Floats, constant: Bools) -> Bools | None:
         """Say which coordinates of rows say nothing; None where all do.
@@ -270,8 +207,7 @@ class Space:
         """Return narrow points."""
         if self.projection is None:
             return points
-        plain, ranked = points.plain @ self.projection, points.by_rank @ self.projection
-        return Points(plain, ranked, points.numbers)
+        return Points(points.both @ self.projection, points.numbers)
 
 
 class Population:
@@ -283,25 +219,75 @@ class Population:
     """
 
     def __init__(self, space: Space, points: Points) -> None:
-        self._plain = Cloud.of(points.plain, space.blocks, space.projection)
-        self._by_rank = Cloud.of(points.by_rank, space.blocks, space.projection)
+        learned = [_cloud(each, space.blocks, space.projection) for each in points.both]
+        self._center = np.stack([center for center, _ in learned])[:, None]
+        # Side by side: as the features depend on each other, and as if they did not.
+        self._forms = np.stack([forms for _, forms in learned])
+        width = self._forms.shape[1]
+        self._precision = np.ascontiguousarray(self._forms[:, :, :width])
+        self._step = 1 / self._precision.diagonal(axis1=1, axis2=2)[:, None]
 
     def distances(self, points: Points, unknown: Bools | None = None) -> Singles:
         """Return the distances of projected points, one column for each of `DISTANCES`.
 
         Args:
             points: The rows.
-            unknown: Their coordinates that say nothing; None where all do.
+            unknown: Coordinates to do without: what the others make likeliest is put there, which
+                gives the distance of the others by themselves.
         """
-        found = np.empty((len(points.plain), len(DISTANCES)), np.float32)
-        found[:, 0], found[:, 1] = self._plain.distances(points.plain, unknown)
-        found[:, 2], found[:, 3] = self._by_rank.distances(points.by_rank, unknown)
+        off = points.both - self._center
+        if unknown is not None:
+            off[:, unknown] = 0.0
+        shape = (*off.shape[:2], 2, off.shape[2])
+        far_alone = ((off @ self._forms).reshape(shape) * off[:, :, None]).sum(axis=3)
+        if unknown is not None:
+            rows = np.flatnonzero(unknown.any(axis=1))
+            far_alone[:, rows, 0] = self._without(off[:, rows], unknown[rows])
+        found = np.empty((len(points), len(DISTANCES)), np.float32)
+        found[:, ::2] = far_alone[:, :, 0].T
+        found[:, 1::2] = (far_alone[:, :, 0] - far_alone[:, :, 1]).T
         return found
+
+    def _without(self, off: Singles, unknown: Bools) -> Singles:
+        step = (unknown * self._step).astype(np.float32)
+        for _ in range(_FILLS):
+            off -= step * (off @ self._precision)
+        found: Singles = (off @ self._precision * off).sum(axis=2)
+        return found
+
+
+def _cloud(
+    points: Singles, blocks: NDArray[np.intp], projection: Singles | None
+) -> tuple[Singles, Singles]:
+    """Return where points lie: their mean, and the inverses of two covariances, side by side.
+
+    Args:
+        points: Before they are projected.
+        blocks: Which column each axis is of: those of one are never independent.
+        projection: Of wide points.
+    """
+    wide = points.astype(np.float64)
+    shrinkage = min(0.5, _SHRINKAGE + min(wide.shape[1], WIDTH) / (4 * len(wide)))
+    center = wide.mean(axis=0)
+    wide -= center
+    if projection is None:
+        full = wide.T @ wide / len(wide)
+        apart = np.where(blocks[:, None] == blocks, full, 0.0)
+    else:
+        small = wide @ projection
+        full = small.T @ small / len(wide)
+        apart = projection.T @ (wide.var(axis=0)[:, None] * projection)
+        center = center @ projection
+    floor = np.diag(0.01 + shrinkage * np.diag(full))
+    inverse = np.linalg.inv((1 - shrinkage) * full + floor)
+    alone = np.linalg.inv((1 - shrinkage) * apart + floor)
+    forms = np.concatenate([inverse, alone], axis=1)
+    return center.astype(np.float32), forms.astype(np.float32)
 
 
 def out_of_sample(space: Space, points: Points, unknown: Bools | None, folds: int = 5) -> Singles:
     """Return the reference's own distances, each from a population without the row's fold."""
-    rows = len(points.plain)
+    rows = len(points)
     fold = np.arange(rows) % folds
     found = np.empty((rows, len(DISTANCES)), np.float32)
     for each in range(folds):

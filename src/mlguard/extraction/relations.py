@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -71,6 +71,7 @@ class Compared:
     Attributes:
         rows: `RECENT` earlier rows, and the rows.
         before: Which of `rows` come before each row, the latest first.
+        earlier: These rows.
         moved: How many fields differ from each of these.
         constant: Fields that have the same value in all of these.
         closest: The earlier row from which the fewest fields differ, but not none.
@@ -78,7 +79,8 @@ class Compared:
 
     rows: Singles
     before: NDArray[np.intp]
-    moved: NDArray[np.intp]
+    earlier: Singles
+    moved: NDArray[np.integer[Any]]
     constant: Bools
     closest: NDArray[np.intp]
 
@@ -108,8 +110,8 @@ class Relations:
         self._many = max(_LEAST_MANY, math.ceil(_MANY * width))
         self._moved = max(3, math.ceil(0.5 * len(self._continuous)))
         # In which of so many directions each two rows differ tells most lines from what is none.
-        shape = (len(self._continuous), _DIMENSIONS)
-        self._ways = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+        drawn = np.random.default_rng(seed).normal(size=(width, _DIMENSIONS))
+        self._ways = (drawn * continuous[:, None]).astype(np.float32)
         self._backwards = np.arange(RECENT - 1, -1, -1)
         self._other = ~np.eye(_LINED, dtype=bool)
 
@@ -117,13 +119,15 @@ class Relations:
         """Lay rows beside those before them."""
         rows = np.concatenate([recent.rows, flat])
         before = np.arange(len(flat))[:, None] + self._backwards
-        is_same = flat[:, None, :] == rows[before]
-        moved = self._width - is_same.sum(axis=2)
-        there = np.minimum(recent.held + np.arange(len(flat)), RECENT)
-        constant = is_same.sum(axis=1) == there[:, None]
-        constant &= self._varied & (there >= _CONSTANT)[:, None]
+        # A view costs less than a copy, and most rows come alone.
+        earlier = recent.rows[None, ::-1] if len(flat) == 1 else rows[before]
+        is_same = (flat[:, None] == earlier).view(np.uint8)
+        moved = self._width - np.add.reduce(is_same, axis=2, dtype=np.uint8)
+        there = np.minimum(recent.held + np.arange(len(flat)), RECENT)[:, None]
+        constant = np.add.reduce(is_same, axis=1, dtype=np.uint8) == there
+        constant &= self._varied & (there >= _CONSTANT)
         closest = np.where(moved > 0, moved, self._width + 1).argmin(axis=1)
-        return Compared(rows, before, moved, constant, closest)
+        return Compared(rows, before, earlier, moved, constant, closest)
 
     def events(self, given: Compared, labels: Labels, is_far: Bools, recent: RecentRows) -> Bools:
         """Say which of `names` each row is, and remember the last ones.
@@ -167,9 +171,8 @@ class Relations:
         """Say which rows are close to an earlier one, and why that should not be."""
         own, rows, before = given.own, given.rows, given.before
         found = np.zeros(len(own), bool)
-        # Most rows are far apart in the first fields already.
-        some = min(2, self._width)
-        is_near = (np.abs(own[:, None, :some] - rows[before, :some]) < _NEAR).all(axis=2)
+        # Most rows are far apart in the first field already.
+        is_near = np.abs(own[:, None, 0] - given.earlier[:, :, 0]) < _NEAR
         row, place = np.nonzero(is_near & (given.moved > 0))
         if not len(row):
             return found
@@ -186,9 +189,9 @@ class Relations:
         found = np.zeros(len(given.own), bool)
         if len(self._continuous) < self._moved:
             return found
-        points = given.rows[:, self._continuous] @ self._ways
         before = given.before[:, :_LINED]
-        rough = self._parallel(points[RECENT:, None] - points[before], _ROUGHLY)
+        apart = given.own[:, None] - given.earlier[:, :_LINED]
+        rough = self._parallel(apart @ self._ways, _ROUGHLY)
         rows = np.flatnonzero(rough.any(axis=(1, 2)))
         if len(rows):
             numbers = given.rows[:, self._continuous]
@@ -197,7 +200,7 @@ class Relations:
             found[rows] = self._lined(ways)
         return found
 
-    def _lined(self, ways: Singles) -> Bools:
+    def _lined(self, ways: NDArray[np.floating[Any]]) -> Bools:
         """Say for which rows two of the ways to earlier ones are one line, with a third on it."""
         is_long = np.count_nonzero(ways, axis=2) >= self._moved
         row, one, other = np.nonzero(
@@ -212,9 +215,10 @@ class Relations:
         found[row[is_line]] = True
         return found
 
-    def _parallel(self, ways: Singles, slack: float) -> Bools:
-        length = np.sqrt(np.einsum("ijk,ijk->ij", ways, ways))
-        ways = ways / np.maximum(length, 1e-12)[:, :, None]
-        cosine = np.abs(ways @ ways.transpose(0, 2, 1))
-        found: Bools = (cosine > 1 - slack) & self._other[: ways.shape[1], : ways.shape[1]]
-        return found
+    def _parallel(self, ways: NDArray[np.floating[Any]], slack: float) -> Bools:
+        """Say which two ways lie in one direction, or in opposite ones."""
+        product = ways @ ways.transpose(0, 2, 1)
+        square = product.diagonal(axis1=1, axis2=2)
+        both = square[:, :, None] * square[:, None, :]
+        found: Bools = (product * product > (1 - slack) ** 2 * both) & (both > 0)
+        return found & self._other[: ways.shape[1], : ways.shape[1]]

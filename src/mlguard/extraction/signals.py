@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlguard.extraction.fields import LEAST
 from mlguard.extraction.population import (
     DISTANCES,
     WIDTH,
@@ -55,6 +56,9 @@ _RELATED = 1500  # of it in one order, on which relations between rows are looke
 _ORDERS = 12
 _USUAL = 0.75
 _DECIMALS = 7
+_BLUR = 1e-4  # of the last decimal
+_ROUNDED = 1e-7  # of the largest value: a float32 is the same number as a float64
+_MOST_BLUR = 0.1
 _NEVER = 0.2  # what no row of the reference was, some of a sorted file may be
 _LEAST_OFF = 3  # columns: a client may convert the unit of two
 _MOSTLY_OFF = 0.6
@@ -112,7 +116,7 @@ class Profile:
         largest = np.maximum(np.abs(scales.low), np.abs(scales.high))
         slack = np.maximum(span, 1e-6 * np.where(largest > 0, largest, 1.0))
         self._low, self._high = scales.low - slack, scales.high + slack
-        self._scale, self._on_lattice = _lattice(values[:, self._numeric])
+        self._scale, self._blur, self._on_lattice = _lattice(values[:, self._numeric])
         self._flat = _Flat(self, reader.categorical)
         flat = self._flat(values, wide)
         self.relations = Relations(self._flat.continuous(flat), self._flat.varied(flat), seed)
@@ -134,13 +138,12 @@ class Profile:
             values: As the reader gave them.
             recent: The rows before.
         """
-        with np.errstate(all="ignore"):
-            wide = self.space.points(values)
-            points = self.space.projected(wide)
-            compared = self.relations.compare(self._flat(values, wide), recent)
-            constant = self._flat.columns(compared.constant)
-            unknown = self.space.unknown(values, constant)
-            return Batch(values, points, self._population.distances(points, unknown), compared)
+        wide = self.space.points(values)
+        points = self.space.projected(wide)
+        compared = self.relations.compare(self._flat(values, wide), recent)
+        constant = self._flat.columns(compared.constant)
+        unknown = self.space.unknown(values, constant)
+        return Batch(values, points, self._population.distances(points, unknown), compared)
 
     def alone(self, values: Floats, distances: Singles) -> Bools:
         """Say which events each row is by itself: those before "edits"."""
@@ -150,19 +153,17 @@ class Profile:
         above = distances[:, :, None] > self._levels
         found[:, :levels] = above.reshape(rows, levels)
         numbers = values[:, self._numeric]
-        with np.errstate(all="ignore"):
-            found[:, levels] = ((numbers < self._low) | (numbers > self._high)).any(axis=1)
-            if len(self._categorical):
-                found[:, levels + 1] = (values[:, self._categorical] < 0).any(axis=1)
-            if len(self._on_lattice):
-                found[:, BY_ROW.index("lattice")] = self._off_lattice(numbers)
+        found[:, levels] = ((numbers < self._low) | (numbers > self._high)).any(axis=1)
+        if len(self._categorical):
+            found[:, levels + 1] = (values[:, self._categorical] < 0).any(axis=1)
+        if len(self._on_lattice):
+            found[:, BY_ROW.index("lattice")] = self._off_lattice(numbers)
         return found
 
     def _off_lattice(self, numbers: Floats) -> Bools:
         """Say which rows are off it in most of the columns that have one."""
         scaled = numbers[:, self._on_lattice] * self._scale
-        is_off = np.abs(scaled - np.round(scaled)) > 1e-4 * np.maximum(1.0, np.abs(scaled) * 1e-3)
-        is_off &= np.isfinite(scaled)
+        is_off = np.abs(scaled - np.rint(scaled)) > self._blur
         found: Bools = is_off.sum(axis=1) >= max(_LEAST_OFF, _MOSTLY_OFF * is_off.shape[1])
         return found
 
@@ -222,7 +223,8 @@ class _Flat:
         if self._space.is_wide:
             projection = self._space.projection
             assert projection is not None  # noqa: S101 - of what is wide
-            return (points.plain @ projection).astype(np.float32)
+            found: Singles = points.both[0] @ projection
+            return found
         if not len(self._categorical):
             given = points.numbers
         else:
@@ -254,23 +256,26 @@ def _usual(column: Singles) -> float:
     return float(np.unique(column, return_counts=True)[1].max()) / len(column)
 
 
-def _lattice(numbers: Floats) -> tuple[Floats, NDArray[np.intp]]:
-    """Return the power of ten by which values are whole, and the columns that have one."""
-    scales, columns = [], []
+def _lattice(numbers: Floats) -> tuple[Floats, Floats, NDArray[np.intp]]:
+    """Return by what values are whole, how far off they may be, and the columns that have that."""
+    scales, blurs, columns = [], [], []
     for column in range(numbers.shape[1]):
         there = numbers[:, column]
         there = there[np.isfinite(there)]
-        if len(there) < 100 or len(np.unique(there)) < 3:
+        if len(there) < LEAST or len(np.unique(there)) < 3:
             continue
         for decimals in range(_DECIMALS):
             scaled = there * 10.0**decimals
-            off = np.abs(scaled - np.round(scaled)) > 1e-4 * np.maximum(1, np.abs(scaled) * 1e-3)
-            if off.mean() <= 1 - _ON_LATTICE:
-                if np.abs(scaled).max() < 1e7:
-                    scales.append(10.0**decimals)
-                    columns.append(column)
+            largest = float(np.abs(scaled).max())
+            blur = max(_BLUR, _ROUNDED * largest)
+            if blur > _MOST_BLUR:
                 break
-    return np.array(scales), np.array(columns, np.intp)
+            if (np.abs(scaled - np.rint(scaled)) <= blur).mean() >= _ON_LATTICE:
+                scales.append(10.0**decimals)
+                blurs.append(blur)
+                columns.append(column)
+                break
+    return np.array(scales), np.array(blurs), np.array(columns, np.intp)
 
 
 def _orders(values: Floats, rng: np.random.Generator) -> Iterator[NDArray[np.intp]]:
