@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mlguard.guard import Refusal
-from tests.contract.client import SETTINGS, Client, bearer, metric, samples, token
+from tests.contract.client import SETTINGS, Answer, Client, bearer, metric, samples, token
 
 JSON = ("Content-Type", "application/json")
 ORIGIN = ("Origin", "https://app.example.com")
@@ -18,7 +18,7 @@ def manners_settings(**service: Any) -> dict[str, Any]:
     """All below one path is public."""
     model = {"inputs": "instances", "outputs": "predictions"}
     return {
-        "service": {**SETTINGS["service"], "max_body": 2000, **service},
+        "service": {**SETTINGS["service"], "max_body": 2000, "max_uri": 1024, **service},
         "models": [
             {"name": "sum", "route": "/predict", **model},
             {"name": "below", "route": "/ui/predict", **model},
@@ -29,10 +29,8 @@ def manners_settings(**service: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-class MannersContract:
-    """Black-box tests; a subclass provides the fixtures `client`, `own`, `observing`, `bare`."""
-
-    # -- public below a path -----------------------------------------------------------------------
+class PublicContract:
+    """What is public below a path; a subclass provides the fixture `client`."""
 
     @pytest.mark.parametrize(
         "path", ["/ui/page", "/ui/app/page", "/ui/plain/", "/ui%2fpage", "/ui/%70age"]
@@ -46,7 +44,7 @@ class MannersContract:
         [
             "/uix",
             "/UI/page",
-            "//ui/page",
+            "/x//ui/page",
             "/ui/../uix",
             "/ui/..%2fuix",
             "/files/%2e%2e/ui/page",
@@ -69,7 +67,9 @@ class MannersContract:
 
         assert (answer.status, answer.code) == (401, "token_missing")
 
-    # -- browsers ----------------------------------------------------------------------------------
+
+class BrowsersContract:
+    """What browsers need; a subclass provides the fixture `client`."""
 
     def test_preflights_pass(self, client: Client) -> None:
         """A browser may ask whether it may send a token: no token is needed, nothing is charged."""
@@ -122,7 +122,9 @@ class MannersContract:
         assert answer.header("access-control-allow-origin") == ORIGIN[1]
         assert answer.header("retry-after") is not None
 
-    # -- the app's own errors ----------------------------------------------------------------------
+
+class ErrorsContract:
+    """What the app says itself to who is refused; a subclass provides the fixture `own`."""
 
     def test_errors_of_its_own(self, own: Client) -> None:
         """The body is the app's, the status and the headers are the kit's."""
@@ -143,7 +145,7 @@ class MannersContract:
             ("GET", "/uix", {"exp": 1}, b"", 401, "token_expired"),
             ("GET", "/admin", {}, b"", 403, "scope_missing"),
             ("POST", "/predict", {}, b"x" * 3000, 413, "body_too_large"),
-            ("GET", "/uix?" + "x" * 9000, {}, b"", 414, "uri_too_long"),
+            ("GET", "/uix?" + "x" * 2000, {}, b"", 414, "uri_too_long"),
             ("POST", "/predict", {}, b"[" + b"1," * 200 + b"1]", 422, "batch_exceeds_quota"),
             ("POST", "/own", {}, b'{"instances": [%s0]}' % (b"0," * 200), 422,
              "batch_exceeds_quota"),
@@ -177,7 +179,9 @@ class MannersContract:
         assert (answer.status, answer.code) == (401, "token_missing")
         assert answer.header("content-length") == str(len(answer.body))
 
-    # -- only observed -----------------------------------------------------------------------------
+
+class ObservedContract:
+    """What is only observed; a subclass provides the fixtures `observing` and `bare`."""
 
     @pytest.mark.parametrize(
         ("method", "path", "header", "body"),
@@ -186,7 +190,7 @@ class MannersContract:
             ("GET", "/uix", "Bearer junk", b""),
             ("GET", "/uix", f"Bearer {token(exp=1)}", b""),
             ("GET", "/nowhere", None, b""),
-            ("GET", "/uix?" + "x" * 9000, None, b""),
+            ("GET", "/uix?" + "x" * 2000, None, b""),
             ("POST", "/predict", None, b'{"instances": [[1, 2]]}'),
             ("POST", "/predict", None, b"{"),
             ("POST", "/predict", None, b'{"instances": [%s[1]]}' % (b"[1]," * 150)),
@@ -205,7 +209,7 @@ class MannersContract:
 
         expected = bare.ask(method, path, headers=headers, body=body)
         assert (answer.status, answer.body) == (expected.status, expected.body)
-        assert sorted(answer.headers) == sorted(expected.headers)
+        assert _of_the_app(answer) == _of_the_app(expected)
 
     @pytest.mark.parametrize(
         ("method", "path", "claims", "rows", "code", "model"),
@@ -214,7 +218,7 @@ class MannersContract:
             ("GET", "/uix", {"exp": 1}, 0, "token_expired", ""),
             ("GET", "/uix", {"scope": "other"}, 0, "scope_missing", ""),
             ("GET", "/admin", {}, 0, "scope_missing", ""),
-            ("GET", "/uix?" + "x" * 9000, {}, 0, "uri_too_long", ""),
+            ("GET", "/uix?" + "x" * 2000, {}, 0, "uri_too_long", ""),
             ("POST", "/predict", {}, 150, "batch_exceeds_quota", "sum"),
             ("POST", "/predict", {}, 900, "body_too_large", "sum"),
             ("POST", "/predict", None, 3, "token_missing", "sum"),
@@ -270,6 +274,11 @@ class MannersContract:
 
         assert len(answer.json["predictions"]) == 120
         assert metric(observing, "mlguard_inference_rows_total", **labels) - before == 120
+
+
+def _of_the_app(answer: Answer) -> list[tuple[str, str]]:
+    """List the headers that no server adds."""
+    return sorted((n, v) for n, v in answer.headers if n not in ("connection", "date", "server"))
 
 
 class OwnErrors:

@@ -21,7 +21,14 @@ from tests.contract.bodies import BodyContract, Guarded
 from tests.contract.client import SECRET, SETTINGS, Answer, OverSockets
 from tests.contract.contract import Contract
 from tests.contract.limits import LimitContract, limit_settings
-from tests.contract.manners import OWN_ERRORS, MannersContract, manners_settings
+from tests.contract.manners import (
+    OWN_ERRORS,
+    BrowsersContract,
+    ErrorsContract,
+    ObservedContract,
+    PublicContract,
+    manners_settings,
+)
 from tests.contract.models import ModelContract, model_settings
 
 
@@ -146,7 +153,7 @@ class TestModelsInProcess(ModelContract):
 
 
 @pytest.mark.xdist_group("flask manners in process")
-class TestMannersInProcess(MannersContract):
+class TestMannersInProcess(PublicContract, BrowsersContract, ErrorsContract, ObservedContract):
     @pytest.fixture(scope="class")
     @classmethod
     def client(cls) -> Iterator[InProcess]:
@@ -185,3 +192,39 @@ class TestBodies(BodyContract):
         bodies_flask.owned(app, guard)
         tester = GuardTester(guard)
         return Guarded(InProcess(app), InProcess(bodies_flask.bare()), tester)
+
+
+def _served(twin: str, settings: dict[str, Any], folder: Path) -> Iterator[OverSockets]:
+    env = {"TWIN_SETTINGS": json.dumps(settings), "TWIN": twin, "TWIN_SECRET": SECRET}
+    with servers.gunicorn(
+        "tests.apps.served_flask:app", cwd=folder, env=env, ready="/metrics"
+    ) as server:
+        yield OverSockets(server.url)
+
+
+@pytest.mark.xdist_group("flask models over gunicorn")
+class TestModelsOverGunicorn(ModelContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def client(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OverSockets]:
+        settings = model_settings(path_route="/models/<name>/predict")
+        yield from _served("shared", settings, tmp_path_factory.mktemp("shared"))
+
+
+@pytest.mark.xdist_group("flask manners over gunicorn")
+class TestMannersOverGunicorn(BrowsersContract, PublicContract, ObservedContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def client(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OverSockets]:
+        yield from _served("manners", manners_settings(), tmp_path_factory.mktemp("manners"))
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def observing(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OverSockets]:
+        settings = manners_settings(name="observing", mode="observe")
+        yield from _served("manners", settings, tmp_path_factory.mktemp("observing"))
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def bare(cls) -> InProcess:
+        return InProcess(manners_flask.bare())

@@ -130,6 +130,41 @@ class TestLate:
             assert metric(guard, "mlguard_inference_rows_total", version=version) == 1
 
 
+class TestEarly:
+    def test_what_stands_too_far_away(self) -> None:
+        """A query of which only the beginning was kept may name another model at its end."""
+        by_query = {"route": "/ask", "inputs": "rows", "model_from": "query:model"}
+        guard = several({"name": "a", **by_query}, {"name": "b", **by_query})
+        query = "model=a&" + "x" * 4088
+        exchange = guard.open(call(query=query, uri=len("/" + query) + 8))
+        deny = in_a_thread(exchange, "/ask", b"{}")
+
+        assert deny is not None
+        assert (deny.status, deny.more["limit"]) == (414, 4096)
+
+    def test_on_a_public_route(self) -> None:
+        """A public route's models are told apart for the client's network, too."""
+        by_query = {"route": "/ask", "inputs": "rows", "model_from": "query:model"}
+        models = [{"name": "a", **by_query}, {"name": "b", **by_query}]
+        auth = {**SETTINGS["auth"], "public": ["/ask"]}
+        guard = guarded({**SETTINGS, "models": models, "auth": auth})
+        exchange = guard.open(call(None, query="model=b"))
+
+        assert in_a_thread(exchange, "/ask", b'{"rows": [[1], [2]]}') is None
+        answered(exchange)
+        assert metric(guard, "mlguard_inference_rows_total", model="b") == 2
+
+    def test_exempt_callers(self) -> None:
+        """Who is not counted asks several models at once for nothing."""
+        quotas = {"rows": ["1/hour"], "exempt": {"subjects": ["alice"]}}
+        guard = several(*TWO, quotas=quotas)
+        exchange = guard.open(call())
+
+        assert in_a_thread(exchange, "/both", both(5, 5)) is None
+        answered(exchange)
+        assert metric(guard, "mlguard_inference_rows_total") == 10
+
+
 class TestTogether:
     def test_spans(self) -> None:
         """Each model of a body has a span of its own, below the request's."""
