@@ -90,3 +90,22 @@ def test_killed_workers_cost_no_count(service: Service) -> None:
 
     assert statuses == [200] * 200
     assert metric(service, "mlguard_inference_rows_total", **labels) == before + 200
+
+
+def test_two_servers_on_two_ports_count_together(tmp_path: Path) -> None:
+    """Two servers of one service on a host, of either framework, are one to its callers."""
+    settings = iris.write_settings(tmp_path)
+    env = {
+        **iris.environment(settings),
+        "TMPDIR": str(tmp_path),
+        "XDG_RUNTIME_DIR": "",
+        "MLGUARD_QUOTAS__STORE": "host://",
+        "MLGUARD_QUOTAS__ROWS": "5/hour",
+    }
+    with (
+        servers.uvicorn("tests.apps.fastapi_app:app", cwd=tmp_path, env=env) as one,
+        servers.gunicorn("tests.apps.flask_app:app", cwd=tmp_path, env=env) as other,
+    ):
+        asked = [Service(server).predict([ROW] * 2) for server in (one, other, one, other)]
+
+    assert asked == [200, 200, 429, 429]
