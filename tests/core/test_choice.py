@@ -240,6 +240,15 @@ class TestHandlers:
 
         with pytest.raises(UnknownModel, match="valid: iris, mnist"):
             guard.inference("cifar", 1)
+        with pytest.raises(UnknownModel, match="did you mean 'iris'"):
+            guard.inference("Iris", 1)
+
+    @pytest.mark.parametrize("name", ["a", "A", "a-2024", ""])
+    def test_as_requests_call_it(self, name: str) -> None:
+        """A handler may pass on what its request says."""
+        guard = several({"name": "a", "aliases": ["a-2024", ""], **BY_BODY})
+
+        assert guard.inference(name, 1).inference.model == "a"
 
 
 class TestSettings:

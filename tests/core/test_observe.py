@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
@@ -62,6 +63,26 @@ def test_bodies_that_nobody_reads(body: bytes | Cut) -> None:
     answered(exchange)
     assert metric(guard, TOLD, code="token_missing") == 1
     assert metric(guard, "mlguard_inference_duration_seconds_count", model="iris") == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "rows"),
+    [
+        ({"left": [1, 2], "right": [3]}, {"left": 2, "right": 1}),
+        ({"left": [1, 2]}, {"left": 2}),
+    ],
+)
+def test_models_that_share_a_route(body: dict[str, Any], rows: dict[str, int]) -> None:
+    """Of several models, those are seen that the body asks."""
+    models = [{"name": name, "route": "/both", "inputs": name} for name in ("left", "right")]
+    guard = guarded({**OBSERVING, "models": models})
+    exchange = guard.open(call(None))
+
+    assert in_a_thread(exchange, "/both", json.dumps(body).encode()) is None
+    answered(exchange)
+    for name in ("left", "right"):
+        seen = metric(guard, "mlguard_inference_rows_total", model=name)
+        assert seen == rows.get(name, 0)
 
 
 def test_a_request_is_told_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -72,7 +72,8 @@ class Guard:
         """Spend the quota, open the span and start the clock around one run of a model.
 
         Args:
-            model: A model of the settings; where one of them takes the rest, any other is that.
+            model: A model of the settings, or what a request calls it; where one of them takes the
+                rest, any other is that.
             rows: The rows, or how many they are.
             number: How many rows they are, where the handler says it.
 
@@ -82,6 +83,7 @@ class Guard:
             ValueError: A number below zero.
             Refused: On entering, where the quota does not admit it.
         """
+        model = self.parts.asked_as(model)
         if model not in self.parts.models:
             if REST not in self.parts.models:
                 known = nearest(model, self.parts.models)

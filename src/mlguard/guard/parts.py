@@ -26,7 +26,7 @@ from mlguard.messages import Deny, Inference, ReadBody
 from mlguard.metrics import Metrics
 from mlguard.quotas import Quota, Throttle
 from mlguard.routes.placement import Places
-from mlguard.settings import REST, Settings
+from mlguard.settings import REST, Settings, alike
 from mlguard.tracing import Tracing
 
 _DAY = 86_400  # seconds
@@ -97,7 +97,10 @@ class Parts:
         self.models = {
             m.name: ServedModel(m, settings.drift, offer, rng, keep) for m in settings.models
         }
+        self._called: dict[str, str] = {}
         for model in self.models.values():
+            if model.told_by:
+                self._called |= {alike(name): model.name for name in model.names}
             if model.told_by and REST not in metrics.models:
                 metrics.add_model(REST, REST)
         self.deadlines = Deadlines()
@@ -147,6 +150,10 @@ class Parts:
             # The kit's own routes are new to everybody: nobody is shut out of what worked before.
             observes=self.observes and template not in self._own_routes,
         )
+
+    def asked_as(self, name: str) -> str:
+        """Tell the model that requests call so, where they name their model; else the name."""
+        return name if name in self.models else self._called.get(alike(name), name)
 
     def would_refuse(self, model: str, deny: Deny) -> None:
         """Count and, seldom, log what would be refused if it were not only observed."""
