@@ -67,9 +67,9 @@ def labels_unreadable() -> Deny:
 @lru_cache(16)
 def key_missing(header: str, *, beside_tokens: bool) -> Deny:
     """No credentials, where an API key is one."""
-    if header == "authorization":
+    if header.lower() == "authorization":
         return token_missing()
-    named, own = f"An API key in {_shown(header)}", ("WWW-Authenticate", _challenge(header))
+    named, own = f"An API key in {header}", ("WWW-Authenticate", _challenge(header))
     if not beside_tokens:
         return Deny(401, "key_missing", f"{named} is required.", (own,))
     title = f"{named}, or a bearer token, is required."
@@ -91,7 +91,7 @@ def key_expired(header: str) -> Deny:
 @lru_cache(16)
 def two_credentials(header: str) -> Deny:
     """A token and an API key (RFC 6750 section 2: one method a request)."""
-    title = f"Send a bearer token or an API key in {_shown(header)}, not both."
+    title = f"Send a bearer token or an API key in {header}, not both."
     return _key("two_credentials", title, header)
 
 
@@ -103,19 +103,13 @@ def api_keys_unknown(retry_after: int = SOON) -> Deny:
 
 
 def _key(code: str, title: str, header: str) -> Deny:
-    if header == "authorization":
+    if header.lower() == "authorization":
         return token(code, title)
     return Deny(401, code, title, (("WWW-Authenticate", _challenge(header)),))
 
 
 def _challenge(header: str) -> str:
-    return f'ApiKey header="{_shown(header)}"'
-
-
-def _shown(header: str) -> str:
-    """Spell a header as people do: X-API-Key."""
-    words = (word.upper() if word == "api" else word.capitalize() for word in header.split("-"))
-    return "-".join(words)
+    return f'ApiKey header="{header}"'
 
 
 def token_malformed() -> Deny:

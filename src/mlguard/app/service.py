@@ -348,7 +348,7 @@ class Service:
         return ApiKeys(
             self._pseudonym,
             plan_claim=quotas.plan_claim if quotas else "plan",
-            header=auth.api_keys.header.lower(),
+            header=auth.api_keys.header,
         )
 
     def _make_key_reader(self, keys: ApiKeys | None) -> KeyReader | None:

@@ -201,7 +201,11 @@ class ApiKeys:
     Args:
         pseudonym: Makes the keyed hash of a principal's key.
         plan_claim: The name under which a principal's claims tell its plan.
-        header: The header that carries keys, in lower case; "authorization" for `Bearer KEY`.
+        header: The header that carries keys; "Authorization" for `Bearer KEY`.
+
+    Attributes:
+        header: That, as the settings spell it.
+        are_bearers: Whether keys come where tokens do.
     """
 
     def __init__(
@@ -209,11 +213,12 @@ class ApiKeys:
         pseudonym: Callable[[tuple[str, str, str]], str],
         *,
         plan_claim: str = "plan",
-        header: str = "x-api-key",
+        header: str = "X-API-Key",
     ) -> None:
         self._pseudonym = pseudonym
         self._plan_claim = plan_claim
         self.header = header
+        self.are_bearers = header.lower() == "authorization"
         self._held: _Held | None = None
         self._ids: Mapping[str, ApiKey] = {}
 

@@ -134,7 +134,7 @@ class Authenticator:
     def _bearer(self, token: str, now: float) -> Principal | Deny | Credential | None:
         """Decide about a bearer that may be an API key; None where it is none."""
         keys = self.keys
-        if keys is None or keys.header != "authorization":
+        if keys is None or not keys.are_bearers:
             return None
         found = keys.caller(token, now)
         is_key = not self._issuers or token.startswith(PREFIX)
