@@ -43,6 +43,7 @@ class Call:
         carrier: The headers that continue a trace, by their names in lower case; None without any.
         is_websocket: Whether it is a handshake.
         api_key: Each header that carries API keys, in order, where the settings name one.
+        content_type: The body's type, as the framework takes it; "" without one.
     """
 
     method: str
@@ -64,6 +65,7 @@ class Call:
     carrier: Mapping[str, str] | None = None
     is_websocket: bool = False
     api_key: tuple[str, ...] = field(default=(), repr=False)
+    content_type: str = ""
 
 
 @dataclass(frozen=True, slots=True)

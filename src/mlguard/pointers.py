@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import re
 
+SOURCES = ("form", "query", "files", "csv")
+"""What names no place in a JSON document but another source of rows."""
+
 _BAD_ESCAPE = re.compile(r"~(?![01])")
 _INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
 _BRACKETS = re.compile(r"\[([^\]]*)\]")

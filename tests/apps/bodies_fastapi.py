@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from io import BytesIO
+from typing import Annotated, Any
 
-from fastapi import Body, FastAPI
+import pandas as pd
+from fastapi import Body, FastAPI, Form, Request, UploadFile
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from mlguard.errors import MLGuardError
@@ -67,6 +70,39 @@ def bare() -> FastAPI:
     @app.post("/dotted")
     def dotted(body: Any = Body()) -> dict[str, Any]:
         return {"iris.species": predict(body["iris.rows"])}
+
+    @app.post("/form")
+    def form(
+        sepal_length: Annotated[list[float], Form()],
+        sepal_width: Annotated[list[float], Form()],
+        petal_length: Annotated[list[float], Form()],
+        petal_width: Annotated[list[float], Form()],
+    ) -> dict[str, Any]:
+        columns = (sepal_length, sepal_width, petal_length, petal_width)
+        return {"species": predict(list(map(list, zip(*columns, strict=True))))}
+
+    @app.get("/query")
+    def query(
+        sepal_length: float, sepal_width: float, petal_length: float, petal_width: float
+    ) -> str:
+        return predict([[sepal_length, sepal_width, petal_length, petal_width]])[0]
+
+    @app.post("/files")
+    async def files(files: list[UploadFile]) -> list[int]:
+        return [len(await file.read()) for file in files]
+
+    @app.post("/upload")
+    async def upload(request: Request) -> StreamingResponse:
+        """Read an upload bit by bit, as one does with what is larger than memory."""
+        size = 0
+        async for chunk in request.stream():
+            size += len(chunk)
+        return StreamingResponse(iter([f"{size} ", "bytes"]), media_type="text/plain")
+
+    @app.post("/csv")
+    async def csv(request: Request) -> dict[str, Any]:
+        frame = pd.read_csv(BytesIO(await request.body()))
+        return {"species": predict(frame[list(FEATURES)].to_numpy().tolist())}
 
     @app.api_route("/both", methods=["GET", "POST"])
     def both(body: Any = Body(None)) -> Any:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import Any
 
-from flask import Flask, jsonify, request
+import pandas as pd
+from flask import Flask, Response, jsonify, request
 
 from mlguard.errors import MLGuardError
 from mlguard_flask import MLGuard
@@ -48,6 +50,32 @@ def bare() -> Flask:
     @app.post("/dotted")
     def dotted() -> dict[str, Any]:
         return {"iris.species": predict(request.get_json()["iris.rows"])}
+
+    @app.post("/form")
+    def form() -> dict[str, Any]:
+        columns = [request.form.getlist(name, float) for name in FEATURES]
+        return {"species": predict(list(map(list, zip(*columns, strict=True))))}
+
+    @app.get("/query")
+    def query() -> Any:
+        return jsonify(predict([[float(request.args[name]) for name in FEATURES]])[0])
+
+    @app.post("/files")
+    def files() -> Any:
+        return jsonify([len(file.read()) for file in request.files.getlist("files")])
+
+    @app.post("/upload")
+    def upload() -> Response:
+        """Read an upload bit by bit, as one does with what is larger than memory."""
+        size = 0
+        while chunk := request.stream.read(64 * 1024):
+            size += len(chunk)
+        return Response(iter([f"{size} ", "bytes"]), mimetype="text/plain")
+
+    @app.post("/csv")
+    def csv() -> dict[str, Any]:
+        frame = pd.read_csv(BytesIO(request.get_data()))
+        return {"species": predict(frame[list(FEATURES)].to_numpy().tolist())}
 
     @app.route("/both", methods=["GET", "POST"])
     def both() -> Any:

@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import pytest
 
@@ -20,6 +20,22 @@ NAMED = [dict(zip(iris.FEATURES, flower, strict=True)) for flower in FLOWERS]
 IMAGE = [[0.5] * 28] * 28
 DOCUMENT = {"title": "a", "authors": ["b", "c", "d"], "cited": {"e": [1, 2]}}
 _JSON = ("Content-Type", "application/json")
+
+
+URLENCODED = "application/x-www-form-urlencoded"
+MULTIPART = "multipart/form-data; boundary=XYZ"
+
+
+def multipart(*fields: tuple[str, str | bytes]) -> bytes:
+    """Write a form: texts are fields, bytes are files."""
+    parts = []
+    for name, value in fields:
+        named = f'Content-Disposition: form-data; name="{name}"'
+        if isinstance(value, bytes):
+            parts.append(f'{named}; filename="{name}.png"\r\n\r\n'.encode() + value)
+        else:
+            parts.append(f"{named}\r\n\r\n{value}".encode())
+    return b"".join(b"--XYZ\r\n" + part + b"\r\n" for part in parts) + b"--XYZ--\r\n"
 
 
 class Guarded(NamedTuple):
@@ -190,6 +206,128 @@ class BodyContract:
         answer = guarded.ask("/list", NAMED * 500)
 
         assert (answer.status, answer.code) == (422, "batch_exceeds_quota")
+
+    # -- what is no JSON -----------------------------------------------------------------------
+
+    @pytest.mark.parametrize("kind", ["urlencoded", "multipart"])
+    @pytest.mark.parametrize("rows", [1, 2])
+    def test_forms(self, kind: str, rows: int) -> None:
+        """Fields are a row, or columns where they repeat; their texts are numbers."""
+        guarded = self.guarded("/form", inputs="form", outputs="species")
+        pairs = [(name, str(flower[name])) for flower in NAMED[:rows] for name in iris.FEATURES]
+        if kind == "urlencoded":
+            answer = guarded.ask("/form", urlencode(pairs).encode(), URLENCODED)
+        else:
+            answer = guarded.ask("/form", multipart(*pairs), MULTIPART)
+
+        assert (answer.status, left(answer), guarded.rows()) == (200, 100 - rows, rows)
+        assert sorted(guarded.sampled) == sorted(FLOWERS[:rows])
+
+    def test_what_does_not_spell_a_number(self) -> None:
+        """A blank field is missing, and one that spells no number stays as it came."""
+        guarded = self.guarded("/upload", inputs="form")
+        raw = urlencode({"sepal_length": "", "sepal_width": "wide", "petal_length": " 1.5 "})
+        guarded.ask("/upload", raw.encode(), URLENCODED)
+
+        assert guarded.sampled == [[None, "wide", 1.5, None]]
+
+    def test_queries(self) -> None:
+        """The parameters of a query are a row, of a GET too."""
+        guarded = self.guarded("/query", inputs="query", outputs="")
+        answer = guarded.ask(f"/query?{urlencode(NAMED[0])}", method="GET")
+
+        assert (answer.status, left(answer), guarded.rows()) == (200, 99, 1)
+        assert guarded.sampled == FLOWERS[:1]
+
+    def test_csv(self) -> None:
+        """Lines of CSV are rows, by the names of the header."""
+        guarded = self.guarded("/csv", inputs="csv", outputs="species")
+        names = list(reversed(iris.FEATURES))
+        lines = [names, *([str(flower[name]) for name in names] for flower in NAMED)]
+        answer = guarded.ask("/csv", "\n".join(map(",".join, lines)).encode(), "text/csv")
+
+        assert (answer.status, left(answer), guarded.rows()) == (200, 98, 2)
+        assert sorted(guarded.sampled) == FLOWERS
+
+    @pytest.mark.parametrize("number", [1, 3])
+    def test_files(self, number: int) -> None:
+        """Each file that is uploaded is a row, of which nothing can be sampled."""
+        guarded = self.guarded("/files", inputs="files", outputs="")
+        answer = guarded.ask("/files", multipart(*[("files", b"\x89PNG" * 9)] * number), MULTIPART)
+
+        assert (answer.json, left(answer)) == ([36] * number, 100 - number)
+        assert (guarded.rows(), guarded.dropped("unseen")) == (number, 1)
+
+    def test_files_that_cannot_be_paid(self) -> None:
+        """What the files turn out to cost is charged before the answer leaves, or it stays."""
+        guarded = self.guarded("/files", inputs="files")
+        files = multipart(*[("files", b"x")] * 60)
+        answers = [guarded.ask("/files", files, MULTIPART) for _ in range(2)]
+
+        assert [(a.status, a.code) for a in answers] == [(200, None), (429, "answer_withheld")]
+        assert guarded.rows() == 60
+
+    def test_a_stream_that_cannot_be_paid(self) -> None:
+        """So it is where the answer is a stream."""
+        guarded = self.guarded("/upload", inputs="files")
+        answer = guarded.ask("/upload", multipart(*[("files", b"x")] * 101), MULTIPART)
+
+        assert (answer.status, answer.code) == (429, "answer_withheld")
+
+    @pytest.mark.parametrize("content_type", ["image/png", None], ids=["a file", "multipart"])
+    def test_uploads_beyond_every_limit(self, content_type: str | None) -> None:
+        """An upload is counted in passing: the kit reads none of it, however large it is."""
+        guarded = self.guarded("/upload", inputs="files")
+        raw = b"x" * (3 << 20) if content_type else multipart(("files", b"x" * (3 << 20)))
+        answer = guarded.ask("/upload", raw, content_type or MULTIPART)
+
+        assert (answer.body, left(answer)) == (f"{len(raw)} bytes".encode(), 99)
+        assert guarded.rows() == 1
+
+    @pytest.mark.parametrize(
+        ("content_type", "old", "new"),
+        [
+            pytest.param(MULTIPART, b"\r\n--", b"\n--", id="other line ends"),
+            pytest.param(f"{MULTIPART}; boundary=other", b"", b"", id="two boundaries"),
+            pytest.param(MULTIPART, b"filename=", b"filename*=UTF-8''", id="extended names"),
+            pytest.param(MULTIPART, b"--XYZ--", b"", id="no end"),
+        ],
+    )
+    def test_no_file_is_hidden(self, content_type: str, old: bytes, new: bytes) -> None:
+        """What some readers see as files is charged, whatever others make of it."""
+        guarded = self.guarded("/upload", inputs="files")
+        raw = multipart(*[("files", b"x")] * 101).replace(old, new)
+        answer = guarded.ask("/upload", raw, content_type)
+
+        assert (answer.status, answer.code) == (429, "answer_withheld")
+
+    @pytest.mark.parametrize(
+        ("source", "body", "content_type", "said"),
+        [
+            pytest.param(
+                "files", multipart(("a", "1")), MULTIPART, "an object with a", id="no file"
+            ),
+            pytest.param("form", b'{"a": 1}', "application/json", "JSON", id="no form"),
+            pytest.param("csv", b"", "text/csv", "empty", id="no line"),
+        ],
+    )
+    def test_another_kind_of_body(
+        self,
+        source: str,
+        body: bytes,
+        content_type: str,
+        said: str,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """Where a request holds none of what the settings say, it is told once what it holds."""
+        guarded = self.guarded("/upload", inputs=source)
+        for _ in range(2):
+            guarded.ask("/upload", body, content_type)
+
+        wrong = f'inputs = "{source}" of model iris found nothing in POST /upload'
+        told = [r.getMessage() for r in caplog.records]
+        assert told == [f"{wrong}: the body is {said}; its rows were not counted"]
+        assert guarded.unread("inputs") == 2
 
     # -- what nothing is read from -------------------------------------------------------------
 

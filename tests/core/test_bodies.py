@@ -187,6 +187,9 @@ class TestCounting:
             pytest.param(
                 IRIS, body({"a": {"0": 1}, "b": {"1": 1}}), 2, 1, id="columns that name other rows"
             ),
+            pytest.param(
+                IRIS, body({"x": 0, "y": []}), 2, 1, id="rows by their names, one of them empty"
+            ),
             pytest.param(IRIS, body([None, ROW]), 2, 1, id="a null before a row"),
             pytest.param(IRIS, body([]), 0, 0, id="no rows"),
             pytest.param(IRIS, body([[]] * 9), 9, 1, id="empty rows"),

@@ -305,6 +305,26 @@ MISTAKES = [
         "models[a].model_from = 'body:.': reads nothing",
         id="a place of a name that reads nothing",
     ),
+    *(
+        pytest.param(
+            {"models": [{"name": "a", "route": "/y", **one}, {"name": "b", "route": "/y", **two}]},
+            "models: 'b' reads the form of the route '/y'",
+            id=f"a form where {why}",
+        )
+        for why, one, two in (
+            (
+                "bodies tell models apart",
+                {"inputs": "x", "model_from": "body:m"},
+                {"inputs": "form", "model_from": "body:m"},
+            ),
+            ("rows stand together", {"inputs": "x"}, {"inputs": "form"}),
+            (
+                "others read JSON",
+                {"inputs": "x", "model_from": "query:m"},
+                {"inputs": "form", "model_from": "query:m"},
+            ),
+        )
+    ),
     pytest.param(
         {"models": [{"name": "a", "version_from": "body:version"}]},
         "models[a]: has `version_from`, but no `route` whose requests could say it",

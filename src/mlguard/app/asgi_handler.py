@@ -9,6 +9,7 @@ from typing import Any
 
 from mlguard.app.asgi_messages import ASGIApp, Message, Receive, Scope, Send, close, to_response
 from mlguard.app.drivers import adrive
+from mlguard.bodies import PassingBody
 from mlguard.guard import BoundRoute, Exchange, HeldAnswer
 from mlguard.messages import Cut, Deny
 from mlguard.quotas import RouteLimit
@@ -53,6 +54,8 @@ class Handler:
             receive = body.receive
         decision = exchange.matched(bound, limits)
         if await adrive(decision, body.read if body else None) is None:
+            if body is not None:
+                body.passing = exchange.passing
             await self._hand_over(exchange, handle, scope, receive, send)
         else:
             await to_response(exchange, scope, send)
@@ -87,14 +90,18 @@ class Replay:
     Args:
         receive: The server's.
         keeps: Whether the handler reads what was too large to be read here.
+
+    Attributes:
+        passing: Counts what the handler reads; None where nothing does.
     """
 
-    __slots__ = ("_is_whole", "_keeps", "_kept", "_receive")
+    __slots__ = ("_is_whole", "_keeps", "_kept", "_receive", "passing")
 
     def __init__(self, receive: Receive, *, keeps: bool = False) -> None:
         self._receive = receive
         self._keeps = keeps
         self._is_whole = False
+        self.passing: PassingBody | None = None
         self._kept: list[Message] = []
 
     async def read(self, limit: int, seconds: float) -> bytes | Cut:
@@ -132,7 +139,10 @@ class Replay:
 
     async def receive(self) -> Message:
         """Give the handler what was read, then what comes."""
-        return self._kept.pop(0) if self._kept else await self._receive()
+        message = self._kept.pop(0) if self._kept else await self._receive()
+        if self.passing is not None:
+            self.passing.feed(message.get("body", b""))
+        return message
 
 
 class Begun:
@@ -176,7 +186,7 @@ async def refuse(
 class ModelAnswer(Begun):
     """What a model's handler answers, on its way out: read, where the settings say so."""
 
-    __slots__ = ("_exchange", "_held", "_messages", "_scope", "_status")
+    __slots__ = ("_drops", "_exchange", "_held", "_messages", "_scope", "_status")
 
     def __init__(self, exchange: Exchange, scope: Scope, send: Send) -> None:
         super().__init__(send)
@@ -184,13 +194,18 @@ class ModelAnswer(Begun):
         self._scope = scope
         self._status = 200
         self._held: HeldAnswer | None = None
+        self._drops = False
         self._messages: list[Message] = []
 
     async def __call__(self, message: Message) -> None:
         """Pass a message on; the last one ends the route's inference."""
         kind = message["type"]
+        if self._drops:
+            return
         if kind == "http.response.start":
             self._status = message["status"]
+            if self._exchange.passing is not None and await self._withhold():
+                return
             self._held = self._exchange.held_answer(*_kind(message["headers"]))
             if self._held is not None:
                 self._messages = [message]
@@ -220,9 +235,20 @@ class ModelAnswer(Begun):
             return True
         withheld = await adrive(held.settle(self._status))
         if withheld is not None:
-            self._exchange.refuse(withheld)
-            await to_response(self._exchange, self._scope, self._send)
+            await self._refuse(withheld)
         return withheld is not None
+
+    async def _withhold(self) -> bool:
+        """Have the rows of a passing body paid for; say whether the answer is withheld."""
+        withheld = await adrive(self._exchange.settle_passing(self._status))
+        self._drops = withheld is not None
+        if withheld is not None:
+            await self._refuse(withheld)
+        return self._drops
+
+    async def _refuse(self, withheld: Deny) -> None:
+        self._exchange.refuse(withheld)
+        await to_response(self._exchange, self._scope, self._send)
 
 
 def _kind(headers: Any) -> tuple[str, int | None]:

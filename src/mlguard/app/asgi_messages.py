@@ -17,7 +17,7 @@ ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 EXCHANGE = "mlguard.exchange"
 """Where a request's exchange stands in its scope."""
 
-LONGEST_QUERY = 4096  # bytes of one that are looked at
+LONGEST_QUERY = 1024 * 1024  # bytes of one that are kept; longer ones are refused
 
 _BODILESS = ("GET", "HEAD", "OPTIONS")
 _LONGEST_NUMBER = 20  # digits
@@ -67,7 +67,17 @@ def to_call(scope: Scope, fields: frozenset[bytes], key_header: bytes = b"") -> 
         carrier,
         is_websocket,
         api_key,
+        _first(headers, said, b"content-type"),
     )
+
+
+def _first(headers: Any, said: dict[bytes, bytes], name: bytes) -> str:
+    """Read a header; of a doubled one the first, as Starlette does."""
+    if name not in said:
+        return ""
+    if len(said) == len(headers):
+        return said[name].decode("latin-1")
+    return _each(headers, said, name)[0]
 
 
 def _each(headers: Any, said: dict[bytes, bytes], name: bytes) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from opentelemetry.context import Context as SpanContext
 
 from mlguard.app.drivers import drive
 from mlguard.app.service import Service
+from mlguard.bodies import PassingBody
 from mlguard.guard import Deadlines, Exchange, Guard, reset, watched
 from mlguard.messages import Call, Cut
 from mlguard.tracing import attach, attached, detach
@@ -333,6 +334,8 @@ class MountGate:
         bound = exchange.bind("", below(environ), frozenset())
         if drive(exchange.matched(bound), partial(read_body, environ, self._guard.parts.deadlines)):
             return refusal(exchange, environ, start_response)
+        if exchange.passing is not None:
+            pass_body(environ, exchange.passing)
         with attached(exchange.open_span(is_last=True)), exchange.handing_over():
             return self.app(environ, start_response)
 
@@ -362,7 +365,7 @@ def _take_watched() -> Exchange | None:
 
 _BODILESS = ("GET", "HEAD", "OPTIONS")
 HASTE = 0.005  # seconds in which no client is expected to leave
-LONGEST_QUERY = 4096  # characters of one that are looked at
+LONGEST_QUERY = 1024 * 1024  # characters of one that are kept; longer ones are refused
 _CHUNK = 16 * 1024 * 1024  # bytes: small pieces are memory that is asked for again each time
 _LONGEST_NUMBER = 20  # digits
 
@@ -415,6 +418,7 @@ def to_call(environ: Environ, fields: Iterable[str], key_header: str = "") -> Ca
         ),
         carrier or None,
         api_key=() if api_key is None else (api_key,),
+        content_type=get("CONTENT_TYPE") or "",
     )
 
 
@@ -488,6 +492,40 @@ class _Rejoined(RawIOBase):
         found = self._head.read(len(buffer)) or self._stream.read(len(buffer))
         buffer[: len(found)] = found
         return len(found)
+
+
+class _Counted(RawIOBase):
+    """A request's body that is counted as it is read."""
+
+    def __init__(self, stream: Any, passing: PassingBody) -> None:
+        self._stream = stream
+        self._passing = passing
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1) -> bytes:
+        return self._counted(self._stream.read(-1 if size is None else size))
+
+    def readline(self, size: int | None = -1) -> bytes:
+        return self._counted(self._stream.readline(-1 if size is None else size))
+
+    def readinto(self, buffer: Any) -> int:
+        chunk = self.read(len(buffer))
+        buffer[: len(chunk)] = chunk
+        return len(chunk)
+
+    def readall(self) -> bytes:
+        return self.read()
+
+    def _counted(self, chunk: bytes) -> bytes:
+        self._passing.feed(chunk)
+        return chunk
+
+
+def pass_body(environ: Environ, passing: PassingBody) -> None:
+    """Have a body counted while the app reads it."""
+    environ["wsgi.input"] = _Counted(environ["wsgi.input"], passing)
 
 
 def _announced(environ: Environ) -> int | None:

@@ -76,7 +76,7 @@ def count(value: Any, width: int, seen: Survey) -> Count:
         seen: What is in the value.
     """
     if isinstance(value, dict):
-        by_name = len(value) if width == 1 else 1  # a scalar may be a row
+        by_name = len(value) if width == 1 or _names_empty(value) else 1  # a scalar may be a row
         return Count(max(by_name, anywhere(seen, width)), 1)
     if isinstance(value, str) and width > 1:  # numbers in a text, as CSV has them
         return Count(rows_of(_in_text(value), width), 1)
@@ -89,6 +89,12 @@ def count(value: Any, width: int, seen: Survey) -> Count:
     # An object is never less than a row, whatever it holds.
     least = number if list not in kinds and kinds <= CONTAINERS else 1
     return Count(max(number, _reshaped(seen, width)), least)
+
+
+def _names_empty(value: dict[str, Any]) -> bool:
+    """Say whether an object may be rows by their names, though those that are lists are empty."""
+    holding = [v for v in value.values() if type(v) in CONTAINERS]
+    return 0 < len(holding) < len(value) and not any(holding)
 
 
 def anywhere(seen: Survey, width: int) -> int:

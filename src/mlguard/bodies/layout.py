@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from pydantic_core import from_json
 
@@ -54,6 +54,18 @@ class BodyReading(NamedTuple):
     there: There | None = None
 
 
+class PassingBody(Protocol):
+    """Counts a body while its handler reads it: one row is reserved for it."""
+
+    def feed(self, chunk: bytes) -> None:
+        """Look at some bytes that the handler reads."""
+        ...
+
+    def reading(self) -> BodyReading:
+        """Tell what has passed."""
+        ...
+
+
 Answer: TypeAlias = tuple[Any, Any]
 """What was predicted of one row, and its scores, as they came."""
 
@@ -87,7 +99,16 @@ class Layout:
         protocol: "v1" or "v2" instead of both.
         scores: A place, or with "v2" the name of a tensor; None where none are read.
         shape: "auto", or what stands at `inputs`: "rows", one "row" or "columns".
+
+    Attributes:
+        source: Where the rows are that are no JSON: "form", "query", "files" or "csv"; else "".
+        reads_body: Whether a request's body is read before its handler runs.
+        passing: What counts a body while its handler reads it; None here.
     """
+
+    source = ""
+    reads_body = True
+    passing: PassingBody | None = None
 
     def __init__(
         self,

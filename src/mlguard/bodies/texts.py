@@ -1,44 +1,55 @@
-"""Which texts does a document say at a place, whichever of them a reader takes?"""
+"""What does a value say that arrived as text, in a form, a query or CSV?"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
+from collections.abc import Callable, Container, Iterable
+from typing import Any, TypeAlias
 
-from pydantic_core import from_json
+from mlguard.drift.profile import Feature
+from mlguard.drift.values import to_category
 
-from mlguard.bodies.documents import Spelling, all_at, at, is_dense, parse_all, unpacked
+Reader: TypeAlias = Callable[[Any], Any]
+"""Reads one value; what makes no sense stays as it is, and is judged as a strange value."""
 
-_NO_TEXT = "\x00"  # in place of what no name can be
-_spelling = lru_cache(256)(Spelling)
-
-
-def texts_at(raw: bytes, keys: Sequence[str]) -> list[str] | None:
-    """List the texts below these keys; None where the bytes are no JSON that can be read.
-
-    A number is the text that it is written as; null is as if nothing were said.
-    """
-    if not raw or raw.isspace():
-        return []
-    if is_dense(raw):
-        return None
-    try:
-        document = from_json(raw)
-    except ValueError:
-        document = None
-    if document is not None and _spelling(tuple(keys)).is_once(raw):
-        found = [at(document, keys)]
-    else:
-        document = parse_all(unpacked(raw))
-        if document is None:
-            return None
-        found = all_at(document, keys)
-    return [_text(value) for value in found if value is not None]
+_TRUTHS = {"true": True, "false": False, "on": True, "off": False}
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, str):
+def number(value: Any) -> Any:
+    """Read what stands for a number: blank is missing."""
+    if not isinstance(value, str):
         return value
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return str(value) if is_number else _NO_TEXT
+    text = value.strip()
+    if not text:
+        return None
+    if text.lower() in _TRUTHS:
+        return _TRUTHS[text.lower()]
+    try:
+        return float(text) if "_" not in text else value
+    except ValueError:
+        return value
+
+
+def category(known: Container[str]) -> Reader:
+    """Make what reads a category: as it stands, or as the number or truth that training had."""
+
+    def read(value: Any) -> Any:
+        if not isinstance(value, str) or value in known:
+            return value
+        text = value.strip()
+        if not text or text in known:
+            return text or None
+        said = number(text)
+        return said if to_category(said) in known else text
+
+    return read
+
+
+def readers_of(profile: Iterable[Feature]) -> dict[str, Reader]:
+    """Make what reads each of a model's inputs, in their order."""
+    return {
+        feature.name: number
+        if feature.kind == "numeric"
+        else category({name for name, _ in feature.categories})
+        for feature in profile
+        if feature.role == "input"
+    }

@@ -240,6 +240,19 @@ class Reference:
             raise InvalidReference(_damaged(path, error)) from error
 
     @staticmethod
+    def peek_profile(path: str | os.PathLike[str]) -> tuple[Feature, ...]:
+        """Read what is known of each column, without its rows.
+
+        Raises:
+            InvalidReference: The file is missing, damaged, or not a reference.
+        """
+        about, _ = _read(path, with_rows=False)
+        try:
+            return tuple(Feature.of_json(item) for item in about["profile"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidReference(_damaged(path, error)) from error
+
+    @staticmethod
     def peek_key(path: str | os.PathLike[str]) -> str:
         """Read the name of the key that its texts were hashed with; "" where they were not.
 

@@ -59,13 +59,14 @@ class Choice:
         if said is None:
             return refusals.model_unreadable()
         model = self._asked(said)
-        return model if isinstance(model, Deny) else [Asked(model, self.rows(model, body))]
+        return model if isinstance(model, Deny) else [Asked(model, self.rows(call, model, body))]
 
-    def rows(self, model: ServedModel, body: bytes) -> BodyReading:
+    def rows(self, call: Call, model: ServedModel, body: bytes) -> BodyReading:
         """Read a body's rows; of a model that nobody knows, as whichever sees most of them."""
         if model is not self.rest or model in self._models:
-            return model.layout.read(body)
-        return max((m.layout.read(body) for m in self._models), key=lambda found: found.rows)
+            return model.layout_of(call).read(body)
+        read = [m.layout_of(call).read(body) for m in self._models]
+        return max(read, key=lambda found: found.rows)
 
     def _asked(self, said: Sequence[str]) -> ServedModel | Deny:
         """Tell which model these names are: who names two would be charged for the cheaper one."""

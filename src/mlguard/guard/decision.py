@@ -45,7 +45,8 @@ def decide(exchange: Exchange, bound: BoundRoute, limits: Sequence[RouteLimit]) 
     parts, call, charges, model = exchange.parts, exchange.call, exchange.charges, bound.model
     choice, scopes = bound.choice, bound.scopes
     if model is not None and not call.has_body and call.method in _BODILESS:
-        model = choice = None
+        is_asked = model.layout.source == "query" and call.method != "OPTIONS"
+        model, choice = (model, choice) if is_asked else (None, None)
     unclear: Deny | None = None
     early = choice if isinstance(choice, Choice) and choice.is_early else None
     if early is not None:
@@ -80,8 +81,9 @@ def decide(exchange: Exchange, bound: BoundRoute, limits: Sequence[RouteLimit]) 
         return charges.refused(name or "", unclear)
     if model is None:
         return (yield from _decide_plain(exchange, bound, limits))
+    layout = model.layout_of(call)
     body = b""
-    if call.has_body:
+    if call.has_body and layout.reads_body:
         if (call.content_length or 0) > parts.body_wanted.limit:
             return refusals.body_too_large(parts.body_wanted.limit)
         found = yield parts.body_wanted
@@ -93,12 +95,12 @@ def decide(exchange: Exchange, bound: BoundRoute, limits: Sequence[RouteLimit]) 
     if refusal := charges.acquire(payer, name, is_public=bound.is_public):
         return refusal
     seconds = 0.0
-    read = model.layout.read if early is None else partial(early.rows, model)
+    read = layout.read if early is None else partial(early.rows, call, model)
     if len(body) < LARGE:
         reading = read(body)
     else:
         reading, seconds = yield Compute(partial(_timed, read, body))
-    run = InferenceContext(parts, model, exchange, reading=reading)
+    run = InferenceContext(parts, model, exchange, reading=reading, passing=layout.passing)
     if model.version_from is not None:
         _tell_version(exchange, run, body)
     flies = not charges.has_paid
@@ -159,17 +161,22 @@ def go_on(exchange: Exchange, bound: BoundRoute, deny: Deny) -> Steps:
     parts, model, choice = exchange.parts, exchange.model, bound.choice
     if model is None or exchange.run is not None:
         return None
-    found = b"" if deny.code == "body_too_large" else (yield parts.body_wanted)
+    call, layout = exchange.call, model.layout_of(exchange.call)
+    found = (
+        (yield parts.body_wanted) if layout.reads_body and deny.code != "body_too_large" else b""
+    )
     body = found if isinstance(found, bytes) else b""
-    asked = [(model, model.layout.read)]
+    asked = [(model, layout)]
     if choice is not None and not (isinstance(choice, Choice) and choice.is_early):
         late = yield Compute(partial(choice.read, exchange.call, exchange.parameters, body))
         if not isinstance(late, Deny):
-            asked = [(each.model, each.model.layout.read) for each in late]
+            asked = [(each.model, each.model.layout_of(call)) for each in late]
     runs = []
-    for each, read in asked:
-        reading = read(body) if len(body) < LARGE else (yield Compute(partial(read, body)))
-        runs.append(InferenceContext(parts, each, exchange, reading=reading))
+    for each, where in asked:
+        read = partial(where.read, body)
+        reading = read() if len(body) < LARGE else (yield Compute(read))
+        passing = where.passing
+        runs.append(InferenceContext(parts, each, exchange, reading=reading, passing=passing))
     _open(exchange, runs, body)
     return None
 

@@ -21,6 +21,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
 from mlguard import refusals
+from mlguard.bodies import PassingBody
 from mlguard.call_ids import HEADER
 from mlguard.errors import ProtocolError, Refused
 from mlguard.guard.answer import HeldAnswer
@@ -28,7 +29,7 @@ from mlguard.guard.authentication import anonymous, lacking, lapsed
 from mlguard.guard.bound import BoundRoute
 from mlguard.guard.charges import Charges
 from mlguard.guard.decision import Steps, decide, go_on
-from mlguard.guard.inference import InferenceContext
+from mlguard.guard.inference import InferenceContext, Settling
 from mlguard.guard.models import ServedModel
 from mlguard.guard.parts import Parts
 from mlguard.guard.record import Record
@@ -374,6 +375,22 @@ class Exchange:
             self.run.returned()
 
     # ---- started, chunk, ended, left, failed: the answer
+
+    @property
+    def passing(self) -> PassingBody | None:
+        """What counts the body while the handler reads it; None where nothing does."""
+        return self.run.passing if isinstance(self.run, InferenceContext) else None
+
+    def settle_passing(self, status: int) -> Settling:
+        """Charge what has passed of the body, before the answer leaves; return what withholds it.
+
+        Args:
+            status: The answer's HTTP status; an error holds no predictions.
+        """
+        run = self.run
+        if not isinstance(run, InferenceContext) or run.passing is None or status >= 400:
+            return None
+        return (yield from run.settle_passing())
 
     def held_answer(self, media_type: str, length: int | None) -> HeldAnswer | None:
         """Hold an answer that is read; None where it can go on as it comes."""

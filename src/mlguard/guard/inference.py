@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
-from mlguard.bodies import NO_JSON, BodyReading, There
+from mlguard.bodies import NO_JSON, BodyReading, PassingBody, There
 from mlguard.call_ids import new_call_id
 from mlguard.errors import Refused
 from mlguard.guard.models import ServedModel
@@ -40,9 +40,11 @@ class InferenceContext:
         rows: The rows, or how many they are; not where `reading` says it.
         number: How many rows they are, where the handler says it.
         reading: What the request's body showed; None where no body was looked into.
+        passing: Counts the body while the handler reads it; None where it was read before.
 
     Attributes:
         context: In which its span is the current one, once it is open.
+        passing: Counts the body while the handler reads it; None where nothing is left to count.
     """
 
     _span: Span
@@ -57,9 +59,11 @@ class InferenceContext:
         *,
         number: int | None = None,
         reading: BodyReading | None = None,
+        passing: PassingBody | None = None,
     ) -> None:
         self._parts = parts
         self.model = model
+        self.passing = passing
         self._exchange = exchange
         self._charges: list[Reservation] = []
         self._reading = reading
@@ -204,6 +208,30 @@ class InferenceContext:
         self.inference.seconds = self._seconds
         return self._extra(self._took(answered))
 
+    def settle_passing(self) -> Settling:
+        """Charge the rows that have passed, before the answer leaves; return what refuses it."""
+        self._take_passing()
+        self.start()
+        self.inference.seconds = self._seconds
+        extra = self._extra(self._took(None))
+        withheld = (yield from self.extend(extra)) if extra else None
+        if withheld is not None:
+            self.passing = None
+            self._is_settled = True
+        return withheld
+
+    def _take_passing(self) -> None:
+        """Take note of the rows that have passed until now."""
+        if self.passing is None:
+            return
+        self._reading = reading = self.passing.reading()
+        self._least = max(self._least, reading.least)
+        inference = self.inference
+        inference.rows = max(inference.rows, reading.rows)
+        table: Any = reading.table
+        if not len(inference.inputs) and table is not None:
+            inference.inputs = table
+
     def extend(self, extra: dict[str, int]) -> Settling:
         """Charge it, before the answer leaves; return what refuses it."""
         if self._exchange is None:
@@ -234,6 +262,7 @@ class InferenceContext:
             answered: How many rows were predicted, None where unknown.
         """
         parts, inference = self._parts, self.inference
+        self._take_passing()
         self.start()
         seconds = inference.seconds = self._seconds
         failed = type(error).__name__ if error else str(status) if status >= 500 else None

@@ -6,12 +6,15 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
-from mlguard.bodies import Layout
+from mlguard.bodies import Layout, SourceLayout, SourceRequest
+from mlguard.bodies.texts import Reader, readers_of
+from mlguard.errors import InvalidSettings
 from mlguard.guard.selector import Selector
-from mlguard.messages import Inference, Outcome
+from mlguard.messages import Call, Inference, Outcome
 from mlguard.metrics import Metrics
 from mlguard.performance import MOST_ROWS, MOST_VALUES, KeptCall, Said, Task
 from mlguard.performance.task import TWO
+from mlguard.pointers import SOURCES
 from mlguard.settings import REST, Drift, Model, Settings
 
 Offer = Callable[[str, str, list[Any], Said | None], bool]
@@ -42,11 +45,6 @@ class ServedModel:
         rng: Random,
         keep: Keep | None = None,
     ) -> None:
-        features = model.features
-        if model.reference and not features:
-            from mlguard.drift.reference import Reference
-
-            features = Reference.peek(model.reference)
         self.name = model.name
         self.span_name = f"inference {model.name}"
         self.version = model.version
@@ -55,15 +53,20 @@ class ServedModel:
         self.version_from = Selector.of(model.version_from)
         self.versions = frozenset((model.version, *model.versions))
         self.scopes = frozenset(model.scopes)
-        self.layout = Layout(
-            features, model.inputs, model.outputs, model.protocol, model.scores, model.shape
-        )
+        self.layout = make_layout(model)
         self.task = task_of(model)
         self.keep = keep if self.task is not None else None
         self.checks_drift = drift is not None and model.reference is not None
         self.offer = offer if self.checks_drift else None
         self._drift = drift or Drift()
         self.rng = rng
+
+    def layout_of(self, call: Call) -> Layout | SourceRequest:
+        """Tell how one request is read."""
+        layout = self.layout
+        if isinstance(layout, SourceLayout):
+            return layout.request(call.content_type, call.query)
+        return layout
 
     def version_of(self, said: Sequence[str] | None) -> str:
         """Tell which version answers, by what a request says of it; never a client's word."""
@@ -132,6 +135,36 @@ class ServedModel:
 
     def _said(self, answer: tuple[Any, Any] | None) -> Said | None:
         return self.task.said(*answer) if self.task is not None and answer is not None else None
+
+
+def make_layout(model: Model) -> Layout:
+    """Tell where a model's requests and answers hold rows.
+
+    Raises:
+        InvalidReference: Its reference cannot be read.
+        InvalidSettings: A package is missing that what it reads needs.
+    """
+    features, reference = model.features, model.reference
+    source = model.inputs if model.inputs in SOURCES else None
+    if source is None:
+        if reference and not features:
+            from mlguard.drift.reference import Reference
+
+            features = Reference.peek(reference)
+        outputs, scores = model.outputs, model.scores
+        return Layout(features, model.inputs, outputs, model.protocol, scores, model.shape)
+    if SourceLayout.lacks(source):
+        raise InvalidSettings(
+            f"models[{model.name}].inputs = {source!r}: needs python-multipart; "
+            "pip install 'mlguard-core[forms]'"
+        )
+    readers: dict[str, Reader] = {}
+    if reference:
+        from mlguard.drift.reference import Reference
+
+        readers = readers_of(Reference.peek_profile(reference))
+        features = features or tuple(readers)
+    return SourceLayout(source, features, model.outputs, model.scores, model.shape, readers)
 
 
 def task_of(model: Model) -> Task | None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from mlguard.pointers import SOURCES
+
 if TYPE_CHECKING:
     from mlguard.settings.tables import Model
 
@@ -33,6 +35,8 @@ def _problem(route: str, there: Sequence[Model]) -> str | None:
     names = [model.name for model in there]
     if len(set(names)) < len(names):
         return f"{max(names, key=names.count)!r} names twice the route {route!r}"
+    if problem := _other_source(route, there):
+        return problem
     if len(there) == 1:
         return None
     if len({model.model_from for model in there}) > 1:
@@ -41,6 +45,21 @@ def _problem(route: str, there: Sequence[Model]) -> str | None:
             "which says where a request names one"
         )
     return _namesakes(route, there) if there[0].model_from else _same_place(route, there)
+
+
+def _other_source(route: str, there: Sequence[Model]) -> str | None:
+    """Find models that are told by JSON bodies, or share them, and read their rows elsewhere."""
+    said = there[0].model_from or ""
+    is_json = said.startswith("body:") or (len(there) > 1 and not said)
+    sources = {model.inputs if model.inputs in SOURCES else "" for model in there}
+    strange = next((m for m in there if m.inputs in SOURCES), None)
+    if strange is None or (not is_json and len(sources) == 1):
+        return None
+    return (
+        f"{strange.name!r} reads the {strange.inputs} of the route {route!r}, whose models are "
+        'told apart by JSON bodies: use `model_from = "path:name"` or "query:model", and one kind of '
+        "`inputs` for all of them"
+    )
 
 
 def _namesakes(route: str, there: Sequence[Model]) -> str | None:

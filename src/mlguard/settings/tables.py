@@ -104,7 +104,8 @@ class Model(Table):
         route: The route, as the framework spells it, whose bodies are read without code.
         routes: The same, where there are several.
         inputs: Where the rows are in the JSON request: keys and indexes joined by dots, a JSON
-            Pointer (which a key with a dot needs), or "" for the whole body.
+            Pointer (which a key with a dot needs), or "" for the whole body. What is no JSON: the
+            fields of a "form", the parameters of the "query", "files" that are uploaded, "csv".
         shape: What stands there: a list of "rows", one "row" (an object, a flat list, an image, a
             text), "columns" of an object, or "auto" for whatever it may be.
         outputs: Where the predictions are in the JSON answer, as in `inputs`; several where an
@@ -150,6 +151,8 @@ class Model(Table):
             )
         if self.protocol and self.shape != "auto":
             raise contradiction("has `protocol`, which says what its rows are: remove `shape`")
+        if self.inputs in ("files", "csv") and self.shape not in ("auto", "rows"):
+            raise contradiction(f'reads "{self.inputs}", whose shape is known: remove `shape`')
         if self.route and self.routes:
             raise contradiction("has `route` and `routes`: name them all in `routes`")
         if self.all_routes and self.inputs is None and not self.protocol:

@@ -24,6 +24,7 @@ from mlguard.app.wsgi import (
     WSGI,
     MountGate,
     below,
+    pass_body,
     read_body,
     status_line,
     to_call,
@@ -152,7 +153,11 @@ class RouterGate:
                 handler=view,
             )
         read = partial(read_body, request.environ, self._guard.parts.deadlines)
-        return to_response(exchange) if drive(exchange.matched(bound, limits), read) else None
+        if drive(exchange.matched(bound, limits), read):
+            return to_response(exchange)
+        if exchange.passing is not None:
+            pass_body(request.environ, exchange.passing)
+        return None
 
     def dispatch(self, *args: Any) -> Any:
         """Hand over to the view, never undecided; whatever becomes of a refusal, it is one here."""
@@ -191,6 +196,8 @@ class RouterGate:
             if error is not None and not isinstance(error, HTTPException):
                 exchange.failed(error)
         streamed = request.environ[STREAMED] = response.is_streamed
+        if exchange.passing is not None:
+            response = _settled_passing(exchange, response)
         if exchange.run is not None and not streamed:
             response = _settled(exchange, response)
         return self._process(*args[:-1], response)
@@ -209,6 +216,16 @@ class RouterGate:
             exchange = request.environ[EXCHANGE] = self._guard.open(call)
             after_this_request(partial(_close, exchange))
         return exchange
+
+
+def _settled_passing(exchange: Exchange, response: Response) -> Response:
+    """Have the rows of a body paid for that was counted while it was read."""
+    withheld = drive(exchange.settle_passing(response.status_code))
+    if withheld is None:
+        return response
+    response.close()
+    exchange.refuse(withheld)
+    return to_response(exchange)
 
 
 def _settled(exchange: Exchange, response: Response) -> Response:
