@@ -89,7 +89,7 @@ def token(subject: str = "alice", **claims: Any) -> str:
 def call(subject: str | None = "alice", **others: Any) -> Call:
     """Make a request with a body, of somebody or of nobody."""
     header = () if subject is None else (f"Bearer {token(subject)}",)
-    return Call("POST", **({"authorization": header, "has_body": True} | others))
+    return Call(**({"method": "POST", "authorization": header, "has_body": True} | others))
 
 
 def instances(rows: int) -> bytes:

@@ -142,6 +142,24 @@ class TestEarly:
         assert deny is not None
         assert (deny.status, deny.more["limit"]) == (414, 4096)
 
+    @pytest.mark.parametrize(
+        ("said", "query", "code"),
+        [
+            ("query:model", "model=a", None),
+            ("query:model", "model=b", "scope_missing"),
+            ("query:model", "", "scope_missing"),
+            ("body:model", "", "scope_missing"),
+        ],
+    )
+    def test_scopes_without_a_body(self, said: str, query: str, code: str | None) -> None:
+        """A request that asks no model takes the scopes of the one that it names, or of all."""
+        named = {"route": "/ask", "inputs": "rows", "model_from": said}
+        guard = several({"name": "a", **named}, {"name": "b", "scopes": ["b"], **named})
+        exchange = guard.open(call(method="GET", has_body=False, query=query))
+        deny = in_a_thread(exchange, "/ask", b"")
+
+        assert (deny and deny.code) == code
+
     def test_on_a_public_route(self) -> None:
         """A public route's models are told apart for the client's network, too."""
         by_query = {"route": "/ask", "inputs": "rows", "model_from": "query:model"}

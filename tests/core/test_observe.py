@@ -133,6 +133,11 @@ def test_routes_of_the_kit_stay_closed() -> None:
     assert deny is not None
     assert deny.code == "token_missing"
     assert in_a_thread(guard.open(call(None)), "/me", b"") is None
+    exchange = guard.open(call(None, uri=1_000_000))
+    assert exchange.opened() is None
+    deny = in_a_thread(exchange, "/feedback", b"")
+    assert deny is not None
+    assert deny.code == "token_missing"
 
 
 def test_outside_of_a_request() -> None:

@@ -33,11 +33,13 @@ class Choice:
     Attributes:
         rest: What is asked by any other name.
         said: Where a request says it.
+        scopes: What a token must grant to ask any of them.
     """
 
     def __init__(self, models: Sequence[ServedModel], rest: ServedModel, said: Selector) -> None:
         self.rest = rest
         self.said = said
+        self.scopes = _scopes(models)
         self._models = models
         self._names = {alike(name): model for model in models for name in model.names}
 
@@ -84,10 +86,12 @@ class Together:
 
     Attributes:
         rest: The first of them.
+        scopes: What a token must grant to ask all of them.
     """
 
     def __init__(self, models: Sequence[ServedModel]) -> None:
         self.rest = models[0]
+        self.scopes = _scopes(models)
         self._models = models
 
     def read(self, _: Call, __: Mapping[str, Any], body: bytes) -> Sequence[Asked] | Deny:
@@ -122,5 +126,9 @@ def _unknown(models: Sequence[ServedModel]) -> ServedModel:
     first = models[0]
     unknown = ServedModel(Model(name=REST, version=REST), None, None, first.rng)
     unknown.layout = first.layout
-    unknown.scopes = frozenset().union(*(model.scopes for model in models))
+    unknown.scopes = _scopes(models)
     return unknown
+
+
+def _scopes(models: Sequence[ServedModel]) -> frozenset[str]:
+    return frozenset[str]().union(*(model.scopes for model in models))

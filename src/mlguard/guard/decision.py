@@ -15,11 +15,12 @@ from mlguard.guard.bound import BoundRoute
 from mlguard.guard.choice import Choice
 from mlguard.guard.inference import InferenceContext
 from mlguard.guard.several import SeveralInferences
-from mlguard.messages import AskApp, Compute, Cut, Debit, Deny, FetchKeys, Principal, ReadBody
+from mlguard.messages import AskApp, Call, Compute, Cut, Debit, Deny, FetchKeys, Principal, ReadBody
 from mlguard.quotas import Cost, RouteLimit
 
 if TYPE_CHECKING:
     from mlguard.guard.exchange import Exchange
+    from mlguard.guard.models import ServedModel
 
 T = TypeVar("T")
 
@@ -44,9 +45,6 @@ def decide(exchange: Exchange, bound: BoundRoute, limits: Sequence[RouteLimit]) 
     """
     parts, call, charges, model = exchange.parts, exchange.call, exchange.charges, bound.model
     choice, scopes = bound.choice, bound.scopes
-    if model is not None and not call.has_body and call.method in _BODILESS:
-        is_asked = model.layout.source == "query" and call.method != "OPTIONS"
-        model, choice = (model, choice) if is_asked else (None, None)
     unclear: Deny | None = None
     early = choice if isinstance(choice, Choice) and choice.is_early else None
     if early is not None:
@@ -55,6 +53,10 @@ def decide(exchange: Exchange, bound: BoundRoute, limits: Sequence[RouteLimit]) 
             unclear = chosen
         else:
             model, scopes = chosen, scopes | chosen.scopes
+    if model is not None and not _asks(call, model):
+        if choice is not early and choice is not None:
+            scopes |= choice.scopes  # of all, as no body says which
+        model = choice = early = None
     exchange.model = model
     charges.is_counted = bound.is_counted
     if refusal := _shed(exchange, bound):
@@ -117,6 +119,13 @@ def decide(exchange: Exchange, bound: BoundRoute, limits: Sequence[RouteLimit]) 
     return None
 
 
+def _asks(call: Call, model: ServedModel) -> bool:
+    """Say whether a request can hold rows of a model."""
+    if call.has_body or call.method not in _BODILESS:
+        return True
+    return model.layout.source == "query" and call.method != "OPTIONS"
+
+
 def _decide_late(
     exchange: Exchange, bound: BoundRoute, limits: Sequence[RouteLimit], body: bytes
 ) -> Steps:
@@ -166,16 +175,16 @@ def go_on(exchange: Exchange, bound: BoundRoute, deny: Deny) -> Steps:
         (yield parts.body_wanted) if layout.reads_body and deny.code != "body_too_large" else b""
     )
     body = found if isinstance(found, bytes) else b""
-    asked = [(model, layout)]
-    if choice is not None and not (isinstance(choice, Choice) and choice.is_early):
+    is_early = isinstance(choice, Choice) and choice.is_early
+    seen = partial(choice.rows, call, model) if isinstance(choice, Choice) else layout.read
+    asked = [(model, seen, layout.passing)]
+    if choice is not None and not is_early:
         late = yield Compute(partial(choice.read, exchange.call, exchange.parameters, body))
         if not isinstance(late, Deny):
-            asked = [(each.model, each.model.layout_of(call)) for each in late]
+            asked = [(each.model, each.model.layout_of(call).read, None) for each in late]
     runs = []
-    for each, where in asked:
-        read = partial(where.read, body)
-        reading = read() if len(body) < LARGE else (yield Compute(read))
-        passing = where.passing
+    for each, read, passing in asked:
+        reading = read(body) if len(body) < LARGE else (yield Compute(partial(read, body)))
         runs.append(InferenceContext(parts, each, exchange, reading=reading, passing=passing))
     _open(exchange, runs, body)
     return None

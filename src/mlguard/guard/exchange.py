@@ -250,7 +250,8 @@ class Exchange:
         self.bound = bound
         self.decided = True  # whatever it raises: it is not asked again
         self.charges.observes = bound.observes
-        deny = None if self.would_deny else (yield from decide(self, bound, limits))
+        is_told = self.would_deny is not None and bound.observes
+        deny = None if is_told else (yield from decide(self, bound, limits))
         if deny is not None and bound.observes and not self._has_left:
             self._observe(deny)
             yield from go_on(self, bound, deny)

@@ -57,8 +57,8 @@ def _other_source(route: str, there: Sequence[Model]) -> str | None:
         return None
     return (
         f"{strange.name!r} reads the {strange.inputs} of the route {route!r}, whose models are "
-        'told apart by JSON bodies: use `model_from = "path:name"` or "query:model", and one kind of '
-        "`inputs` for all of them"
+        'told apart by JSON bodies: use `model_from = "path:name"` or "query:model", and one kind '
+        "of `inputs` for all of them"
     )
 
 
