@@ -356,6 +356,37 @@ class TestShow:
         assert found["requests in flight now"] == ["2", "30", "32"]
         assert found["requests in flight of iris now"] == ["1", "1", "2"]
 
+    def test_models_that_no_setting_names(
+        self, told: Told, place: Place, worker: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Where requests name their model, what was asked by other names is told as _other."""
+        quotas = place.write()
+        monkeypatch.setenv("MLGUARD_MODELS__IRIS__MODEL_FROM", "body:model")
+        charge(worker(quotas), quotas, ALICE, Cost("_other", {"rows": 7}))
+
+        _, out, _ = told("show", "alice")
+
+        assert rows_of(out)["rows of _other 10000/day"][0] == "7"
+
+    def test_several_models_of_one_request(self, told: Told, place: Place, worker: Any) -> None:
+        """What one request asks of several models is charged to each; the request is one."""
+        quotas = place.write()
+        store, quota = worker(quotas), Quota(quotas, MemoryLedger(), is_shared=True)
+        demands = [Cost("iris", {"rows": 3}), Cost("own", {"rows": 2})]
+        steps = quota.admit_all(quota.caller(ALICE), demands)
+        receipt = store.debit(next(steps).order)
+        with pytest.raises(StopIteration) as decided:
+            steps.send(receipt)
+
+        _, out, _ = told("show", "alice")
+
+        found = rows_of(out)
+        assert [reserved.amounts["rows"] for reserved in decided.value.value] == [3, 2]
+        assert found["requests 600/day"][0] == "1"
+        assert found["requests in flight now"][0] == "1"
+        assert found["rows of iris 10000/day"][0] == "3"
+        assert found["rows of own 10000/day"][0] == "2"
+
     def test_clients_of_public_routes(self, told: Told, place: Place, worker: Any) -> None:
         """Where authentication is on, --client shows who pays on a public route."""
         quotas = place.write()

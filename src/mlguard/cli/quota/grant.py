@@ -108,7 +108,7 @@ def _wanted(account: Whose, options: argparse.Namespace) -> Iterator[Grant]:
 
 
 def _model(account: Whose, name: str | None) -> str:
-    models = [model.name for model in account.settings.models]
+    models = account.settings.model_names
     if name is None and len(models) == 1:
         return models[0]
     if name is None:

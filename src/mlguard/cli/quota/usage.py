@@ -99,7 +99,7 @@ def _unused(limit: Limit) -> Counter:
 
 def _limits(whose: Whose) -> Iterable[Limit]:
     """List what the settings say of the account, whatever model is asked."""
-    models = [None, *(model.name for model in whose.settings.models)]
+    models = [None, *whose.settings.model_names]
     return {limit.field: limit for name in models for limit in whose.limits(name)}.values()
 
 
