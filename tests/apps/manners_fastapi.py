@@ -28,6 +28,8 @@ def bare() -> FastAPI:
     async def mounted_page() -> str:
         return "mounted"
 
+    @app.get("/private/")
+    @app.get("/ui/")
     @app.get("/ui/page")
     async def page() -> str:
         return "page"

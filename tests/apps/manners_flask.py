@@ -29,6 +29,8 @@ def bare() -> Flask:
     def mounted_page() -> Any:
         return app.json.response("mounted")
 
+    @app.get("/private/", endpoint="private")
+    @app.get("/ui/", endpoint="start")
     @app.get("/ui/page")
     def page() -> Any:
         return app.json.response("page")

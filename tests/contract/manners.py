@@ -39,6 +39,16 @@ class PublicContract:
         """Routes below the path, and what is mounted there, need no token."""
         assert client.ask("GET", path).status == 200
 
+    def test_the_path_itself_leads_below(self, client: Client) -> None:
+        """The redirect to what is public needs no token, and no other one does."""
+        answer = client.ask("GET", "/ui")
+
+        assert answer.status in (307, 308)
+        assert (answer.header("location") or "").endswith("/ui/")
+        assert client.ask("GET", "/ui/").status == 200
+        for path in ("/private", "/UI", "/ui/page/"):
+            assert client.ask("GET", path).status == 401
+
     @pytest.mark.parametrize(
         "path",
         [

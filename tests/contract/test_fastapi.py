@@ -47,7 +47,9 @@ class InProcess:
     def ask(self, method: str, path: str, *, headers: Any = (), body: Any = b"") -> Answer:
         raw = [(n.encode(), v.encode("latin-1")) for n, v in headers]
         content = body if isinstance(body, bytes) else iter(body)
-        answer = self.http.request(method, path, headers=raw, content=content)
+        answer = self.http.request(
+            method, path, headers=raw, content=content, follow_redirects=False
+        )
         return Answer(answer.status_code, answer.headers.multi_items(), answer.content)
 
 

@@ -32,6 +32,9 @@ HASTE = 0.005
 PATIENCE = 1.0
 """Seconds for which the head of a stream waits for its first byte, which may be a refusal's."""
 
+REDIRECTS = (301, 307, 308)
+"""How routers answer a path that lacks its last slash."""
+
 DRAINED = 64 * 1024
 """Bytes of a refused body that a server may read to keep the connection, as gunicorn does."""
 
@@ -226,7 +229,7 @@ class _Channels:
         if kind == "http.response.body":
             await self._send_body(message)
         elif kind == "http.response.start":
-            if self._is_undecided and await self._is_refused_late():
+            if self._is_undecided and await self._is_refused_late(message["status"]):
                 await self._replace(message)
             else:
                 self._hold_head(message)
@@ -243,8 +246,10 @@ class _Channels:
         """Whether a router answers without a handler: 404, 405, redirects, files."""
         return not self._exchange.decided and self._exchange.dispatched
 
-    async def _is_refused_late(self) -> bool:
+    async def _is_refused_late(self, status: int = 0) -> bool:
         exchange = self._exchange
+        if status in REDIRECTS and exchange.skips_redirect(exchange.call.path):
+            return False
         return await adrive(exchange.matched(exchange.unmatched)) is not None
 
     def _hold_head(self, message: Message) -> None:

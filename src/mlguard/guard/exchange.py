@@ -280,6 +280,13 @@ class Exchange:
         self.decided = True
         self.bound = bound
 
+    def skips_redirect(self, path: str) -> bool:
+        """Let a router's redirect pass where all below is public: from /ui to /ui/, of `/ui/*`."""
+        if path not in self.parts.public_paths:
+            return False
+        self.skipped(self.unmatched)
+        return True
+
     @contextmanager
     def handing_over(self) -> Iterator[None]:
         """Surround the handler of a decided route: what it dispatches needs no decision."""

@@ -107,6 +107,8 @@ class Parts:
         self.recorder = Recorder(metrics, tracing, self.models, wake=wake)
         self._needed = frozenset(auth.scopes if auth else ())
         self._places = Places(settings)
+        below = (name.removesuffix("/*") for name in (auth.public if auth else ()) if "*" in name)
+        self.public_paths = frozenset(path for path in below if path.startswith("/"))
         self._bound: dict[tuple[str, str, frozenset[str]], BoundRoute] = {}
         self.unmatched = BoundRoute("", "", scopes=self._needed, observes=self.observes)
         routes = (

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from flask import Flask, Request, Response, after_this_request, request
 from werkzeug.exceptions import HTTPException
-from werkzeug.routing import Rule
+from werkzeug.routing import RequestRedirect, Rule
 
 from mlguard.app.drivers import drive
 from mlguard.app.front import guarded_app_of
@@ -115,6 +115,9 @@ class RouterGate:
         setattr(request, _DECIDED, True)
         rule = request.url_rule
         if rule is None:
+            is_redirect = isinstance(request.routing_exception, RequestRedirect)
+            if is_redirect and exchange.skips_redirect(request.path):
+                return None
             return self._refusal(request, exchange, exchange.unmatched, None)
         matched = self._matched(rule)
         template = below(request.environ) + rule.rule
