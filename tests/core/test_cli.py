@@ -1885,6 +1885,27 @@ class TestUsage:
         assert "quota" in next(t for t in tasks if t.startswith("who calls, and how much:"))
         assert "feedback" in next(t for t in tasks if t.startswith("drift and performance:"))
 
+    @pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+    def test_completion(self, shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+        """A shell gets a script that knows the commands."""
+        pytest.importorskip("shtab", reason="the extra `completion` is not installed")
+
+        with pytest.raises(SystemExit) as caught:
+            main(["--completion", shell])
+
+        out = capsys.readouterr().out
+        assert caught.value.code == 0
+        assert all(word in out for word in ("mlguard", "check", "quota"))
+
+    def test_no_completion(self, told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Without the package that writes it, what to install is told."""
+        monkeypatch.setitem(sys.modules, "shtab", None)
+
+        code, out, err = told("--completion", "bash")
+
+        assert (code, out) == (1, "")
+        assert err.endswith("run `pip install 'mlguard-core[completion]'`\n")
+
     def test_version(self, capsys: pytest.CaptureFixture[str]) -> None:
         """The version is that of the package."""
         with pytest.raises(SystemExit) as caught:

@@ -9,8 +9,8 @@ from typing import Any
 from mlguard import __version__
 from mlguard.cli import check, drift, feedback, init, key, quota, reference, token, trial
 from mlguard.cli.groups import help_of
-from mlguard.cli.terminal import complain, speaking
-from mlguard.errors import MLGuardError
+from mlguard.cli.terminal import complain, say, speaking
+from mlguard.errors import MissingExtra, MLGuardError
 
 _INTERRUPTED = 130  # as a shell says it of Ctrl-C
 _TASKS = {
@@ -61,6 +61,21 @@ class _Commands:
         return "\n".join([f"{task}:", *lines])
 
 
+class _Completion(argparse.Action):
+    """Prints a script for a shell, and ends there, as --help does."""
+
+    def __call__(self, parser: argparse.ArgumentParser, _: object, shell: Any, *__: object) -> None:
+        try:
+            from shtab import complete
+        except ImportError as error:
+            text = "--completion needs shtab: run `pip install 'mlguard-core[completion]'`"
+            raise MissingExtra(text) from error
+        for action in parser._actions:
+            action.help = action.help if action.option_strings else None  # what help hides as well
+        say(complete(parser, shell))
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mlguard",
@@ -69,6 +84,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"mlguard {__version__}")
+    parser.add_argument(
+        "--completion",
+        action=_Completion,
+        choices=("bash", "zsh", "tcsh"),
+        help="print what has that shell complete commands and options",
+    )
     commands = _Commands(parser)
     told = []
     for task, parts in _TASKS.items():
