@@ -416,7 +416,7 @@ class TestStyles:
         with running(bare) as send:
             expected = send(request)
         with running(guarded) as send:
-            answer = send(request._replace(headers={**request.headers, **tester.headers()}))
+            answer = send(request.with_headers(tester.headers()))
 
         ours = ("ratelimit", "content-length", "mlguard")
         kept = [(n, v) for n, v in answer.headers if not n.startswith(ours)]
@@ -681,6 +681,41 @@ class TestTry:
         }
         assert (code, err[err.index("mlguard: the app") :]) == (1, expected[framework])
 
+    @pytest.mark.parametrize("framework", ["fastapi", "flask"])
+    def test_headers_of_the_app(self, told: Any, framework: str) -> None:
+        """What the app itself wants to have can be sent; what is no header is told."""
+        code = {
+            "fastapi": """\
+from fastapi import FastAPI, Header, HTTPException
+app = FastAPI()
+@app.post("/predict")
+def predict(row: dict[str, float], token: str = Header()) -> float:
+    if token != "mine":
+        raise HTTPException(401)
+    return sum(row.values())
+""",
+            "flask": """\
+from flask import Flask, abort, request
+app = Flask(__name__)
+@app.post("/predict")
+def predict():
+    if request.headers.get("token") != "mine":
+        abort(401)
+    return {"sum": sum(request.json.values())}
+""",
+        }[framework]
+        target, row = f"{module(code)}:app", ["--example", '{"a": 1, "b": 2}']
+
+        outcome, out, err = told("try", target, *row, "--header", "token: mine")
+        odd, _, said = told("try", target, *row, "--header", "token")
+
+        assert (outcome, err) == (0, "")
+        assert ": 3.0" in out or '"sum":3' in out
+        assert (odd, said) == (
+            1,
+            "mlguard: --header 'token': must be like 'X-API-Key: value'\n",
+        )
+
     def test_rows_that_are_nowhere(self, told: Any) -> None:
         """Settings that read nothing are found out."""
         target = f"{module(STYLES['fastapi: one record'].code)}:app"
@@ -812,6 +847,7 @@ class TestPlaces:
             ({"status": "ok", "data": {"prediction": 1}}, 1, ("data", "prediction")),
             ({"result": {"label": "x", "took": 1}}, 1, ("result", "label")),
             ({"anything": [1]}, 1, ("anything",)),
+            ({"house_value": 5, "currency": "USD"}, 1, ("house_value",)),
             ([1, 2], 2, ()),
             (5.0, 1, ()),
             ({"a": 1, "b": 2}, 1, None),

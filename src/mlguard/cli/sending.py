@@ -30,6 +30,10 @@ class Request(NamedTuple):
     headers: Mapping[str, str] = {}
     body: bytes = b""
 
+    def with_headers(self, headers: Mapping[str, str]) -> Request:
+        """Return the same with further headers."""
+        return self._replace(headers={**self.headers, **headers})
+
 
 class Response(NamedTuple):
     """What came back.

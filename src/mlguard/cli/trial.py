@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from mlguard.app.front import GuardedApp, Source
 from mlguard.cli.apps import adapter_of, app_and_guard
-from mlguard.cli.init import add_example, look
+from mlguard.cli.init import add_example, headers_of, look
 from mlguard.cli.init.examples import Example, example_of, fitting
 from mlguard.cli.init.handlers import Endpoint, handlers_of, named_by
 from mlguard.cli.init.writing import SECRET, settings_of
@@ -154,18 +154,19 @@ def _tried(app: Any, guard: GuardedApp[Any], settings: str, options: argparse.Na
     guard.check()
     handler, model = _asked(guard, options.route)
     example = _example(guard, handler, model, options.example)
-    request = example.request(handler, model)
+    request = example.request(handler, model).with_headers(headers_of(options))
     who, headers = _caller(guard, tester, handler, options.subject)
     heard = _Heard()
     LOGGER.addHandler(heard)
     try:
         with running(app) as send:
             before = _samples(guard)
-            answer = send(request._replace(headers={**request.headers, **headers}))
+            answer = send(request.with_headers(headers))
             spans, after = tester.spans, _samples(guard)
             refused = send(request) if headers else None
     finally:
         LOGGER.removeHandler(heard)
+        guard.service.close()  # which a WSGI server does at its end
     trial = _Trial(settings, request, example.origin, who, answer, refused=refused)
     trial.spans, trial.log = spans, heard.lines
     trial.metrics = [

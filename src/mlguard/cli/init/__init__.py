@@ -12,7 +12,7 @@ from mlguard.app.front import GuardedApp
 from mlguard.cli.apps import adapter_of, app_and_guard
 from mlguard.cli.init.draft import Draft, draft
 from mlguard.cli.init.writing import SECRET, settings_of
-from mlguard.cli.sending import running
+from mlguard.cli.sending import Sender, running
 from mlguard.cli.terminal import below, bold, good, note, odd, say, say_json
 from mlguard.errors import MLGuardError
 from mlguard.settings import load
@@ -51,6 +51,28 @@ def add_example(parser: argparse.ArgumentParser) -> None:
         "--route",
         help="whose example it is: as the framework spells it, or a path that it serves",
     )
+    parser.add_argument(
+        "--header",
+        action="append",
+        default=[],
+        metavar="NAME:VALUE",
+        help="sent with it; as often as need be",
+    )
+
+
+def headers_of(options: argparse.Namespace) -> dict[str, str]:
+    """Read the headers that the operator wants sent.
+
+    Raises:
+        MLGuardError: One is none.
+    """
+    found = {}
+    for text in options.header:
+        name, colon, said = text.partition(":")
+        if not (colon and name.strip()):
+            raise MLGuardError(f"--header {text!r}: must be like 'X-API-Key: value'")
+        found[name.strip()] = said.strip()
+    return found
 
 
 def _init(options: argparse.Namespace) -> None:
@@ -83,8 +105,12 @@ def look(app: Any, guard: GuardedApp[Any] | None, options: argparse.Namespace) -
     if looking is None:
         looking = adapter_of(app, options.target).front(settings=_ALONE)
         looking.look_at(app)
+    headers = headers_of(options)
     with ExitStack() as stack:
-        send = stack.enter_context(running(app)) if getattr(options, "send", False) else None
+        send: Sender | None = None
+        if getattr(options, "send", False):
+            ask = stack.enter_context(running(app))
+            send = lambda request: ask(request.with_headers(headers))  # noqa: E731 - one line
         return draft(looking, options.target, given=options.example, route=options.route, send=send)
 
 

@@ -273,9 +273,9 @@ def _answers(model: ModelDraft, send: Sender | None) -> None:
     rows = model.example.value if model.example else None
     found = answers_in(value, len(rows) if isinstance(rows, list) else 0)
     if found is None:
-        model.unknown.append(
-            "where its predictions are in the answer: set `outputs`, or let --send find out"
-        )
+        hint = "set `outputs`" if send else "set `outputs`, or let --send find out"
+        has = f", which has {', '.join(value)}" if isinstance(value, Mapping) else ""
+        model.unknown.append(f"where its predictions are in the answer{has}: {hint}")
     else:
         model.keys["outputs"] = Proposal(written(found), origin)
 

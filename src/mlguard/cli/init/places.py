@@ -167,6 +167,10 @@ def _are_turns(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(v, Mapping) and "role" in v for v in value)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def answers_in(value: Any, rows: int = 0) -> tuple[str, ...] | None:
     """Find the predictions in an example of an answer: the keys that lead there.
 
@@ -181,6 +185,8 @@ def answers_in(value: Any, rows: int = 0) -> tuple[str, ...] | None:
         return None if value is None else ()
     likely = [key for key in _ANSWERS if key in value]
     as_many = [k for k in likely if isinstance(value[k], list) and len(value[k]) == rows > 1]
+    telling = [k for k, v in value.items() if _is_number(v)]  # of one beside texts
+    likely = likely or (telling if len(telling) == 1 else [])
     chosen = next(iter(as_many or likely or value), "")
     if not (likely or len(value) == 1):
         within = [k for k, v in value.items() if isinstance(v, Mapping) and answers_in(v, rows)]
