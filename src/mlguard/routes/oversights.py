@@ -15,7 +15,8 @@ _WORDS = (
     "predict", "infer", "classif", "score", "scoring", "embed", "generate", "invocation",
     "completion", "transcri", "recogni", "summari",
 )  # fmt: skip
-_MODEL_LIKE = re.compile("|".join(_WORDS), re.IGNORECASE)
+MODEL_LIKE = re.compile("|".join(_WORDS), re.IGNORECASE)
+"""What the names of routes and handlers that ask a model contain."""
 
 
 def unasked_models(settings: Settings, routes: Iterable[Route]) -> Iterator[str]:
@@ -47,7 +48,7 @@ def unguarded_models(settings: Settings, routes: Iterable[Route]) -> Iterator[st
             continue
         if places.of(route.host, route.template).models or _asks_itself(route):
             continue
-        word = _MODEL_LIKE.search(route.template) or _MODEL_LIKE.search(_name(route))
+        word = MODEL_LIKE.search(route.template) or MODEL_LIKE.search(_name(route))
         if word:
             yield (
                 f"POST {route.shown} looks like a model ({word[0]!r}), but none stands there, so "

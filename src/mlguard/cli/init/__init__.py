@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import tomllib
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def _init(options: argparse.Namespace) -> None:
     found = look(app, guard, options)
     text = settings_of(found)
     load(tomllib.loads(text), named=())  # what is written can be read
-    steps = _steps(options.target, path, guard)
+    steps = [*_missing(found), *_steps(options.target, path, guard)]
     if path is not None:
         _write(path, text)
     if options.json:
@@ -119,6 +120,13 @@ def _write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise MLGuardError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _missing(found: Draft) -> list[str]:
+    """Say what has to be installed for what the settings read."""
+    read = {model.keys["inputs"].value for model in found.models if "inputs" in model.keys}
+    needed = read & {"form", "files"} and find_spec("python_multipart") is None
+    return ["pip install python-multipart"] if needed else []
 
 
 def _steps(target: str, path: Path | None, guard: GuardedApp[Any] | None) -> list[str]:

@@ -11,6 +11,7 @@ from mlguard.app.front import GuardedApp
 from mlguard.cli.init.code import Taken, taken
 from mlguard.cli.init.schemas import Schema, expanded
 from mlguard.errors import MLGuardError
+from mlguard.routes.oversights import MODEL_LIKE
 from mlguard.routes.route import Route
 
 BY_DOCUMENT = "the app's OpenAPI document"
@@ -22,11 +23,9 @@ _MEDIA = {
     "multipart/form-data": "form",
     "text/csv": "csv",
 }
-_MODEL = re.compile(
-    "predict|infer|invo[ck]|classif|scor|embed|generat|complet|detect|segment|translat|recogni"
-    "|transcri|forecast|recommend|regress|rank|ocr|summari",
-    re.IGNORECASE,
-)
+_LIKELY = re.compile(
+    "detect|segment|translat|forecast|recommend|regress|rank|ocr|generat|complet", re.IGNORECASE
+)  # where somebody asks for what may be guessed
 _OTHER = re.compile(
     "login|logout|token|auth|user|register|feedback|label|health|reload|retrain|train|admin|static"
     "|metrics|callback|webhook",
@@ -97,7 +96,7 @@ class Endpoint(NamedTuple):
             return False
         if self.models:
             return True
-        is_named = bool(_MODEL.search(path) or _MODEL.search(self.name))
+        is_named = any(p.search(n) for p in (MODEL_LIKE, _LIKELY) for n in (path, self.name))
         if self.method == "GET":
             return is_named and self.kind == "query"
         return is_named or (self.kind == "json" and numbers_in(self.takes) > 1)
