@@ -183,7 +183,7 @@ def distinct(values: Iterator[Any]) -> list[Any]:
 
 def looked_up(body: Any, keys: tuple[str, ...]) -> Any:
     for key in keys:
-        body = body[key]
+        body = body[int(key) if isinstance(body, list) else key]
     return body
 
 
@@ -284,7 +284,11 @@ def documents(draw: st.DrawFn, path: tuple[str, ...]) -> str:
             pairs.insert(draw(st.integers(0, 1)), (draw(KEYS | st.just(key)), draw(VALUES)))
         if not draw(st.integers(0, 12)) and not depth:
             pairs.pop()
-        text = written_object(pairs, draw(SPACE))
+        text = (
+            written_list([v for _, v in pairs], "")
+            if key == "0"
+            else written_object(pairs, draw(SPACE))
+        )
     return text
 
 
@@ -343,6 +347,22 @@ def test_no_handler_gets_more(width: int, raw: bytes) -> None:
 def test_deeper(width: int, raw: bytes) -> None:
     """It is so below a path of keys, each of which may be said twice."""
     holds(raw, ("data", "rows"), width)
+
+
+@pytest.mark.parametrize("width", WIDTHS, ids="{} features".format)
+@BOUNDED
+@given(raw=raws(()))
+def test_the_whole_document(width: int, raw: bytes) -> None:
+    """It is so where the document itself is the rows."""
+    holds(raw, (), width)
+
+
+@pytest.mark.parametrize("width", [0, 2], ids="{} features".format)
+@BOUNDED
+@given(raw=raws(("inputs", "0", "data")))
+def test_below_an_index(width: int, raw: bytes) -> None:
+    """It is so below an index, whatever else the list holds."""
+    holds(raw, ("inputs", "0", "data"), width)
 
 
 @pytest.mark.parametrize("width", [0, 1, 2], ids="{} features".format)

@@ -54,6 +54,9 @@ class BodyReading(NamedTuple):
     there: There | None = None
 
 
+_JSON_IN_JSON = ("[", "{", '"')
+
+
 class PassingBody(Protocol):
     """Counts a body while its handler reads it: one row is reserved for it."""
 
@@ -231,7 +234,11 @@ class Layout:
         if self._tensors:
             return read_tensors(value, self._width, seen)[0]
         found = self._stated(value, seen)
-        return Count(found.rows, found.least) if found else count(value, self._width, seen)
+        if found:
+            return Count(found.rows, found.least)
+        if not self._inputs and isinstance(value, str) and value.lstrip()[:1] in _JSON_IN_JSON:
+            return Count(anywhere_in(value, seen, self._width), 1)
+        return count(value, self._width, seen)
 
     def _table(self, value: Any, seen: Survey) -> Rows | None:
         if self._tensors:
