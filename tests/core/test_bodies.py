@@ -260,6 +260,8 @@ class TestCounting:
         above = b'{"data":{"rows":%s},"data":{"rows":[1,2]}}' % json.dumps([[1, 2]] * 500).encode()
 
         assert NAMED.read(b'{"instances":{"a":%s,"a":[1]}}' % many).rows == 500
+        assert TEXTS.read(b'{"instances":0,"instances":[]}').rows == 1
+        assert NAMED.read(b'{"instances":{"x":[],"y":1,"y":[]}}').rows == 2
         assert V2.read(b'{"inputs":[{"data":%s,"data":[1,2]}]}' % many).rows >= 250
         assert DEEP.read(above).rows == 500
 

@@ -92,9 +92,12 @@ def count(value: Any, width: int, seen: Survey) -> Count:
 
 
 def _names_empty(value: dict[str, Any]) -> bool:
-    """Say whether an object may be rows by their names, though those that are lists are empty."""
+    """Say whether an object may be rows by their names, though those that are lists are empty.
+
+    One of them may hide a scalar, where its key is said twice.
+    """
     holding = [v for v in value.values() if type(v) in CONTAINERS]
-    return 0 < len(holding) < len(value) and not any(holding)
+    return bool(holding) and not any(holding)
 
 
 def anywhere(seen: Survey, width: int) -> int:

@@ -215,7 +215,8 @@ class Layout:
         """Sum up what stands at `inputs`, or all that does where it is said more than once."""
         counts = [self._count(value, seen) for value, seen in said if value]
         if len(counts) < len(said):  # a handler that finds nothing may look elsewhere
-            rows = anywhere_in(document, whole, self._width)
+            scalar = any(v is not None and type(v) not in CONTAINERS for v, _ in said)
+            rows = max(anywhere_in(document, whole, self._width), scalar)
             counts.append(Count(rows, min(rows, 1)))
         rows, least = max(c.rows for c in counts), min(c.least for c in counts)
         if any(value is not None for value, _ in said):
