@@ -1,7 +1,7 @@
 """What does it cost, and what do others charge?
 
 python -m benchmarks [overhead] [refusals] [neighbours] [servers] [scaling] [tokens] [quotas] [host]
-    [leases] [performance] [drift] [soak]
+    [leases] [performance] [drift] [extraction] [soak]
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from benchmarks.turns import say
 
 PARTS = (
     *("overhead", "refusals", "neighbours", "servers", "scaling"),
-    *("tokens", "quotas", "host", "leases", "performance", "drift", "soak"),
+    *("tokens", "quotas", "host", "leases", "performance", "drift", "extraction", "soak"),
 )
 BUILD = Path("build")
 

