@@ -79,8 +79,10 @@ class RowReader:
         found = np.empty((len(rows), width))
         if not rows:
             return found
+        if not len(self._category_at):
+            return _numbers(rows)
         if len(self._numeric_at):
-            found[:, self._numeric_at] = _numbers([self._numeric(row) for row in rows])
+            found[:, self._numeric_at] = _numbers(list(map(self._numeric, rows)))
         if len(self._category_at):
             found[:, self._category_at] = [self._ranked(self._category(row)) for row in rows]
         return found
@@ -119,14 +121,14 @@ class RowReader:
             return [_rank(ranks, v) for ranks, v in zip(self._ranks, values, strict=True)]
 
 
-def _picker(keys: Sequence[Any]) -> Callable[[Any], tuple[Any, ...]]:
+def _picker(keys: Sequence[Any]) -> Callable[[Any], Sequence[Any]]:
     if len(keys) == 1:
         only = keys[0]
         return lambda row: (row[only],)
     return itemgetter(*keys) if keys else lambda _: ()
 
 
-def _numbers(rows: list[tuple[object, ...]]) -> Floats:
+def _numbers(rows: list[Sequence[object]]) -> Floats:
     if _PLAIN.issuperset(map(type, chain.from_iterable(rows))):
         try:
             return np.array(rows, dtype=np.float64)

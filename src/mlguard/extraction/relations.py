@@ -94,17 +94,21 @@ class Relations:
     """Finds relations between rows.
 
     Args:
-        continuous: Which columns of a flat row have many values.
+        distinct: How many values each column of a flat row has in the reference.
+        continuous: Which have so many that a small difference says something.
         varied: In which no value is usual.
         seed: Of a projection.
     """
 
     names = ("edits", "line", "probe", "walk")
 
-    def __init__(self, continuous: Bools, varied: Bools, seed: int) -> None:
+    def __init__(
+        self, distinct: NDArray[np.intp], continuous: Bools, varied: Bools, seed: int
+    ) -> None:
         width = len(continuous)
         self._width = width
         self._varied = varied
+        self._telling = int(distinct.argmax())
         self._continuous = np.flatnonzero(continuous)
         self._few = max(1, int(_FEW * width))
         self._many = max(_LEAST_MANY, math.ceil(_MANY * width))
@@ -171,8 +175,9 @@ class Relations:
         """Say which rows are close to an earlier one, and why that should not be."""
         own, rows, before = given.own, given.rows, given.before
         found = np.zeros(len(own), bool)
-        # Most rows are far apart in the first field already.
-        is_near = np.abs(own[:, None, 0] - given.earlier[:, :, 0]) < _NEAR
+        # Most rows are far apart in one field already.
+        at = self._telling
+        is_near = np.abs(own[:, None, at] - given.earlier[:, :, at]) < _NEAR
         row, place = np.nonzero(is_near & (given.moved > 0))
         if not len(row):
             return found

@@ -119,7 +119,9 @@ class Profile:
         self._scale, self._blur, self._on_lattice = _lattice(values[:, self._numeric])
         self._flat = _Flat(self, reader.categorical)
         flat = self._flat(values, wide)
-        self.relations = Relations(self._flat.continuous(flat), self._flat.varied(flat), seed)
+        distinct = np.array([len(np.unique(flat[:, at])) for at in range(flat.shape[1])])
+        continuous = self._flat.continuous(distinct, len(flat))
+        self.relations = Relations(distinct, continuous, self._flat.varied(flat), seed)
         ranked = self.space.projected(wide).by_rank
         self.retention = Retention(ranked, self._projected_blocks())
         orders = list(_orders(values, rng))
@@ -241,14 +243,12 @@ class _Flat:
         """Say in which columns many rows in a row have the same value only if it does not vary."""
         return np.array([_usual(flat[:, at]) < _USUAL for at in range(self.width)])
 
-    def continuous(self, flat: Singles) -> Bools:
+    def continuous(self, distinct: NDArray[np.intp], rows: int) -> Bools:
         """Say which columns have so many values that a small difference says something."""
         if self._space.is_wide:
             return np.ones(self.width, bool)
-        found = np.zeros(self.width, bool)
-        for at in range(len(self._numeric)):
-            found[at] = len(np.unique(flat[:, at])) > min(100, len(flat) // 5)
-        return found
+        is_number = np.arange(self.width) < len(self._numeric)
+        return is_number & (distinct > min(100, rows // 5))
 
 
 def _usual(column: Singles) -> float:
