@@ -29,6 +29,7 @@ from benchmarks.turns import say
 from mlguard.extraction import ExtractionMonitor
 
 ACCOUNTS = int(os.environ.get("BENCHMARK_ACCOUNTS", "7"))  # of a kind in a population
+VICTIMS_EACH = int(os.environ.get("BENCHMARK_VICTIMS", "2"))  # of each population and family
 PRADA_ACCOUNTS, PRADA_ROWS = 1, 1000
 ASKED = 600  # rows of a thief
 PART = 64  # rows of single requests that an analyst takes at once
@@ -173,14 +174,14 @@ VICTIMS = ("tree", "boosting", "MLP", "logistic regression")
 
 
 def stolen(names: Sequence[str]) -> dict[str, list[Theft]]:
-    """Let every family of thieves steal from two victims of every population."""
+    """Let every family of thieves steal from victims of every population."""
     found: dict[str, list[Theft]] = defaultdict(list)
     for place, name in enumerate(names):
         watch = Watch.of(name)
         made: dict[str, Victim] = {}
         families = {**thieves.DATA_FREE, **thieves.SEEDED, "natural rows": thieves.natural}
         for turn, (family, ask) in enumerate(families.items()):
-            for each in range(2):
+            for each in range(VICTIMS_EACH):
                 kind = VICTIMS[(place + turn + 2 * each + 1) % len(VICTIMS)]
                 if kind not in made:
                     made[kind] = victim(watch, kind, place)

@@ -187,9 +187,12 @@ LOADERS: Mapping[str, Callable[[], Table]] = {
     "marketing": lambda: _keel("marketing"),
     "rainfall": _rain,
 }
-TUNED = ("digits", "breast cancer", "census", "flights", "magic", "satimage")
+TUNED = (
+    *("digits", "breast cancer", "census", "flights", "magic", "satimage"),
+    *("letter", "penbased"),
+)
 HELD_OUT = (
-    *("car loans", "housing", "letter", "penbased", "spambase", "texture", "segment"),
+    *("car loans", "housing", "spambase", "texture", "segment"),
     *("german", "marketing", "rainfall"),
 )
 

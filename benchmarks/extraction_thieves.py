@@ -288,7 +288,7 @@ SEEDED: Mapping[str, Thief] = {
     "boundary": boundary,
     "sweep": sweep,
 }
-HELD_OUT = ("gaussian", "knockoff", "tree paths", "mixed fields", "boundary", "sweep")
+HELD_OUT = ("gaussian", "knockoff", "mixed fields", "boundary")
 
 
 def models(seed: int) -> dict[str, Any]:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 RECENT = 16
 _NO_LABEL = -1
-_FEW = 0.25  # of the fields
+_FEW = 0.15  # of the fields
+_WALKED = 0.25  # of the fields, that a walk may change
 _MANY = 0.5  # of the fields, counted as if all were changed alike often
 _LEAST_MANY = 4
 _NEAR = 0.05  # standard deviations, in every field
@@ -111,6 +112,7 @@ class Relations:
         self._telling = int(distinct.argmax())
         self._continuous = np.flatnonzero(continuous)
         self._few = max(1, int(_FEW * width))
+        self._walked = max(1, int(_WALKED * width))
         self._many = max(_LEAST_MANY, math.ceil(_MANY * width))
         self._moved = max(3, math.ceil(0.5 * len(self._continuous)))
         # In which of so many directions each two rows differ tells most lines from what is none.
@@ -146,10 +148,11 @@ class Relations:
         answers = np.concatenate([recent.labels, labels])
         found = np.zeros((len(labels), len(self.names)), bool)
         least = given.moved[rows, given.closest]
-        is_edit = (least <= self._few) & (least > 0)
+        is_edit = (least <= self._walked) & (least > 0)
         if is_edit.any():
             does_walk = self._walks(given, is_edit, recent)
-            found[:, 0], found[:, 3] = is_edit & ~does_walk, is_edit & does_walk
+            found[:, 0] = is_edit & ~does_walk & (least <= self._few)
+            found[:, 3] = is_edit & does_walk
         found[:, 1] = self._lines(given)
         found[:, 2] = self._probes(given, answers, is_far)
         recent.rows, recent.labels = given.rows[-RECENT:].copy(), answers[-RECENT:]
