@@ -189,10 +189,10 @@ LOADERS: Mapping[str, Callable[[], Table]] = {
 }
 TUNED = (
     *("digits", "breast cancer", "census", "flights", "magic", "satimage"),
-    *("letter", "penbased"),
+    *("letter", "penbased", "segment"),
 )
 HELD_OUT = (
-    *("car loans", "housing", "spambase", "texture", "segment"),
+    *("car loans", "housing", "spambase", "texture"),
     *("german", "marketing", "rainfall"),
 )
 

@@ -34,6 +34,7 @@ _HUGE = 1e150  # whose square is a float
 _KNOTS = 33
 _AXES = 6  # of a category, at most
 _RARE = 0.02
+_NOISE = 0.03  # variance that a conversion or a rounding may add to any coordinate
 _FILLS = 3
 _NORMAL = NormalDist()
 
@@ -278,7 +279,7 @@ def _cloud(
         full = small.T @ small / len(wide)
         apart = projection.T @ (wide.var(axis=0)[:, None] * projection)
         center = center @ projection
-    floor = np.diag(0.01 + shrinkage * np.diag(full))
+    floor = np.diag(_NOISE + shrinkage * np.diag(full))
     inverse = np.linalg.inv((1 - shrinkage) * full + floor)
     alone = np.linalg.inv((1 - shrinkage) * apart + floor)
     forms = np.concatenate([inverse, alone], axis=1)

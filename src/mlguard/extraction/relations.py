@@ -111,8 +111,8 @@ class Relations:
         self._varied = varied
         self._telling = int(distinct.argmax())
         self._continuous = np.flatnonzero(continuous)
-        self._few = max(1, int(_FEW * width))
-        self._walked = max(1, int(_WALKED * width))
+        self._few = max(2, int(_FEW * width))
+        self._walked = max(self._few, int(_WALKED * width))
         self._many = max(_LEAST_MANY, math.ceil(_MANY * width))
         self._moved = max(3, math.ceil(0.5 * len(self._continuous)))
         # In which of so many directions each two rows differ tells most lines from what is none.
