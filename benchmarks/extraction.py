@@ -259,9 +259,7 @@ def verdicts(
 ) -> list[Verdict]:
     """Compare with what was to be reached."""
     free = [each for name in thieves.DATA_FREE for each in found[name] if each.is_telling]
-    in_time = [
-        each.rows is not None and (each.then < AGREEMENT or each.end < AGREEMENT) for each in free
-    ]
+    in_time = [each.rows is not None and each.then < AGREEMENT for each in free]
     seeded = [each for name in thieves.SEEDED for each in found[name]]
     soon = [each.rows is not None and each.rows <= 500 for each in seeded]
     ordinary = [account for kind in ORDINARY for account in honest.get(kind, [])]

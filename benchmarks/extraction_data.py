@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.datasets import load_breast_cancer, load_digits
 
-from benchmarks.drift_streams import _flights, package
+from benchmarks.drift_streams import flown, package
 
 Matrix = NDArray[np.float64]
 MOST = 60_000
@@ -147,7 +147,7 @@ _HOUSING = (
 
 
 def _flight_rows() -> Table:
-    frame = _flights()
+    frame = flown()
     frame = frame.iloc[:: max(1, len(frame) // MOST)]
     frame = pd.DataFrame(
         {
