@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -88,11 +89,49 @@ def test_each_shape_is_read(framework: str, body: str, written: str, rows: str) 
     assert tester.metric("mlguard_rows_unread_total", model="m", side="inputs") == 0
 
 
+OTHERS = re.findall(
+    r"^\| (query|form|CSV|files) `(.*?)`.*? \| (.*?) \| (\d+) \|$",
+    section("Bodies of every shape"),
+    re.MULTILINE,
+)
+
+
+def sent(kind: str, text: str, framework: str) -> dict[str, Any]:
+    """What a test client takes of a request of the second table."""
+    if kind == "query":
+        return {"params" if framework == "FastAPI" else "query_string": text}
+    if kind == "form":
+        return {"data": dict(pair.split("=") for pair in text.split("&"))}
+    if kind == "CSV":
+        return {**body(framework, text.replace(";", "\n").encode()),
+                "headers": {"Content-Type": "text/csv"}}  # fmt: skip
+    if framework == "FastAPI":
+        return {"files": [("file", (name, b"bytes")) for name in text.split()]}
+    return {"data": {"file": [(io.BytesIO(b"bytes"), name) for name in text.split()]}}
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize(("kind", "text", "written", "rows"), OTHERS, ids=[o[0] for o in OTHERS])
+def test_what_is_no_json_is_read(
+    framework: str, kind: str, text: str, written: str, rows: str
+) -> None:
+    """A request of the second table is as many rows as it says, with the settings beside it."""
+    model = tomllib.loads("\n".join(re.findall(r"`(.*?)`", written)))
+    settings = {"models": [{"name": "m", "route": "/predict", **model}]}
+    client, guard = anything(framework, settings)
+    tester = GuardTester(guard)
+
+    assert client.post("/predict", **sent(kind, text, framework)).status_code == 200
+    assert tester.metric("mlguard_inference_rows_total", model="m", version="1") == int(rows)
+    assert tester.metric("mlguard_rows_unread_total", model="m", side="inputs") == 0
+
+
 def test_all_shapes_are_tried() -> None:
     """No line of the table is passed over."""
     lines = [x for x in section("Bodies of every shape").splitlines() if x.startswith("| `")]
 
     assert len(SHAPES) == len(lines) > 10
+    assert len(OTHERS) == 4
 
 
 def guarded(framework: str, code: str, settings: dict[str, Any], **names: Any) -> tuple[Any, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -115,6 +116,27 @@ STYLES = [
         ],
         {"age": NUMBERS, "income": NUMBERS},
         [[30, 70_000.0]] * 2,
+    ),
+    Style(
+        "form_flask",
+        [{"name": "houses", "route": "/houses/predict", "inputs": "form"}],
+        [
+            Ask("/houses/", method="GET"),
+            Ask("/houses/predict", 1, {"data": {"rooms": "4", "area": "85.5"}}),
+            Ask("/houses/predict", 0, {"data": {"rooms": "many"}}),
+        ],
+        {"rooms": NUMBERS, "area": NUMBERS},
+        [[4, 85.5]],
+    ),
+    Style(
+        "upload_flask",
+        [{"name": "ocr", "route": "/read", "inputs": "files", "outputs": ""}],
+        [
+            Ask("/read", 1, {"data": {"picture": (io.BytesIO, b"one", "one.png")}}),
+            Ask("/read", 2, {"data": {"picture": [(io.BytesIO, b"one", "one.png"),
+                                                  (io.BytesIO, b"two", "two.png")]}}),
+            Ask("/read", 0, {"data": {"other": "x"}}),
+        ],
     ),
 ]  # fmt: skip
 
