@@ -400,10 +400,9 @@ class TestStyles:
         found = json.loads(out)
         assert found["answer"]["status"] == 200, err
         assert found["without_credential"]["code"] == "token_missing"
-        if style.model["inputs"] not in ("form", "query", "files"):
-            assert [entry["rows"] for entry in found["rows"]] == [style.rows]
-            assert len(found["trace"]) == 2
-            assert (code, found["wrong"], found["log"]) == (0, "", [])
+        assert [entry["rows"] for entry in found["rows"]] == [style.rows]
+        assert len(found["trace"]) == 2
+        assert (code, found["wrong"], found["log"]) == (0, "", [])
 
     def test_nothing_changes(self, style: Style, told: Any) -> None:
         """Guarded by the file, the app answers what it did, byte for byte."""
