@@ -93,6 +93,7 @@ FACE = {
         "Refused",
         "UnknownModel",
     ],
+    "mlguard.extraction": ["ExtractionMonitor", "Verdict"],
     "mlguard.reference": ["Feature", "Reference"],
     "mlguard.settings": ["Settings"],
     "mlguard.testing": ["GuardTester"],
