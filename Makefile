@@ -5,7 +5,7 @@ INSTALLED := .venv/.installed
 VERSION := -c 'import sys; print(sys.version_info >= (3, 11), sys.version_info[:2])' 2>&1
 
 # A .venv whose Python does not run, is too old, or is not the one that is asked for is made anew.
-IS := $(shell $(PY) $(VERSION))
+IS := $(if $(wildcard $(PY)),$(shell $(PY) $(VERSION)))
 ifneq ($(origin PYTHON),file)
 WANTED := $(shell $(PYTHON) $(VERSION))
 else
