@@ -516,6 +516,18 @@ class TestManners:
         assert "say of which route the example is, with --route: /predict, /classify" in err
         assert (code, len(tomllib.loads(out)["models"])) == (0, 1)
 
+    def test_keys_of_the_app(self, told: Any) -> None:
+        """An app that asks for keys itself is told how the kit would, in the same header."""
+        more = (
+            "from fastapi import Security\nfrom fastapi.security import APIKeyHeader\n"
+            "@app.get('/keyed')\ndef keyed(_: str = Security(APIKeyHeader(name='token'))): ...\n"
+        )
+        target = f"{module(self.STYLE.code + more)}:app"
+
+        _, out, _ = told("init", target)
+
+        assert '# [auth.api_keys]\n# header = "token"' in out
+
     def test_metrics_of_the_app(self, told: Any) -> None:
         """Where the app has a page of metrics, those of the kit are elsewhere."""
         more = '@app.get("/metrics")\ndef metrics() -> str: ...\n'

@@ -126,7 +126,7 @@ def _missing(found: Draft) -> list[str]:
     """Say what has to be installed for what the settings read."""
     read = {model.keys["inputs"].value for model in found.models if "inputs" in model.keys}
     needed = read & {"form", "files"} and find_spec("python_multipart") is None
-    return ["pip install python-multipart"] if needed else []
+    return ["pip install 'mlguard-core[forms]'"] if needed else []
 
 
 def _steps(target: str, path: Path | None, guard: GuardedApp[Any] | None) -> list[str]:

@@ -73,6 +73,7 @@ class Draft:
         public: Routes that need no token.
         metrics_path: Where metrics are read.
         has_pages: Whether it shows its OpenAPI document.
+        key_header: The header with a key that the app asks for itself; "" for none.
     """
 
     target: str
@@ -81,6 +82,7 @@ class Draft:
     public: list[str]
     metrics_path: Proposal
     has_pages: bool = False
+    key_header: str = ""
 
     @property
     def guessed(self) -> list[str]:
@@ -131,7 +133,24 @@ def draft(
         _look(model, given, send)
         models.append(model)
     has_pages = any(r.template == "/openapi.json" for r in guard.routes())
-    return Draft(target, service, models, health_routes(handlers), _metrics(guard), has_pages)
+    return Draft(
+        target,
+        service,
+        models,
+        health_routes(handlers),
+        _metrics(guard),
+        has_pages,
+        _key_header(guard),
+    )
+
+
+def _key_header(guard: GuardedApp[Any]) -> str:
+    """Find the header with a key of which the app's OpenAPI documents tell."""
+    for _, document in guard.documents():
+        for scheme in document.get("components", {}).get("securitySchemes", {}).values():
+            if scheme.get("type") == "apiKey" and scheme.get("in") == "header":
+                return str(scheme.get("name", ""))
+    return ""
 
 
 def _chosen(handlers: Sequence[Endpoint], route: str | None) -> list[list[Endpoint]]:

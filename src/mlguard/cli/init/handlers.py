@@ -31,7 +31,7 @@ _OTHER = re.compile(
     "|metrics|callback|webhook",
     re.IGNORECASE,
 )
-_HEALTH = re.compile(r"/(health|healthz|livez|readyz|ping|live|ready|alive|status)/?$")
+_HEALTH = re.compile(r"/(health|healthz|livez|readyz|ping|live|ready|alive|status|heartbeat)/?$")
 PARAMETER = re.compile(r"{(\w+)(?::\w+)?}|<(?:\w+(?:\([^)]*\))?:)?(\w+)>")
 """What a path says itself, as FastAPI and Flask spell it."""
 

@@ -29,6 +29,11 @@ public = {public}{guessed}{pages}
 # audience = {audience}
 # algorithms = ["RS256"]
 """
+_KEYS = """\
+# The app asks for a key in {header} itself. The kit can instead, and know callers by it:
+# [auth.api_keys]
+# header = {header}                     # `mlguard key create --subject NAME --import KEY`
+"""
 _PAGES = '\n# Swagger\'s pages would be public by "/docs/*" and "/openapi.json".'
 _QUOTAS = """\
 [quotas]                                # of each caller
@@ -94,7 +99,7 @@ def _auth(draft: Draft) -> str:
         public=value(draft.public),
         guessed="  # guessed: their names" if draft.public else "",
         pages=_PAGES if draft.has_pages else "",
-    )
+    ) + (_KEYS.format(header=value(draft.key_header)) if draft.key_header else "")
 
 
 def value(found: Any) -> str:
