@@ -5,6 +5,7 @@ from pathlib import Path
 
 import joblib
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 from pydantic import BaseModel
 
 from mlguard_fastapi import MLGuard  # guard 1 of 3
@@ -20,6 +21,14 @@ class Patients(BaseModel):
 app = FastAPI(title="How fast will a patient's diabetes progress?")
 settings = HERE / "mlguard.toml"  # guard 2 of 3
 guard = MLGuard(app, settings)  # guard 3 of 3
+
+app.add_middleware(  # a page elsewhere may ask, and read what is left of its quota
+    CORSMiddleware,
+    allow_origins=["http://localhost:3000"],
+    allow_methods=["POST"],
+    allow_headers=["Authorization", "Content-Type"],
+    expose_headers=["RateLimit", "RateLimit-Policy", "Retry-After", "WWW-Authenticate"],
+)
 
 
 @app.get("/health")
