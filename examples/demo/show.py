@@ -92,14 +92,18 @@ def _move(before: Verdict, after: Verdict, names: Sequence[str]) -> str:
 
 
 def clients(console: Console, got: Mapping[str, Sequence[Tally]]) -> None:
-    """What each client got: in one column where the frameworks decided alike."""
+    """What each client got: in one line where the frameworks decided alike."""
     outcomes = {framework: [*_outcomes(tallies)] for framework, tallies in got.items()}
-    first = next(iter(outcomes.values()))
-    if all(other == first for other in outcomes.values()):
-        outcomes = {" and of ".join(got): first}
-    for framework, found in outcomes.items():
-        lines = [(who, _coloured(what)) for who, what in found]
-        table(console, [("client", f"what it gets of {framework}"), *lines])
+    first, *others = outcomes.values()
+    alike = [pair for pair in first if all(pair in other for other in others)]
+    apart = [
+        (f"{who}, {framework}", what)
+        for framework, found in outcomes.items()
+        for who, what in found
+        if (who, what) not in alike
+    ]
+    lines = [(who, _coloured(what)) for who, what in (*alike, *apart)]
+    table(console, [("client", f"what it gets of {' and of '.join(got)}"), *lines])
 
 
 def _outcomes(tallies: Sequence[Tally]) -> Iterator[tuple[str, str]]:
