@@ -145,7 +145,7 @@ class OverHosts(World):
             "jwks_url": self.keys.jwks_url,
             "algorithms": ["ES256"],
             "jwks_max_age": 2,
-            "jwks_timeout": 2,
+            "jwks_timeout": 6,
             "revocation_store": self.revoked.url,
         }
         if self.workers == 2:  # the analyst is one process beside them, however many they are
