@@ -132,8 +132,9 @@ def compete(arena: Arena, ours: Contestant) -> tuple[Rounds, dict[str, float]]:
     """Prove and measure one framework's contestants."""
     stacks, url = arena.stacks, arena.receiver.url
     prove_limit(arena.driver, stacks.assembled(url, TWO))
+    alone = [part for part in PARTS if part != "drift"]  # which takes the file of a host
     limited = arena.guarded(
-        OURS, quotas={"requests": [TWO]}, service={"host_file": False, "name": "limited"}
+        OURS, alone, quotas={"requests": [TWO]}, service={"host_file": False, "name": "limited"}
     )
     prove_limit(arena.driver, limited)
     contestants = [stacks.bare(), stacks.otel(url), stacks.assembled(url), ours]
