@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from mlguard.auth.api_keys import KeyBook
@@ -39,11 +38,6 @@ class ApiKeyStore:
         self._keys = (f"mlguard:{{{mark}}}:api_keys", f"mlguard:{{{mark}}}:api_keys:version")
         self._seen: bytes | None = None
         self._has_read = False
-
-    def complaint(self) -> str | None:
-        """Say what makes the store unfit; a ConnectionError where it does not answer."""
-        with self._in_plain_words():
-            return self._servers.complaint(keeps=True)
 
     def news(self) -> KeyBook | None:
         """Read the keys where they are others than those that were read last, else return None.
@@ -94,13 +88,8 @@ class ApiKeyStore:
         return found
 
     def _ask(self, call: RedisCall) -> Any:
-        with self._in_plain_words():
-            return taken(self._servers.run([call], _TIMEOUT_OF_ALL))[0].rest
-
-    @contextlib.contextmanager
-    def _in_plain_words(self) -> Iterator[None]:
         try:
             with self._servers.in_plain_words():
-                yield
+                return taken(self._servers.run([call], _TIMEOUT_OF_ALL))[0].rest
         except StoreUnavailable as error:
             raise ConnectionError(str(error)) from None

@@ -9,8 +9,10 @@ from contextlib import closing
 
 from mlguard.auth.api_keys import ApiKey, KeyBook, id_of
 from mlguard.errors import InvalidSettings, MLGuardError
-from mlguard.keys import key_store
+from mlguard.keys import KeyStore, key_store
 from mlguard.settings import Settings, load
+
+_LONGEST_ID = 16  # characters; what is longer may be a key, which is not shown
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
@@ -29,11 +31,8 @@ def change(settings: Settings, edit: Callable[[KeyBook], KeyBook]) -> None:
     Raises:
         MLGuardError: It cannot be done.
     """
-    store = key_store(settings)
-    if store is None:
-        raise AssertionError("the settings have API keys")
     try:
-        with closing(store):
+        with closing(_store(settings)) as store:
             store.change(edit)
     except (OSError, ValueError) as error:
         raise MLGuardError(str(error)) from error
@@ -45,16 +44,20 @@ def book_of(settings: Settings) -> KeyBook:
     Raises:
         MLGuardError: They cannot be read.
     """
-    store = key_store(settings)
-    if store is None:
-        raise AssertionError("the settings have API keys")
     try:
-        with closing(store):
+        with closing(_store(settings)) as store:
             return store.news() or KeyBook.new()
     except FileNotFoundError:
         return KeyBook.new()
     except (OSError, ValueError) as error:
         raise MLGuardError(str(error)) from error
+
+
+def _store(settings: Settings) -> KeyStore:
+    store = key_store(settings)
+    if store is None:
+        raise AssertionError("the settings have API keys")
+    return store
 
 
 def sent(argument: str) -> str:
@@ -71,6 +74,3 @@ def meant(book: KeyBook, text: str) -> ApiKey:
             return key
     what = "such key" if len(text) > _LONGEST_ID else f"key with the id {text!r}"
     raise ValueError(f"there is no {what}; `mlguard key list` shows which there are")
-
-
-_LONGEST_ID = 16
