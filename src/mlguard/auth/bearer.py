@@ -137,10 +137,11 @@ class Authenticator:
         if keys is None or not keys.are_bearers:
             return None
         found = keys.caller(token, now)
-        is_key = not self._issuers or token.startswith(PREFIX)
-        if isinstance(found, Principal) or is_key:
-            return _WRONG_KEY if found is None else found
-        return None if found is None or found.status == 503 else found
+        may_be_token = bool(self._issuers) and not token.startswith(PREFIX)
+        if found is None:
+            return None if may_be_token else _WRONG_KEY
+        is_unknown = isinstance(found, Deny) and found.status == 503  # no keys were read yet
+        return None if may_be_token and is_unknown else found
 
     def _credential(
         self, authorization: tuple[str, ...], now: float
