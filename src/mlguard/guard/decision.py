@@ -12,7 +12,7 @@ from mlguard import refusals
 from mlguard.auth.bearer import Credential
 from mlguard.guard.authentication import ask_app, identify, is_missing, lacking, recall
 from mlguard.guard.bound import BoundRoute
-from mlguard.guard.choice import Choice
+from mlguard.guard.choice import Choice, Together
 from mlguard.guard.inference import InferenceContext
 from mlguard.guard.several import SeveralInferences
 from mlguard.messages import AskApp, Call, Compute, Cut, Debit, Deny, FetchKeys, Principal, ReadBody
@@ -46,7 +46,7 @@ def decide(exchange: Exchange, bound: BoundRoute, limits: Sequence[RouteLimit]) 
     parts, call, charges, model = exchange.parts, exchange.call, exchange.charges, bound.model
     choice, scopes = bound.choice, bound.scopes
     unclear: Deny | None = None
-    early = choice if isinstance(choice, Choice) and choice.is_early else None
+    early = _early(choice)
     if early is not None:
         chosen = early.early(call, exchange.parameters)
         if isinstance(chosen, Deny):
@@ -119,6 +119,11 @@ def decide(exchange: Exchange, bound: BoundRoute, limits: Sequence[RouteLimit]) 
     return None
 
 
+def _early(choice: Choice | Together | None) -> Choice | None:
+    """Return what tells the model before the body is read, if it does."""
+    return choice if isinstance(choice, Choice) and choice.is_early else None
+
+
 def _asks(call: Call, model: ServedModel) -> bool:
     """Say whether a request can hold rows of a model."""
     if call.has_body or call.method not in _BODILESS:
@@ -175,10 +180,9 @@ def go_on(exchange: Exchange, bound: BoundRoute, deny: Deny) -> Steps:
         (yield parts.body_wanted) if layout.reads_body and deny.code != "body_too_large" else b""
     )
     body = found if isinstance(found, bytes) else b""
-    is_early = isinstance(choice, Choice) and choice.is_early
     seen = partial(choice.rows, call, model) if isinstance(choice, Choice) else layout.read
     asked = [(model, seen, layout.passing)]
-    if choice is not None and not is_early:
+    if choice is not None and _early(choice) is None:
         late = yield Compute(partial(choice.read, exchange.call, exchange.parameters, body))
         if not isinstance(late, Deny):
             asked = [(each.model, each.model.layout_of(call).read, None) for each in late]
