@@ -5,12 +5,13 @@ from __future__ import annotations
 import http.client
 import json
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+import pytest
 from jose import jwt
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
@@ -124,6 +125,15 @@ def token(subject: str = "alice", *, secret: str = SECRET, **claims: Any) -> str
     }  # fmt: skip
     wanted = {n: v for n, v in {**good, **claims}.items() if v is not None}
     return str(jwt.encode(wanted, secret, "HS256"))
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Have services of this process share nothing with others of their name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TWIN_SECRET", SECRET)
+        patch.setenv("MLGUARD_SERVICE__HOST_FILE", "false")
+        yield
 
 
 def bearer(subject: str = "alice", **claims: Any) -> tuple[tuple[str, str], ...]:

@@ -19,7 +19,7 @@ from tests import servers
 from tests.apps import bodies_fastapi, fastapi_twin, manners_fastapi, shared_fastapi
 from tests.contract.authentication import SECRETS, AuthContract, ask, own
 from tests.contract.bodies import BodyContract, Guarded
-from tests.contract.client import SECRET, SETTINGS, Answer, OverSockets, metric
+from tests.contract.client import SECRET, SETTINGS, Answer, OverSockets, alone, metric
 from tests.contract.contract import Contract
 from tests.contract.limits import LimitContract, limit_settings
 from tests.contract.manners import (
@@ -172,9 +172,7 @@ class TestInProcess(Contract):
     @pytest.fixture(scope="class")
     @classmethod
     def client(cls) -> Iterator[InProcess]:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("TWIN_SECRET", SECRET)
-            patch.setenv("MLGUARD_SERVICE__HOST_FILE", "false")
+        with alone():
             client = InProcess(fastapi_twin.guarded(SETTINGS))
             with client.http:
                 yield client
@@ -208,9 +206,7 @@ class TestLimitsInProcess(LimitContract):
     @pytest.fixture(scope="class")
     @classmethod
     def client(cls) -> Iterator[InProcess]:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("TWIN_SECRET", SECRET)
-            patch.setenv("MLGUARD_SERVICE__HOST_FILE", "false")
+        with alone():
             client = InProcess(fastapi_twin.limited(limit_settings()))
             with client.http:
                 yield client
@@ -233,9 +229,7 @@ class TestModelsInProcess(ModelContract):
     @pytest.fixture(scope="class")
     @classmethod
     def client(cls) -> Iterator[InProcess]:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("TWIN_SECRET", SECRET)
-            patch.setenv("MLGUARD_SERVICE__HOST_FILE", "false")
+        with alone():
             settings = model_settings(path_route="/models/{name}/predict")
             client = InProcess(shared_fastapi.guarded(settings))
             with client.http:
@@ -266,9 +260,7 @@ class TestMannersInProcess(PublicContract, BrowsersContract, ErrorsContract, Obs
 
 
 def _manners(refusal_body: Any = None, **service: Any) -> Iterator[InProcess]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TWIN_SECRET", SECRET)
-        patch.setenv("MLGUARD_SERVICE__HOST_FILE", "false")
+    with alone():
         app, guard = manners_fastapi.guarded(manners_settings(**service))
         if refusal_body is not None:
             guard.refusal_body(refusal_body)

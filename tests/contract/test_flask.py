@@ -18,7 +18,7 @@ from tests import servers
 from tests.apps import bodies_flask, flask_twin, manners_flask, shared_flask
 from tests.contract.authentication import SECRETS, AuthContract
 from tests.contract.bodies import BodyContract, Guarded
-from tests.contract.client import SECRET, SETTINGS, Answer, OverSockets
+from tests.contract.client import SECRET, SETTINGS, Answer, OverSockets, alone
 from tests.contract.contract import Contract
 from tests.contract.limits import LimitContract, limit_settings
 from tests.contract.manners import (
@@ -90,9 +90,7 @@ class TestInProcess(FlaskContract):
     @pytest.fixture(scope="class")
     @classmethod
     def client(cls) -> Iterator[InProcess]:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("TWIN_SECRET", SECRET)
-            patch.setenv("MLGUARD_SERVICE__HOST_FILE", "false")
+        with alone():
             yield InProcess(flask_twin.guarded(SETTINGS))
 
     @pytest.fixture(scope="class")
@@ -122,9 +120,7 @@ class TestLimitsInProcess(LimitContract):
     @pytest.fixture(scope="class")
     @classmethod
     def client(cls) -> Iterator[InProcess]:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("TWIN_SECRET", SECRET)
-            patch.setenv("MLGUARD_SERVICE__HOST_FILE", "false")
+        with alone():
             yield InProcess(flask_twin.limited(limit_settings()))
 
 
@@ -145,9 +141,7 @@ class TestModelsInProcess(ModelContract):
     @pytest.fixture(scope="class")
     @classmethod
     def client(cls) -> Iterator[InProcess]:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("TWIN_SECRET", SECRET)
-            patch.setenv("MLGUARD_SERVICE__HOST_FILE", "false")
+        with alone():
             settings = model_settings(path_route="/models/<name>/predict")
             yield InProcess(shared_flask.guarded(settings))
 
@@ -176,9 +170,7 @@ class TestMannersInProcess(PublicContract, BrowsersContract, ErrorsContract, Obs
 
 
 def _manners(refusal_body: Any = None, **service: Any) -> Iterator[InProcess]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TWIN_SECRET", SECRET)
-        patch.setenv("MLGUARD_SERVICE__HOST_FILE", "false")
+    with alone():
         app, guard = manners_flask.guarded(manners_settings(**service))
         if refusal_body is not None:
             guard.refusal_body(refusal_body)
